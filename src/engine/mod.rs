@@ -1,0 +1,144 @@
+//! The contract between a plan and whatever carries it out. No I/O here.
+//!
+//! An engine observes, performs one [`Op`] at a time (many at once), and tells what its containers
+//! say. It decides nothing: the planner does.
+
+mod error;
+mod observed;
+mod op;
+
+use std::{sync::Arc, time::SystemTime};
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+pub use error::{EngineError, ErrorKind};
+pub use observed::{
+    Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
+    VolumeInfo,
+};
+pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, WaitFor};
+
+use crate::model::ImageRef;
+
+/// What an engine can and cannot do; the planner asks here, never "which engine".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Shown to the user: `embedded`, `simulated`.
+    pub engine: &'static str,
+    /// `build:` works.
+    pub build: bool,
+}
+
+/// What to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// Name of the project.
+    pub project: String,
+    /// Images whose presence and id matter, as written.
+    pub images: Vec<String>,
+    /// Engine names of external networks and volumes whose presence matters.
+    pub networks: Vec<String>,
+    pub volumes: Vec<String>,
+}
+
+/// Hears how far a long operation is. Cheap to call; never fails.
+pub trait Progress: Send + Sync {
+    fn report(&self, progress: Detail);
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// What is being done now, in a few words (`waiting for health, last: connection refused`).
+    Doing(String),
+    /// Of a transfer or extraction; `total` of 0 is unknown.
+    Bytes { what: String, done: u64, total: u64 },
+    /// A line of output of a build step.
+    Line(String),
+}
+
+/// Nobody listens.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn report(&self, _: Detail) {}
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogQuery {
+    pub project: String,
+    /// Container names; all of the project's when empty.
+    pub containers: Vec<String>,
+    /// Only the last lines of each container.
+    pub tail: Option<usize>,
+    pub since: Option<SystemTime>,
+    pub until: Option<SystemTime>,
+    /// Go on until every followed container has ended for good; containers of the project (within
+    /// `containers`) that start later are followed too.
+    pub follow: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// What a container said or did, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogItem {
+    Line {
+        container: String,
+        stream: Stream,
+        time: SystemTime,
+        /// Without its line feed; not necessarily UTF-8.
+        text: Vec<u8>,
+    },
+    /// The main process ended; `restarting` when its policy brings it back.
+    Exited { container: String, code: Option<i32>, restarting: bool },
+}
+
+/// A lock on one project that dies with its holder.
+pub trait ProjectLock: Send {}
+
+/// One way of running containers.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    fn capabilities(&self) -> Capabilities;
+
+    /// Takes the project's lock for a command that changes it, waiting for another holder.
+    /// `waiting` hears who holds it.
+    async fn lock(
+        &self,
+        project: &str,
+        command: &str,
+        waiting: &dyn Progress,
+    ) -> Result<Box<dyn ProjectLock>, EngineError>;
+
+    /// A true snapshot; what a killed command left behind is repaired or shown as it is.
+    async fn observe(&self, scope: &Scope) -> Result<Observed, EngineError>;
+
+    /// Finds everything that would make `ops` fail and can be known now (ports in use, missing
+    /// bind sources, values out of range), without changing anything.
+    async fn check(&self, ops: &[&Op]) -> Vec<EngineError>;
+
+    /// Carries out one operation. Repeating an operation that was already carried out is no error.
+    async fn perform(&self, op: &Op, progress: Arc<dyn Progress>) -> Result<Outcome, EngineError>;
+
+    /// Sends what the containers say; returns when there is no more, or nobody listens.
+    async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError>;
+
+    /// The images of the store.
+    async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;
+
+    /// Takes the images of a docker archive or OCI layout (a tar file or a directory) into the
+    /// store; returns their references.
+    async fn load_image(
+        &self,
+        path: &std::path::Path,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Vec<String>, EngineError>;
+
+    /// Removes a reference, and the content that nothing else uses.
+    async fn remove_image(&self, image: &ImageRef, force: bool) -> Result<(), EngineError>;
+}

@@ -1,0 +1,141 @@
+//! The operations an engine performs: each is one action, complete in itself.
+
+use std::{fmt, time::Duration};
+
+use indexmap::IndexMap;
+
+use super::ContainerId;
+use crate::model::{Build, Condition, ContainerSpec, Network, PullPolicy, Volume};
+
+/// One engine action. Containers are named by their Compose name (`project-service-1`), and by id
+/// where a name could mean the old and the new one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    Pull(PullRequest),
+    Build(Box<BuildRequest>),
+    CreateNetwork {
+        project: String,
+        network: Network,
+        labels: IndexMap<String, String>,
+    },
+    RemoveNetwork {
+        name: String,
+    },
+    CreateVolume {
+        project: String,
+        volume: Volume,
+        labels: IndexMap<String, String>,
+    },
+    RemoveVolume {
+        name: String,
+    },
+    Create(Box<CreateContainer>),
+    /// Starts a created or stopped container. Of several with this name, the newest.
+    Start {
+        project: String,
+        name: String,
+    },
+    /// Signal, grace, SIGKILL. Ends its restart policy too. `id` picks one of several of that name.
+    Stop {
+        project: String,
+        name: String,
+        id: ContainerId,
+        timeout: Option<Duration>,
+    },
+    /// Removes a container that does not run, and its anonymous volumes when `volumes`.
+    Remove {
+        project: String,
+        name: String,
+        id: ContainerId,
+        volumes: bool,
+    },
+    Wait {
+        project: String,
+        name: String,
+        until: WaitFor,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullRequest {
+    /// As written.
+    pub image: String,
+    pub platform: Option<String>,
+    pub policy: PullPolicy,
+    /// The service that asks for it, for messages.
+    pub service: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct BuildRequest {
+    pub project: String,
+    pub service: String,
+    pub build: Build,
+    /// The name of the result.
+    pub image: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateContainer {
+    pub project: String,
+    pub service: String,
+    pub number: u32,
+    pub name: String,
+    pub spec: ContainerSpec,
+    /// The digest of `spec`.
+    pub config_hash: String,
+    /// All labels, those of Compose included.
+    pub labels: IndexMap<String, String>,
+    /// The id of the image observed for `spec.image`.
+    pub image_id: String,
+    /// The container it takes the place of: anonymous volumes and addresses are handed on.
+    pub replaces: Option<ContainerId>,
+}
+
+/// What a [`Op::Wait`] waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitFor {
+    /// A dependency's condition: an end that makes it impossible is an error.
+    Condition(Condition),
+    /// `up --wait`: running, and healthy where there is a check; an end with 0 counts as well.
+    Ready { timeout: Option<Duration> },
+}
+
+/// What an operation leaves behind that later steps or messages want.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Of a container made, or an image pulled or built.
+    pub id: Option<String>,
+    /// Nothing was done: it was so already.
+    pub unchanged: bool,
+}
+
+impl fmt::Display for Op {
+    /// As the plan prints it: `create container web-1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pull(pull) => write!(f, "pull image {}", pull.image),
+            Self::Build(build) => write!(f, "build image {}", build.image),
+            Self::CreateNetwork { network, .. } => write!(f, "create network {}", network.name),
+            Self::RemoveNetwork { name } => write!(f, "remove network {name}"),
+            Self::CreateVolume { volume, .. } => write!(f, "create volume {}", volume.name),
+            Self::RemoveVolume { name } => write!(f, "remove volume {name}"),
+            Self::Create(create) => write!(f, "create container {}", create.name),
+            Self::Start { name, .. } => write!(f, "start container {name}"),
+            Self::Stop { name, .. } => write!(f, "stop container {name}"),
+            Self::Remove { name, .. } => write!(f, "remove container {name}"),
+            Self::Wait { name, until, .. } => match until {
+                WaitFor::Condition(Condition::ServiceStarted) => {
+                    write!(f, "wait until container {name} is started")
+                }
+                WaitFor::Condition(Condition::ServiceHealthy) => {
+                    write!(f, "wait until container {name} is healthy")
+                }
+                WaitFor::Condition(Condition::ServiceCompletedSuccessfully) => {
+                    write!(f, "wait until container {name} has completed")
+                }
+                WaitFor::Ready { .. } => write!(f, "wait until container {name} is ready"),
+            },
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! All that one container must be, whoever runs it.
+
+use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// All that one container must be. Networks and volumes are named as the engine knows them
+/// (`project_default`); other services are named by their key and resolved when planning.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Image reference as written, or `<project>-<service>` for a service that only builds.
+    pub image: String,
+    /// Platform asked for, as `os/arch[/variant]`.
+    pub platform: Option<String>,
+    /// `None` keeps the image's CMD, an empty list clears it.
+    pub command: Option<Vec<String>>,
+    /// `None` keeps the image's ENTRYPOINT (and its CMD), an empty list clears both.
+    pub entrypoint: Option<Vec<String>>,
+    /// `None` as a value removes the variable that the image sets.
+    pub environment: IndexMap<String, Option<String>>,
+    pub labels: IndexMap<String, String>,
+    pub annotations: IndexMap<String, String>,
+    /// `user[:group]`, names or numbers, as in the image's passwd and group files.
+    pub user: Option<String>,
+    pub group_add: Vec<String>,
+    pub working_dir: Option<String>,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    pub network: NetworkMode,
+    pub ports: Vec<Port>,
+    /// Ports named for the reader, `8000` or `8000/udp`; opens nothing.
+    pub expose: Vec<String>,
+    pub extra_hosts: Vec<(String, IpAddr)>,
+    pub mounts: Vec<Mount>,
+    pub healthcheck: Option<Healthcheck>,
+    pub restart: RestartPolicy,
+    pub stop_signal: Option<String>,
+    /// Time between the stop signal and SIGKILL; 10 s when absent.
+    pub stop_grace_period: Option<Duration>,
+    pub init: bool,
+    pub tty: bool,
+    pub stdin_open: bool,
+    pub read_only: bool,
+    pub privileged: bool,
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub security_opt: Vec<SecurityOption>,
+    pub sysctls: IndexMap<String, String>,
+    pub ulimits: IndexMap<String, Ulimit>,
+    pub limits: Limits,
+    /// Size of /dev/shm in bytes; 64 MiB when absent.
+    pub shm_size: Option<u64>,
+    /// Fixed name of the container in place of `project-service-1`.
+    pub container_name: Option<String>,
+}
+
+/// Version of the canonical form below: a digest of another version says nothing about equality.
+const DIGEST_VERSION: u32 = 1;
+
+impl ContainerSpec {
+    /// The config hash: 64 hex digits of SHA-256 over the canonical JSON of this value.
+    ///
+    /// # Panics
+    /// Never: every field serialises.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let json = serde_json::to_vec(&(DIGEST_VERSION, self)).expect("a spec serialises");
+        format!("{:x}", HexDigest(Sha256::digest(json).into()))
+    }
+}
+
+struct HexDigest([u8; 32]);
+
+impl fmt::LowerHex for HexDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Which network namespace the container lives in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// Its own namespace, joined to these networks (engine names), primary network first.
+    Networks(IndexMap<String, Attachment>),
+    None,
+    Host,
+    /// That of a container of this service of the project.
+    Service(String),
+    /// That of any container, by name or id.
+    Container(String),
+}
+
+impl Default for NetworkMode {
+    fn default() -> Self {
+        Self::Networks(IndexMap::new())
+    }
+}
+
+/// How a container is joined to one network.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Names it answers to on this network beside its service and container name.
+    pub aliases: Vec<String>,
+    pub ipv4_address: Option<std::net::Ipv4Addr>,
+    /// Networks are joined from the highest priority down; the first gives the default route.
+    pub priority: i64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// An inclusive range of host ports; the engine takes the first free one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+/// A published port of the container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Port {
+    /// Port inside the container.
+    pub target: u16,
+    /// Port on the host; `None` lets the engine choose any free one.
+    pub published: Option<PortRange>,
+    /// Host address; every address when absent.
+    pub host_ip: Option<IpAddr>,
+    pub protocol: Protocol,
+}
+
+/// A directory or file of the container that does not come from its image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute, cleaned path in the container.
+    pub target: String,
+    pub read_only: bool,
+    pub source: MountSource,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountSource {
+    /// A volume by the name the engine knows it under.
+    Volume {
+        name: String,
+        options: VolumeOptions,
+    },
+    /// A volume of this container alone, handed on when the container is recreated.
+    Anonymous {
+        options: VolumeOptions,
+    },
+    /// An absolute path of the host.
+    Bind {
+        path: PathBuf,
+        /// Make the directory when it is missing (the short form asks for it).
+        create: bool,
+        /// Mount propagation (`rprivate`, `rshared`, ...).
+        propagation: Option<String>,
+    },
+    Tmpfs(TmpfsOptions),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VolumeOptions {
+    /// Do not fill a new volume from the image.
+    pub nocopy: bool,
+    pub subpath: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TmpfsOptions {
+    /// Bytes.
+    pub size: Option<u64>,
+    pub mode: Option<u32>,
+    /// Further mount options as written (`noexec`, `uid=1000`).
+    pub options: Vec<String>,
+}
+
+/// How an engine finds out whether the container does its work.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Healthcheck {
+    /// `None` keeps the image's command and changes only the times.
+    pub test: Option<HealthTest>,
+    pub interval: Option<Duration>,
+    pub timeout: Option<Duration>,
+    pub retries: Option<u32>,
+    pub start_period: Option<Duration>,
+    pub start_interval: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthTest {
+    /// `NONE` or `disable: true`: no check, even if the image has one.
+    Disabled,
+    Command(Vec<String>),
+    /// Run by the shell of the image.
+    Shell(String),
+}
+
+/// What happens when the main process ends by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RestartPolicy {
+    #[default]
+    No,
+    Always,
+    UnlessStopped,
+    /// Only after a failure; `max_retries` of `None` means without end.
+    OnFailure {
+        max_retries: Option<u32>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecurityOption {
+    NoNewPrivileges(bool),
+    SeccompUnconfined,
+    /// No AppArmor profile.
+    ApparmorUnconfined,
+    /// /proc and /sys neither masked nor read-only.
+    SystempathsUnconfined,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// -1 is unlimited.
+    pub soft: i64,
+    pub hard: i64,
+}
+
+/// Resource limits; absent is unlimited.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes.
+    pub memory: Option<i64>,
+    /// Bytes of memory and swap together, -1 for no limit on swap.
+    pub memory_swap: Option<i64>,
+    /// Bytes.
+    pub memory_reservation: Option<i64>,
+    /// Billionths of a CPU.
+    pub nano_cpus: Option<i64>,
+    pub cpu_shares: Option<u64>,
+    pub cpuset: Option<String>,
+    pub pids: Option<i64>,
+}

@@ -1,0 +1,25 @@
+//! The nouns of Compose, after loading: what the user asked for, complete and checked.
+//!
+//! Nothing here does I/O, and nothing here knows an engine. Short forms, variables, merges and
+//! relative paths are the business of `load`; what runs is the business of `engine` and below.
+
+mod container;
+mod graph;
+mod image_ref;
+mod names;
+mod place;
+mod project;
+mod selection;
+mod service;
+
+pub use container::{
+    Attachment, ContainerSpec, HealthTest, Healthcheck, Limits, Mount, MountSource, NetworkMode, Port,
+    PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions,
+};
+pub use graph::{Cycle, Graph};
+pub use image_ref::{ImageRef, ImageRefError};
+pub use names::{container_name, label};
+pub use place::{Place, Places};
+pub use project::{Network, Project, Subnet, Volume};
+pub use selection::{Selection, UnknownService, WithDependencies};
+pub use service::{Build, Condition, Dependency, PullPolicy, Service};

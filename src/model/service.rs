@@ -1,0 +1,79 @@
+//! A service: a container specification and what is arranged around it.
+
+use std::path::PathBuf;
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use super::ContainerSpec;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Service {
+    pub name: String,
+    pub container: ContainerSpec,
+    pub build: Option<Build>,
+    pub pull_policy: Option<PullPolicy>,
+    /// By service key, in the order of the file.
+    pub depends_on: IndexMap<String, Dependency>,
+    /// Profiles that turn the service on; on always when empty.
+    pub profiles: Vec<String>,
+    /// Number of containers.
+    pub scale: u32,
+    /// `up` follows its output.
+    pub attach: bool,
+}
+
+impl Service {
+    /// The image its containers run: the one named, or the one it builds.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        &self.container.image
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    pub condition: Condition,
+    /// Restart the dependent when this dependency is restarted or recreated by a command.
+    pub restart: bool,
+    /// An absent or disabled dependency is an error.
+    pub required: bool,
+}
+
+/// What must be true of a dependency before its dependent starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    #[default]
+    ServiceStarted,
+    ServiceHealthy,
+    ServiceCompletedSuccessfully,
+}
+
+/// How an image is made from a Dockerfile.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Build {
+    /// Absolute path of the context directory.
+    pub context: PathBuf,
+    /// Path of the Dockerfile, absolute or relative to the context; `Dockerfile` when absent.
+    pub dockerfile: Option<PathBuf>,
+    pub dockerfile_inline: Option<String>,
+    pub args: IndexMap<String, Option<String>>,
+    pub labels: IndexMap<String, String>,
+    pub target: Option<String>,
+    pub no_cache: bool,
+    /// Refresh the base images.
+    pub pull: bool,
+    /// Further names of the result.
+    pub tags: Vec<String>,
+    pub platform: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PullPolicy {
+    Always,
+    Never,
+    Missing,
+    Build,
+}

@@ -1,0 +1,76 @@
+//! A plan: steps, what each needs, and why each is there.
+
+use std::fmt;
+
+use crate::{engine::Op, model::Place};
+
+/// The number of a step in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StepId(pub usize);
+
+/// Steps in an order that respects their needs. Empty: nothing to do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    /// What the user should know and nothing is done about (orphans kept, a shared volume).
+    pub notes: Vec<String>,
+    /// Containers that are already as they should be, by name.
+    pub unchanged: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub op: Op,
+    /// Steps that must be done before; all come earlier in the plan.
+    pub needs: Vec<StepId>,
+    pub cause: Cause,
+}
+
+/// Why a step is there.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cause {
+    /// It should exist and does not.
+    Missing,
+    /// The configuration differs from what the container was made with.
+    Changed(Vec<FieldChange>),
+    /// The image's content differs from what the container was made from.
+    ImageChanged { image: String },
+    /// The user asked for it (`--force-recreate`, `--build`, `restart`, `pull`, ...).
+    Asked(&'static str),
+    /// A service or network it depends on is replaced or restarted.
+    Dependency { on: String },
+    /// It is there, and does not run.
+    NotRunning,
+    /// More replicas than wanted.
+    Surplus,
+    /// Its service is no longer in the files.
+    Orphan,
+    /// A step before it took its place.
+    Replaced,
+    /// The goal is that it is gone, or stops.
+    Goal,
+    /// What an interrupted command left half done.
+    Interrupted,
+}
+
+/// One difference between the container that is there and the one the file asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldChange {
+    /// Model path of the value: `services.web.environment.DEBUG`.
+    pub path: String,
+    /// As short text; absent when it was not there.
+    pub from: Option<String>,
+    pub to: Option<String>,
+    /// Where the new value (or what contains it) is written.
+    pub place: Option<Place>,
+}
+
+impl fmt::Display for FieldChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let none = "(none)";
+        let from = self.from.as_deref().unwrap_or(none);
+        let to = self.to.as_deref().unwrap_or(none);
+        write!(f, "{}: {from} -> {to}", self.path)?;
+        self.place.as_ref().map_or(Ok(()), |place| write!(f, " ({place})"))
+    }
+}

@@ -1,0 +1,204 @@
+//! What the runtime is told about a container, a network, a volume: everything resolved, nothing
+//! of Compose. These are stored as JSON beside the container (`spec.json`).
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Limits, Protocol};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContainerConfig {
+    /// 64 hex digits, from [`super::Core::new_id`].
+    pub id: String,
+    pub group: String,
+    /// Unique in the group but for a container and the one that replaces it.
+    pub name: String,
+    /// Opaque to the runtime, given back in the record (the engine keeps labels, hashes, the spec).
+    pub annotations: IndexMap<String, String>,
+    pub rootfs: Rootfs,
+    /// Program and arguments; never empty.
+    pub args: Vec<String>,
+    /// `NAME=value`, in order; PATH, HOME and HOSTNAME are added when missing.
+    pub env: Vec<String>,
+    /// Absolute; made in the container when missing.
+    pub cwd: String,
+    /// `user[:group]`, names or numbers, looked up in the root filesystem; root when empty.
+    pub user: String,
+    pub groups: Vec<String>,
+    /// The short id when `None`.
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    pub network: NetworkNamespace,
+    pub ports: Vec<PortConfig>,
+    pub extra_hosts: Vec<(String, IpAddr)>,
+    pub mounts: Vec<MountConfig>,
+    pub devices: Vec<Device>,
+    pub health: Option<HealthConfig>,
+    pub restart: RestartConfig,
+    /// Number; SIGTERM is 15.
+    pub stop_signal: i32,
+    pub stop_grace: Duration,
+    pub init: bool,
+    pub tty: bool,
+    pub stdin_open: bool,
+    pub read_only: bool,
+    pub privileged: bool,
+    /// The exact set, as `CAP_CHOWN`.
+    pub capabilities: Vec<String>,
+    pub no_new_privileges: bool,
+    /// Docker's default filter, or none.
+    pub seccomp: bool,
+    /// Mask and protect the usual paths of /proc and /sys.
+    pub mask_paths: bool,
+    pub sysctls: IndexMap<String, String>,
+    pub rlimits: Vec<Rlimit>,
+    pub limits: Limits,
+    /// Bytes.
+    pub shm_size: u64,
+    /// Keep and serve its output (false: `run` gives it to the caller only).
+    pub logs: bool,
+    /// Container whose anonymous volumes and addresses it takes over.
+    pub replaces: Option<String>,
+}
+
+/// The layers below and the writable directory on top.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rootfs {
+    /// Unpacked layers, the base first.
+    pub layers: Vec<PathBuf>,
+    pub upper: Upper,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Upper {
+    /// The container's own directory, gone when it is removed.
+    Own,
+    /// The caller's directory with `fs` and `work` in it: a build step keeps what it wrote.
+    Dir(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum NetworkNamespace {
+    /// Its own, joined to these networks; the first gives the default route.
+    Own(Vec<Endpoint>),
+    /// Loopback only.
+    None,
+    Host,
+    /// That of another container, by id; it must run.
+    Container(String),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub network: String,
+    /// All names it answers to on that network (service, container name, aliases).
+    pub names: Vec<String>,
+    /// Asked-for address; leased when absent.
+    pub address: Option<Ipv4Addr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortConfig {
+    pub target: u16,
+    /// Inclusive range to take the first free one of; any port when `None`.
+    pub published: Option<(u16, u16)>,
+    /// Every address when `None`.
+    pub host_ip: Option<IpAddr>,
+    pub protocol: Protocol,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MountConfig {
+    /// Absolute path in the container.
+    pub target: String,
+    pub read_only: bool,
+    pub kind: MountKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A volume of the runtime; filled from the image on first use unless `nocopy`.
+    Volume {
+        name: String,
+        nocopy: bool,
+        subpath: Option<String>,
+    },
+    /// Made with the container (or taken from the one it replaces), removed with it on request.
+    Anonymous {
+        nocopy: bool,
+    },
+    Bind {
+        path: PathBuf,
+        create: bool,
+        propagation: Option<String>,
+    },
+    Tmpfs {
+        size: Option<u64>,
+        mode: Option<u32>,
+        options: Vec<String>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    pub host: PathBuf,
+    pub container: PathBuf,
+    /// Of `r`, `w`, `m`.
+    pub access: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HealthConfig {
+    /// Program and arguments run in the container.
+    pub args: Vec<String>,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub retries: u32,
+    pub start_period: Duration,
+    pub start_interval: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartConfig {
+    #[default]
+    No,
+    Always,
+    UnlessStopped,
+    OnFailure {
+        max_retries: Option<u32>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// `RLIMIT_NOFILE`.
+    pub kind: String,
+    pub soft: u64,
+    pub hard: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NetworkConfig {
+    pub name: String,
+    /// The group that made it.
+    pub group: String,
+    pub internal: bool,
+    /// Address and prefix length; taken from the pool when `None`.
+    pub subnet: Option<(Ipv4Addr, u8)>,
+    pub gateway: Option<Ipv4Addr>,
+    /// Opaque to the runtime.
+    pub annotations: IndexMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VolumeConfig {
+    pub name: String,
+    /// Opaque to the runtime.
+    pub annotations: IndexMap<String, String>,
+}
