@@ -6,6 +6,8 @@
 mod config;
 mod core;
 mod error;
+pub mod logs;
+pub mod volumes;
 
 pub use self::{
     config::{
