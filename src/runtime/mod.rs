@@ -7,6 +7,7 @@ mod config;
 mod core;
 mod error;
 pub mod logs;
+pub mod seccomp;
 pub mod volumes;
 
 pub use self::{
