@@ -309,6 +309,8 @@ pub fn resolv_conf(host: &str) -> String {
 mod tests {
     use super::*;
 
+    const AAAA: u16 = 28;
+
     fn lease(container: &str, network: &str, address: &str, names: &[&str]) -> Lease {
         Lease {
             network: network.to_owned(),
@@ -386,8 +388,8 @@ mod tests {
     #[test]
     fn our_names_have_no_other_records() {
         let stack = stack();
-        assert_eq!(ask_kind(&stack, "w1", "db", wire::AAAA, 0), "");
-        assert_eq!(ask_kind(&stack, "w1", "example.org", wire::AAAA, 0), "elsewhere");
+        assert_eq!(ask_kind(&stack, "w1", "db", AAAA, 0), "");
+        assert_eq!(ask_kind(&stack, "w1", "example.org", AAAA, 0), "elsewhere");
     }
 
     #[test]

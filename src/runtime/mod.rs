@@ -19,6 +19,7 @@ pub mod netlink;
 pub mod netns;
 pub mod network;
 pub mod nft;
+pub mod ports;
 
 pub use self::{
     config::{

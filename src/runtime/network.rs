@@ -3,7 +3,6 @@
 
 use std::{
     fs::{self, File},
-    hash::{BuildHasher, RandomState},
     io::{self, Write},
     net::Ipv4Addr,
     os::fd::{AsFd, OwnedFd},
@@ -220,7 +219,8 @@ pub fn leases_path(roots: &Roots) -> PathBuf {
 
 /// A namespace for a container with these places: loopback, an interface for each lease (`eth0`,
 /// `eth1`, ...), the default route through the first network that has a way out, and the redirection
-/// of DNS. It lives as long as the descriptor or a process in it does.
+/// of DNS. It lives as long as the descriptor or a process in it does. Whoever had one of the
+/// addresses before (a former life of the container, one that it replaces) is cut off.
 pub fn prepare(anchor: &Anchor, leases: &[Lease]) -> Result<OwnedFd> {
     let namespace = loopback_only()?;
     let mut inside = within(namespace.as_fd(), "the container's", Netlink::open)?;
@@ -277,16 +277,34 @@ fn plug_in(
     lease: &Lease,
 ) -> io::Result<()> {
     let bridge = ensure_bridge(netlink, lease)?;
-    // The name is new each time: the link of a container's former life may not be gone yet.
-    let unique = RandomState::new().hash_one((&lease.container, &lease.network));
-    let near = format!("fv{:012x}", unique & 0xffff_ffff_ffff);
+    let near = cable_name(lease);
     let [a, b, c, d] = lease.address.octets();
-    netlink.all(&[netlink::add_veth(
+    let cable = netlink::add_veth(
         Plug { name: &near, mac: None, netns: None },
         Some(bridge),
         Plug { name, mac: Some([0x02, 0x42, a, b, c, d]), netns: Some(namespace) },
-    )])
+    );
+    for _ in 0..CABLE_ATTEMPTS {
+        match netlink.all(std::slice::from_ref(&cable)) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            other => return other,
+        }
+        match netlink.all(&[netlink::delete_link(&near)]) {
+            Err(error) if error.raw_os_error() != Some(libc::ENODEV) => return Err(error),
+            _ => {}
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("link `{near}` comes back")))
 }
+
+/// The kernel takes away the namespace of an ended container in its own time, and until then that
+/// answers for the address. So a cable is named by its address, and who comes next cuts the old one.
+fn cable_name(lease: &Lease) -> String {
+    let digest = digest(&format!("{} {}", lease.network, lease.address));
+    digest[..6].iter().fold("fv".to_owned(), |name, byte| format!("{name}{byte:02x}"))
+}
+
+const CABLE_ATTEMPTS: usize = 5;
 
 fn ensure_bridge(netlink: &mut Netlink, lease: &Lease) -> io::Result<u32> {
     if let Some(index) = netlink.index(&lease.bridge)? {

@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 
 pub const A: u16 = 1;
 pub const PTR: u16 = 12;
-pub const AAAA: u16 = 28;
 const OPT: u16 = 41;
 pub const ANY: u16 = 255;
 pub const IN: u16 = 1;
