@@ -5,7 +5,6 @@
 //! connects) while holding it, and the anchor takes its socket away only while holding it.
 
 use std::{
-    ffi::OsString,
     fs::{self, File},
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
@@ -146,7 +145,7 @@ fn start(run: &Path, listener: UnixListener, adopt: Option<BorrowedFd<'_>>) -> R
 /// The hidden entry: the listener is its standard input, a namespace to take over its standard
 /// output. Must run before any thread exists.
 #[must_use]
-pub fn entry(args: &[OsString]) -> i32 {
+pub fn entry(args: &[String]) -> i32 {
     let Some(run) = args.first() else { return 2 };
     let adopt = args.get(1).is_some_and(|arg| arg == "adopt");
     // SAFETY: this process has one thread, and the child goes on as an ordinary process.

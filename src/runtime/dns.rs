@@ -121,8 +121,8 @@ impl Names {
     }
 }
 
-/// The sockets of one container's name server. Opened before the container's program starts, so
-/// that no question is lost.
+/// The sockets of one container's name server. Opened before the container's program starts and
+/// held by somebody who outlives the server, no question is lost: it waits in the socket.
 #[derive(Debug)]
 pub struct Sockets {
     udp: StdUdpSocket,
@@ -149,6 +149,18 @@ impl Sockets {
             what: "open the name server's sockets in the container's network namespace".to_owned(),
             source,
         })
+    }
+
+    /// UDP, then TCP, to be handed to another process.
+    #[must_use]
+    pub fn into_descriptors(self) -> [OwnedFd; 2] {
+        [self.udp.into(), self.tcp.into()]
+    }
+
+    /// What [`Sockets::into_descriptors`] gave.
+    #[must_use]
+    pub fn from_descriptors([udp, tcp]: [OwnedFd; 2]) -> Self {
+        Self { udp: udp.into(), tcp: tcp.into() }
     }
 }
 
@@ -295,14 +307,20 @@ fn pointer(leases: &[Lease], own: &[&Lease], address: Ipv4Addr) -> Option<Found>
 }
 
 /// What a container finds in its `/etc/resolv.conf`: our server, with the search domains and options
-/// of the host.
+/// of the host. A name without dots is asked as it is, unless the host says otherwise.
 #[must_use]
 pub fn resolv_conf(host: &str) -> String {
-    let kept = host
-        .lines()
-        .filter(|line| matches!(line.split_whitespace().next(), Some("search" | "domain" | "options")))
-        .map(|line| format!("{}\n", line.trim()));
-    std::iter::once(format!("nameserver {SERVER}\n")).chain(kept).collect()
+    let mut text = format!("nameserver {SERVER}\n");
+    for line in host.lines().map(str::trim) {
+        if matches!(line.split_whitespace().next(), Some("search" | "domain" | "options")) {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    if !text.contains("ndots:") {
+        text.push_str("options ndots:0\n");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -423,5 +441,6 @@ mod tests {
     fn search_domains_and_options_of_the_host_are_kept() {
         let host = "# x\nnameserver 192.0.2.1\nsearch corp.example\n options ndots:2 \nsortlist 1\n";
         assert_eq!(resolv_conf(host), "nameserver 127.0.0.11\nsearch corp.example\noptions ndots:2\n");
+        assert_eq!(resolv_conf(""), "nameserver 127.0.0.11\noptions ndots:0\n");
     }
 }

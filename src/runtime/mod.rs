@@ -3,11 +3,7 @@
 //! [`Core`] is the face; everything else stands behind it. A *group* is what containers share a
 //! keeper and a supervisor with (the embedded engine makes one per Compose project).
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-    sync::OnceLock,
-};
+use std::{path::PathBuf, sync::OnceLock};
 
 pub mod anchor;
 mod config;
@@ -37,9 +33,9 @@ pub use self::{
 /// as one, and returns its exit code. Must be called before any thread exists.
 #[must_use]
 pub fn entry() -> Option<i32> {
-    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let args: Vec<String> = std::env::args_os().skip(1).map_while(|arg| arg.into_string().ok()).collect();
     let (name, args) = args.split_first()?;
-    match name.to_str()? {
+    match name.as_str() {
         anchor::ENTRY => Some(anchor::entry(args)),
         _ => None,
     }
@@ -49,11 +45,11 @@ static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
 /// Says where the `ficelle` binary with the hidden entries is, for a program that uses the crate
 /// but is not that binary. The first call counts.
-pub fn set_program(path: PathBuf) {
+pub fn use_program(path: PathBuf) {
     let _ = PROGRAM.set(path);
 }
 
 /// The binary with the hidden entries; this process's own unless said otherwise.
-fn program() -> &'static Path {
-    PROGRAM.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path)
+fn program() -> PathBuf {
+    PROGRAM.get().cloned().unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }

@@ -269,7 +269,7 @@ mod tests {
         let socket = UdpSocket::bind((LOCAL, 0)).unwrap();
         let number = socket.local_addr().unwrap().port();
         let udp = PortConfig { protocol: Protocol::Udp, ..tcp(None, Some((number, number))) };
-        assert_eq!(check(&[udp.clone()], &[])[0].holder, Some(me()));
+        assert_eq!(check(std::slice::from_ref(&udp), &[])[0].holder, Some(me()));
         assert!(matches!(bind(&udp), Err(Error::Conflict(_))));
         assert_eq!(check(&[tcp(Some(LOCAL), Some((number, number)))], &[]), []);
     }

@@ -218,21 +218,30 @@ impl Proxy {
     }
 }
 
-/// The clients of a UDP port: for each its socket towards the container and when something passed.
+/// The clients of a UDP port.
 #[derive(Clone, Debug, Default)]
-struct Clients(Arc<Mutex<HashMap<SocketAddr, (Arc<UdpSocket>, Instant)>>>);
+struct Clients(Arc<Mutex<HashMap<SocketAddr, Client>>>);
+
+#[derive(Debug)]
+struct Client {
+    /// Its socket towards the container.
+    server: Arc<UdpSocket>,
+    /// When something passed, either way.
+    last: Instant,
+}
 
 impl Clients {
     /// The socket of a client that is just sending.
     fn known(&self, client: SocketAddr) -> Option<Arc<UdpSocket>> {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (server, last) = table.get_mut(&client)?;
-        *last = Instant::now();
-        Some(server.clone())
+        let known = table.get_mut(&client)?;
+        known.last = Instant::now();
+        Some(known.server.clone())
     }
 
     fn add(&self, client: SocketAddr, server: Arc<UdpSocket>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(client, (server, Instant::now()));
+        let added = Client { server, last: Instant::now() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(client, added);
     }
 
     /// Takes the container's answers to the client, until nothing has passed for a while.
@@ -252,7 +261,7 @@ impl Clients {
     /// When the client will have been silent for too long; `None` when it has, and is forgotten.
     fn deadline(&self, client: SocketAddr) -> Option<Instant> {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let deadline = table.get(&client)?.1 + UDP_IDLE;
+        let deadline = table.get(&client)?.last + UDP_IDLE;
         if deadline <= Instant::now() {
             table.remove(&client);
             return None;
