@@ -3,10 +3,20 @@
 //! [`Core`] is the face; everything else stands behind it. A *group* is what containers share a
 //! keeper and a supervisor with (the embedded engine makes one per Compose project).
 
+use std::{path::PathBuf, sync::OnceLock};
+
+pub mod anchor;
 mod config;
 mod core;
+pub mod dns;
 mod error;
+pub mod ipam;
 pub mod logs;
+pub mod netlink;
+pub mod netns;
+pub mod network;
+pub mod nft;
+pub mod ports;
 pub mod seccomp;
 pub mod volumes;
 
@@ -26,5 +36,23 @@ pub use self::{
 /// as one, and returns its exit code. Must be called before any thread exists.
 #[must_use]
 pub fn entry() -> Option<i32> {
-    None
+    let args: Vec<String> = std::env::args_os().skip(1).map_while(|arg| arg.into_string().ok()).collect();
+    let (name, args) = args.split_first()?;
+    match name.as_str() {
+        anchor::ENTRY => Some(anchor::entry(args)),
+        _ => None,
+    }
+}
+
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says where the `ficelle` binary with the hidden entries is, for a program that uses the crate
+/// but is not that binary. The first call counts.
+pub fn use_program(path: PathBuf) {
+    let _ = PROGRAM.set(path);
+}
+
+/// The binary with the hidden entries; this process's own unless said otherwise.
+fn program() -> PathBuf {
+    PROGRAM.get().cloned().unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }
