@@ -1,0 +1,1 @@
+//! Images: archives, layers and the store, on real file systems.
