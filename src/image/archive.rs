@@ -39,7 +39,10 @@ enum Form {
 }
 
 enum Entry {
-    File { offset: u64, size: u64 },
+    File {
+        offset: u64,
+        size: u64,
+    },
     /// Older archives hold a layer once and link to it.
     Link(String),
 }
@@ -62,7 +65,8 @@ impl Archive {
 
     /// A file's bytes, read as they are needed, and how many there are.
     pub(super) fn file(&self, name: &str) -> Result<Option<(Box<dyn Read + Send>, u64)>, ImageError> {
-        let name = clean(name).ok_or_else(|| self.wrong(&format!("names the file `{name}`, which is outside of it")))?;
+        let name = clean(name)
+            .ok_or_else(|| self.wrong(&format!("names the file `{name}`, which is outside of it")))?;
         match &self.form {
             Form::Tar { file, entries } => {
                 let mut name = name;
@@ -102,7 +106,9 @@ impl Archive {
     pub(super) fn document(&self, name: &str) -> Result<Option<Vec<u8>>, ImageError> {
         let Some((source, size)) = self.file(name)? else { return Ok(None) };
         if size > MAX_DOCUMENT {
-            return Err(self.wrong(&format!("has `{name}` of {size} bytes; no document is larger than 8 MiB")));
+            return Err(
+                self.wrong(&format!("has `{name}` of {size} bytes; no document is larger than 8 MiB"))
+            );
         }
         let mut bytes = Vec::new();
         source

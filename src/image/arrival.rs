@@ -93,7 +93,9 @@ pub(super) fn parse_manifest(bytes: &[u8], what: &str) -> Result<ImageManifest, 
     let value: serde_json::Value =
         serde_json::from_slice(bytes).map_err(|error| wrong(format!("is malformed: {error}")))?;
     if value.get("schemaVersion").and_then(serde_json::Value::as_u64) == Some(1) {
-        return Err(wrong("is of the old form 1, which no registry should hold any more; push the image anew".into()));
+        return Err(wrong(
+            "is of the old form 1, which no registry should hold any more; push the image anew".into(),
+        ));
     }
     if value.get("manifests").is_some() {
         return Err(wrong("is an index and a manifest at once".into()));
@@ -103,7 +105,9 @@ pub(super) fn parse_manifest(bytes: &[u8], what: &str) -> Result<ImageManifest, 
     if let MediaType::Other(other) = manifest.config().media_type()
         && other != "application/vnd.docker.container.image.v1+json"
     {
-        return Err(wrong(format!("is not that of a container image; its configuration is of type `{other}`")));
+        return Err(wrong(format!(
+            "is not that of a container image; its configuration is of type `{other}`"
+        )));
     }
     Ok(manifest)
 }
@@ -114,13 +118,8 @@ pub(super) struct KeptBlob {
 }
 
 impl KeptBlob {
-    pub(super) fn new(layout: &Layout) -> Result<Self, ImageError> {
-        let tmp = layout.tmp();
-        let file = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempfile_in(&tmp)
-            .map_err(file_error("create a file in", &tmp))?;
-        Ok(Self { file })
+    pub(super) fn new(lease: &Lease) -> Result<Self, ImageError> {
+        Ok(Self { file: lease.scratch_file()? })
     }
 
     /// Reads `source` through, keeping a copy.

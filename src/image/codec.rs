@@ -82,7 +82,8 @@ impl<R: BufRead> Read for Gunzip<R> {
             if length > 0 {
                 return Ok(length);
             }
-            let mut source = self.member.take().map(flate2::bufread::GzDecoder::into_inner).ok_or(io::ErrorKind::Other)?;
+            let mut source =
+                self.member.take().map(flate2::bufread::GzDecoder::into_inner).ok_or(io::ErrorKind::Other)?;
             let first = source.fill_buf()?.first().copied();
             match first {
                 None => return Ok(0),
@@ -101,7 +102,10 @@ fn zeros(mut source: impl BufRead) -> io::Result<()> {
             return Ok(());
         }
         if rest.iter().any(|byte| *byte != 0) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "there is garbage behind the compressed data"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "there is garbage behind the compressed data",
+            ));
         }
         let length = rest.len();
         source.consume(length);

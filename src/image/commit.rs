@@ -110,12 +110,9 @@ impl Layout {
         diff_ids: &[String],
     ) -> Result<(String, Descriptor), ImageError> {
         lease.hold(std::iter::once(id).chain(diff_ids.iter().map(String::as_str)))?;
-        let layers = diff_ids
-            .iter()
-            .map(|diff_id| self.layer_descriptor(diff_id))
-            .collect::<Result<Vec<_>, _>>()?;
-        let blobs =
-            layers.iter().filter_map(|layer| Some(layer.as_digest_sha256()?.to_owned())).collect();
+        let layers =
+            diff_ids.iter().map(|diff_id| self.layer_descriptor(diff_id)).collect::<Result<Vec<_>, _>>()?;
+        let blobs = layers.iter().filter_map(|layer| Some(layer.as_digest_sha256()?.to_owned())).collect();
         let manifest = serde_json::json!({
             "schemaVersion": 2,
             "mediaType": MediaType::ImageManifest,
@@ -129,7 +126,8 @@ impl Layout {
         self.write_blob(&manifest_digest, &manifest)?;
         let descriptor =
             Descriptor::new(MediaType::ImageManifest, manifest.len() as u64, parsed(&manifest_digest)?);
-        let record = ImageRecord { manifest: descriptor.clone(), layers: self.stack(lease, diff_ids)?, blobs };
+        let record =
+            ImageRecord { manifest: descriptor.clone(), layers: self.stack(lease, diff_ids)?, blobs };
         self.write_image_record(id, &record)?;
         Ok((id.to_owned(), descriptor))
     }
@@ -153,7 +151,8 @@ pub(super) fn parsed(digest: &str) -> Result<OciDigest, ImageError> {
 /// The configuration with Docker's fields, the same bytes for the same content: sets are sorted.
 fn config_bytes(config: &ImageConfiguration, docker: &DockerConfig) -> Result<Vec<u8>, ImageError> {
     let json = |result: Result<Value, serde_json::Error>| {
-        result.map_err(|error| ImageError::Invalid(format!("the image's configuration is malformed: {error}")))
+        result
+            .map_err(|error| ImageError::Invalid(format!("the image's configuration is malformed: {error}")))
     };
     let mut value = json(serde_json::to_value(config))?;
     let extra = json(serde_json::to_value(docker))?;

@@ -16,7 +16,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::ImageError;
+use super::{ImageError, lock};
 
 /// JSON documents of the store are ours; this bounds what a damaged disk can cost.
 const MAX_DOCUMENT: u64 = 16 << 20;
@@ -97,6 +97,8 @@ impl Layout {
     /// Writes a file as a whole: another process sees all of it or none, and it outlives a crash.
     pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
         let write = || -> io::Result<()> {
+            // While it is held nobody takes the file for a dead process's.
+            let _guard = lock::shared(&self.gc_lock())?;
             let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(self.tmp())?;
             io::Write::write_all(&mut file, bytes)?;
             file.as_file().sync_data()?;
@@ -159,6 +161,9 @@ pub(super) fn hex(digest: &str) -> Result<&str, ImageError> {
         .ok_or_else(|| ImageError::Invalid(format!("`{digest}` is no sha256 digest")))
 }
 
-pub(super) fn file_error<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ImageError + use<'a> {
+pub(super) fn file_error<'a>(
+    what: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> ImageError + use<'a> {
     move |source| ImageError::File { what, path: path.to_owned(), source }
 }

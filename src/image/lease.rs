@@ -28,7 +28,9 @@ pub(super) struct Lease {
 impl Lease {
     pub(super) fn take(layout: &Layout) -> Result<Self, ImageError> {
         let leases = layout.leases();
+        let gc = layout.gc_lock();
         let make = || -> io::Result<(File, String)> {
+            let _guard = lock::shared(&gc)?;
             // Locked before it has a name among the leases, so that nobody finds it free.
             let file = tempfile::Builder::new().prefix(".new-").rand_bytes(12).tempfile_in(layout.tmp())?;
             rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
@@ -61,6 +63,15 @@ impl Lease {
             .map_err(file_error("create a directory in", &tmp))
     }
 
+    /// A new file in `tmp` that goes like [`Lease::scratch`].
+    pub(super) fn scratch_file(&self) -> Result<tempfile::NamedTempFile, ImageError> {
+        let tmp = self.layout.tmp();
+        tempfile::Builder::new()
+            .prefix(&format!("{}-", self.name))
+            .tempfile_in(&tmp)
+            .map_err(file_error("create a file in", &tmp))
+    }
+
     /// A name in `tmp` for something moved there to be removed.
     pub(super) fn grave(&self, number: usize) -> PathBuf {
         self.layout.tmp().join(format!("{}-dead-{number}", self.name))
@@ -90,19 +101,16 @@ pub(super) fn held(layout: &Layout) -> io::Result<BTreeSet<String>> {
 
 /// Removes what processes that died have left in `tmp`. Errors are not the caller's: the next one tries again.
 pub(super) fn clean(layout: &Layout) {
+    // Files being written have no lease: their writers share this lock.
+    let alone = lock::try_exclusive(&layout.gc_lock()).ok().flatten();
     let Ok(entries) = fs::read_dir(layout.tmp()) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let dead = match name.strip_prefix(".new-") {
-            // A file being written has no lease; a minute is long for one.
-            Some(_) => entry
-                .metadata()
-                .and_then(|metadata| metadata.modified())
-                .is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 60)),
-            None => {
-                let lease = name.split('-').next().unwrap_or_default();
-                !is_alive(&layout.leases().join(lease)).unwrap_or(true)
-            }
+        let dead = if name.starts_with(".new-") {
+            alone.is_some()
+        } else {
+            let lease = name.split('-').next().unwrap_or_default();
+            !is_alive(&layout.leases().join(lease)).unwrap_or(true)
         };
         if dead {
             let _ = trash::remove(&entry.path());

@@ -107,18 +107,21 @@ impl Store {
         report: Report<'_>,
     ) -> Result<(), ImageError> {
         let Some(_lock) = self.layout.claim_layer(job.diff_id)? else {
-            return self.keep_only(archive, job);
+            return self.keep_only(archive, job, lease);
         };
         let (source, size) = open_layer(archive, job.file)?;
         let done = AtomicU64::new(0);
-        let source = Counted { source, heard: |bytes| {
-            report(&job.what, done.fetch_add(bytes, Ordering::Relaxed) + bytes, size);
-        } };
+        let source = Counted {
+            source,
+            heard: |bytes| {
+                report(&job.what, done.fetch_add(bytes, Ordering::Relaxed) + bytes, size);
+            },
+        };
         let wanted = Wanted { diff_id: job.diff_id, blob: job.blob, what: &job.what };
         let Some(blob) = job.blob else {
             return self.layout.ingest(lease, &wanted, source, || Ok(None));
         };
-        let kept = KeptBlob::new(&self.layout)?;
+        let kept = KeptBlob::new(lease)?;
         let source = kept.tee(source)?;
         self.layout.ingest(lease, &wanted, source, || {
             kept.store(&self.layout, blob)?;
@@ -127,13 +130,13 @@ impl Store {
     }
 
     /// The layer is there already; its compressed form may not be.
-    fn keep_only(&self, archive: &Archive, job: &Job<'_>) -> Result<(), ImageError> {
+    fn keep_only(&self, archive: &Archive, job: &Job<'_>, lease: &Lease) -> Result<(), ImageError> {
         let Some(blob) = job.blob else { return Ok(()) };
         if has_blob(&self.layout, blob)? {
             return Ok(());
         }
         let (source, _) = open_layer(archive, job.file)?;
-        let kept = KeptBlob::new(&self.layout)?;
+        let kept = KeptBlob::new(lease)?;
         let mut hashing = super::codec::Hashing::new(kept.tee(source)?);
         std::io::copy(&mut hashing, &mut std::io::sink())
             .map_err(|error| archive.wrong(&format!("cannot be read at `{}`: {error}", job.file)))?;
@@ -190,9 +193,9 @@ fn docker_archive(archive: &Archive, bytes: &[u8]) -> Result<Vec<Found>, ImageEr
     let alone = entries.len() == 1;
     let mut found = Vec::new();
     for entry in entries {
-        let config = archive
-            .document(&entry.config)?
-            .ok_or_else(|| archive.wrong(&format!("lacks the configuration `{}` that it names", entry.config)))?;
+        let config = archive.document(&entry.config)?.ok_or_else(|| {
+            archive.wrong(&format!("lacks the configuration `{}` that it names", entry.config))
+        })?;
         let arrival = Arrival::new(&digest(&config), config, None)?;
         let files = entry.layers.unwrap_or_default();
         if files.len() != arrival.diff_ids().len() {
@@ -248,7 +251,8 @@ fn oci_image(archive: &Archive, entry: &Descriptor, references: Vec<ImageRef>) -
     for _ in 0..MAX_DEPTH {
         let bytes = oci_document(archive, &descriptor)?;
         let is_index = matches!(descriptor.media_type(), MediaType::ImageIndex)
-            || descriptor.media_type().as_ref() == "application/vnd.docker.distribution.manifest.list.v2+json";
+            || descriptor.media_type().as_ref()
+                == "application/vnd.docker.distribution.manifest.list.v2+json";
         if is_index {
             let index: ImageIndex = serde_json::from_slice(&bytes)
                 .map_err(|error| archive.wrong(&format!("has a malformed index: {error}")))?;
@@ -288,9 +292,12 @@ fn reference(archive: &Archive, name: &str) -> Result<ImageRef, ImageError> {
 /// `web.tar.gz` is `web`.
 fn named_after(archive: &Archive, tag: Option<&String>) -> Result<ImageRef, ImageError> {
     let file = archive.path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    let stem = [".gz", ".tgz", ".zst", ".tar"].iter().fold(file.as_str(), |stem, end| stem.strip_suffix(end).unwrap_or(stem));
+    let stem = [".gz", ".tgz", ".zst", ".tar"]
+        .iter()
+        .fold(file.as_str(), |stem, end| stem.strip_suffix(end).unwrap_or(stem));
     let name = tag.map_or_else(|| stem.to_owned(), |tag| format!("{stem}:{tag}"));
-    name.parse().map_err(|_| archive.wrong("gives its image no name; call the file as the image is to be called"))
+    name.parse()
+        .map_err(|_| archive.wrong("gives its image no name; call the file as the image is to be called"))
 }
 
 /// Tells how many bytes went by.

@@ -64,6 +64,15 @@ pub(super) fn exclusive(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// `None` when somebody shares it.
+pub(super) fn try_exclusive(path: &Path) -> io::Result<Option<File>> {
+    let file = open(path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        result => result.map(|()| Some(file)),
+    }
+}
+
 fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     File::options().read(true).append(true).create(true).mode(0o600).open(path)

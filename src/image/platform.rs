@@ -31,7 +31,11 @@ impl Platform {
 
     /// Reads `linux/arm64/v8`, `linux/amd64` or `arm64`, with the names that kernels use as well.
     pub fn parse(text: &str) -> Result<Self, ImageError> {
-        let wrong = || ImageError::Invalid(format!("`{text}` is no platform: expected `os/arch[/variant]`, as in `linux/amd64`"));
+        let wrong = || {
+            ImageError::Invalid(format!(
+                "`{text}` is no platform: expected `os/arch[/variant]`, as in `linux/amd64`"
+            ))
+        };
         let parts: Vec<_> = text.split('/').collect();
         if parts.iter().any(|part| part.is_empty()) {
             return Err(wrong());
@@ -84,14 +88,16 @@ impl Platform {
         match (&self.variant, &offered.variant) {
             (a, b) if a == b => Some(0),
             // An older variant of the same family runs too: v7 takes v6, v3 takes v1.
-            _ => level(self)
-                .unwrap_or(fallback)
-                .checked_sub(level(offered).unwrap_or(fallback)),
+            _ => level(self).unwrap_or(fallback).checked_sub(level(offered).unwrap_or(fallback)),
         }
     }
 
     /// The entry of an index that runs here best.
-    pub(super) fn choose<'a>(&self, index: &'a ImageIndex, image: &str) -> Result<&'a Descriptor, ImageError> {
+    pub(super) fn choose<'a>(
+        &self,
+        index: &'a ImageIndex,
+        image: &str,
+    ) -> Result<&'a Descriptor, ImageError> {
         let images = || index.manifests().iter().filter(|entry| !is_attestation(entry));
         let best = images()
             .filter_map(|entry| Some((self.distance(&of(entry)?)?, entry)))
@@ -104,18 +110,36 @@ impl Platform {
         if let [only] = unnamed.as_slice() {
             return Ok(only);
         }
-        let there: Vec<_> = images().filter_map(of).filter(|platform| platform.os != "unknown").map(|platform| platform.to_string()).collect();
-        Err(ImageError::Platform { image: image.to_owned(), wanted: self.to_string(), there: there.join(", ") })
+        let there: Vec<_> = images()
+            .filter_map(of)
+            .filter(|platform| platform.os != "unknown")
+            .map(|platform| platform.to_string())
+            .collect();
+        Err(ImageError::Platform {
+            image: image.to_owned(),
+            wanted: self.to_string(),
+            there: there.join(", "),
+        })
     }
 
     /// Refuses an image that is for something else.
-    pub(super) fn accept(&self, arch: &Arch, os: &Os, variant: Option<&str>, image: &str) -> Result<(), ImageError> {
+    pub(super) fn accept(
+        &self,
+        arch: &Arch,
+        os: &Os,
+        variant: Option<&str>,
+        image: &str,
+    ) -> Result<(), ImageError> {
         let offered = Self::normal(&os.to_string(), &arch.to_string(), variant);
         // Images made by hand often leave both out.
         if arch.to_string().is_empty() || self.distance(&offered).is_some() {
             return Ok(());
         }
-        Err(ImageError::Platform { image: image.to_owned(), wanted: self.to_string(), there: offered.to_string() })
+        Err(ImageError::Platform {
+            image: image.to_owned(),
+            wanted: self.to_string(),
+            there: offered.to_string(),
+        })
     }
 }
 
@@ -130,10 +154,9 @@ fn of(entry: &Descriptor) -> Option<Platform> {
 
 /// Provenance and SBOMs that BuildKit puts beside the images.
 fn is_attestation(entry: &Descriptor) -> bool {
-    entry
-        .annotations()
-        .as_ref()
-        .is_some_and(|notes| notes.get("vnd.docker.reference.type").is_some_and(|kind| kind == "attestation-manifest"))
+    entry.annotations().as_ref().is_some_and(|notes| {
+        notes.get("vnd.docker.reference.type").is_some_and(|kind| kind == "attestation-manifest")
+    })
 }
 
 impl fmt::Display for Platform {

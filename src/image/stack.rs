@@ -35,9 +35,8 @@ impl Layout {
         let mut names: Vec<String> = Vec::new();
         for diff_id in diff_ids {
             let plain = hex(diff_id)?;
-            let record = self
-                .layer_record(plain)?
-                .ok_or_else(|| ImageError::NotFound(format!("layer {diff_id}")))?;
+            let record =
+                self.layer_record(plain)?.ok_or_else(|| ImageError::NotFound(format!("layer {diff_id}")))?;
             let below: Vec<PathBuf> = names.iter().map(|name| self.layer(name).join("fs")).collect();
             let corrections = corrections(&record, &self.layer(plain).join("fs"), &below)?;
             if corrections.is_empty() {
@@ -110,7 +109,9 @@ fn corrections(record: &LayerRecord, own: &Path, below: &[PathBuf]) -> Result<Ve
             names.dedup();
             for name in names {
                 match fs::symlink_metadata(own.join(&name)) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => found.push(Correction::Hide(name)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        found.push(Correction::Hide(name))
+                    }
                     Ok(metadata) if metadata.is_dir() => found.push(Correction::Cover(name)),
                     result => drop(result?),
                 }

@@ -106,8 +106,12 @@ impl Store {
     /// The image of an id (`sha256:<hex>`); `None` when it is not, or not whole, in the store.
     pub fn find_id(&self, id: &str) -> Result<Option<Image>, ImageError> {
         let Some(record) = self.layout.image_record(id)? else { return Ok(None) };
-        let references =
-            self.layout.all_refs()?.into_iter().filter(|(_, found)| found.image == id).map(|(image, _)| image);
+        let references = self
+            .layout
+            .all_refs()?
+            .into_iter()
+            .filter(|(_, found)| found.image == id)
+            .map(|(image, _)| image);
         self.image(id, &record, references.collect())
     }
 
@@ -117,10 +121,13 @@ impl Store {
         let mut images = Vec::new();
         for id in self.layout.image_ids()? {
             let Some(record) = self.layout.image_record(&id)? else { continue };
-            let references = refs.iter().filter(|(_, found)| found.image == id).map(|(image, _)| image.clone());
+            let references =
+                refs.iter().filter(|(_, found)| found.image == id).map(|(image, _)| image.clone());
             images.extend(self.image(&id, &record, references.collect())?);
         }
-        images.sort_by(|a, b| (a.references.is_empty(), &a.references).cmp(&(b.references.is_empty(), &b.references)));
+        images.sort_by(|a, b| {
+            (a.references.is_empty(), &a.references).cmp(&(b.references.is_empty(), &b.references))
+        });
         Ok(images)
     }
 

@@ -130,8 +130,10 @@ impl<R: BufRead> TarReader<R> {
             .enumerate()
             .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u64::from(*byte) })
             .sum();
-        if number(&header.as_old().cksum, "checksum")? != sum {
-            return Err(broken("the checksum of a header is wrong; this is no tar archive, or it is damaged"));
+        if number(&header.as_old().cksum, "checksum").ok() != Some(sum) {
+            return Err(broken(
+                "the checksum of a header is wrong; this is no tar archive, or it is damaged",
+            ));
         }
         Ok(Some(header))
     }
@@ -151,11 +153,9 @@ impl<R: BufRead> TarReader<R> {
             .or(pax.path.clone())
             .or(long_path)
             .unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = pax
-            .link
-            .clone()
-            .or(long_link)
-            .unwrap_or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default());
+        let link = pax.link.clone().or(long_link).unwrap_or_else(|| {
+            header.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default()
+        });
         if path.contains(&0) || link.contains(&0) {
             return Err(broken("a name holds a NUL byte"));
         }
@@ -199,7 +199,9 @@ impl<R: BufRead> TarReader<R> {
             mode: u32::try_from(mode).unwrap_or_default(),
             uid: pax.uid.map_or_else(|| number(&old.uid, "uid"), Ok)?,
             gid: pax.gid.map_or_else(|| number(&old.gid, "gid"), Ok)?,
-            mtime: pax.mtime.map_or_else(|| Ok((number(&old.mtime, "mtime")?.cast_signed(), 0)), Ok::<_, io::Error>)?,
+            mtime: pax
+                .mtime
+                .map_or_else(|| Ok((number(&old.mtime, "mtime")?.cast_signed(), 0)), Ok::<_, io::Error>)?,
             device,
             size: self.left,
             offset: self.position,
@@ -259,7 +261,8 @@ impl<R: BufRead> TarReader<R> {
         let mut regions = Vec::new();
         let mut take = |list: &[GnuSparseHeader]| -> io::Result<()> {
             for region in list.iter().filter(|region| region.numbytes[0] != 0) {
-                regions.push((number(&region.offset, "sparse map")?, number(&region.numbytes, "sparse map")?));
+                regions
+                    .push((number(&region.offset, "sparse map")?, number(&region.numbytes, "sparse map")?));
             }
             if regions.len() > MAX_REGIONS {
                 return Err(broken("a sparse file has more than 100000 regions"));
@@ -440,7 +443,8 @@ impl Pax {
                 region.1 = decimal(value)?;
             }
             b"GNU.sparse.map" => {
-                let numbers = value.split(|byte| *byte == b',').map(decimal).collect::<io::Result<Vec<_>>>()?;
+                let numbers =
+                    value.split(|byte| *byte == b',').map(decimal).collect::<io::Result<Vec<_>>>()?;
                 if numbers.len() % 2 != 0 {
                     return Err(broken("a sparse map is malformed"));
                 }
@@ -533,7 +537,9 @@ mod tests {
 
     #[test]
     fn a_malformed_pax_record_is_an_error_and_no_guess() {
-        for bad in ["9 uid=7\n", "7 uid=7\n", "x uid=7\n", "8 uid=7 ", "8 uid=-\n", "99999999999999999999999 a=b\n"] {
+        for bad in
+            ["9 uid=7\n", "7 uid=7\n", "x uid=7\n", "8 uid=7 ", "8 uid=-\n", "99999999999999999999999 a=b\n"]
+        {
             assert!(Pax::parse(bad.as_bytes()).is_err(), "{bad:?}");
         }
     }

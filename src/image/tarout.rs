@@ -91,11 +91,16 @@ impl Writer<'_> {
         for (attribute, value) in xattrs(&full).map_err(named)? {
             match attribute.as_slice() {
                 b"trusted.overlay.opaque" | b"user.overlay.opaque" => opaque = value == b"y",
-                b"trusted.overlay.redirect" | b"user.overlay.redirect" | b"trusted.overlay.metacopy"
+                b"trusted.overlay.redirect"
+                | b"user.overlay.redirect"
+                | b"trusted.overlay.metacopy"
                 | b"user.overlay.metacopy" => {
                     return Err(io::Error::new(
                         io::ErrorKind::InvalidData,
-                        format!("`{}` was moved by reference; mount with redirect_dir=off,metacopy=off", full.display()),
+                        format!(
+                            "`{}` was moved by reference; mount with redirect_dir=off,metacopy=off",
+                            full.display()
+                        ),
                     ));
                 }
                 other if other.starts_with(b"trusted.overlay.") || other.starts_with(b"user.overlay.") => {}

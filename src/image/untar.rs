@@ -191,12 +191,14 @@ impl Unpacker<'_> {
         let size = entry.sparse.as_ref().map_or(entry.size, |sparse| sparse.size);
         self.facts.size = self.facts.size.saturating_add(size);
         if self.facts.size > self.limits.bytes {
-            return Err(UntarError::Archive(format!("its files are larger than {} bytes", self.limits.bytes)));
+            return Err(UntarError::Archive(format!(
+                "its files are larger than {} bytes",
+                self.limits.bytes
+            )));
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = self.make(at, || {
-            rustix::fs::openat(at.directory, at.leaf, flags, Mode::from_raw_mode(0o600))
-        })?;
+        let file =
+            self.make(at, || rustix::fs::openat(at.directory, at.leaf, flags, Mode::from_raw_mode(0o600)))?;
         let mut file = std::fs::File::from(file);
         match &entry.sparse {
             None => copy(data, &mut file, entry.size, at)?,
@@ -227,8 +229,8 @@ impl Unpacker<'_> {
             return Err(at.wrong("is a hard link to the root directory"));
         };
         let from = self.existing(parent).map_err(|_| at.link_wants(&target))?;
-        let stat = rustix::fs::statat(&from, leaf, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|_| at.link_wants(&target))?;
+        let stat =
+            rustix::fs::statat(&from, leaf, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| at.link_wants(&target))?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return Err(at.wrong("is a hard link to a directory"));
         }
@@ -502,10 +504,12 @@ fn written(path: &[u8], error: Errno) -> UntarError {
 
 fn no_directory(path: &[u8], error: Errno) -> UntarError {
     match error {
-        Errno::NOTDIR | Errno::LOOP | Errno::NOENT | Errno::XDEV | Errno::INVAL => UntarError::Archive(format!(
-            "entries stand below `{}`, which leads to no directory of the layer",
-            path.escape_ascii()
-        )),
+        Errno::NOTDIR | Errno::LOOP | Errno::NOENT | Errno::XDEV | Errno::INVAL => {
+            UntarError::Archive(format!(
+                "entries stand below `{}`, which leads to no directory of the layer",
+                path.escape_ascii()
+            ))
+        }
         error => written(path, error),
     }
 }
@@ -513,8 +517,13 @@ fn no_directory(path: &[u8], error: Errno) -> UntarError {
 fn open_in(root: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     loop {
-        match rustix::fs::openat2(&root, path, flags | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), resolve)
-        {
+        match rustix::fs::openat2(
+            &root,
+            path,
+            flags | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            resolve,
+        ) {
             // The kernel could not rule out a rename at the same time, somewhere.
             Err(Errno::AGAIN | Errno::INTR) => {}
             result => return result,

@@ -563,7 +563,9 @@ fn limits_are_kept() {
     }
     let limits = Limits { entries: 3, bytes: 10 };
     let error = |layer: Layer| layer.unpack_within(limits).1.unwrap_err();
-    assert!(error(Layer::default().file("a", "").file("b", "").file("c", "").file("d", "")).contains("3 entries"));
+    assert!(
+        error(Layer::default().file("a", "").file("b", "").file("c", "").file("d", "")).contains("3 entries")
+    );
     assert!(error(Layer::default().file("a", "123456").file("b", "78901")).contains("10 bytes"));
     let holes = Layer::default()
         .pax(&[("GNU.sparse.size", b"9000000000000000000"), ("GNU.sparse.map", b"0,1")])
@@ -606,5 +608,9 @@ fn damaged_archives_are_refused() {
     Layer(damaged).refused("checksum");
     Layer::default().header(EntryType::new(b'q'), "x", "", 0o644, b"").refused("unknown kind `q`");
     Layer::default().pax(&[("uid", b"1")]).refused("describes a further entry");
-    Layer::default().pax(&[("uid", b"1")]).pax(&[("uid", b"2")]).file("x", "").refused("two extended headers");
+    Layer::default()
+        .pax(&[("uid", b"1")])
+        .pax(&[("uid", b"2")])
+        .file("x", "")
+        .refused("two extended headers");
 }
