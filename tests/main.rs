@@ -1,5 +1,8 @@
 //! The integration tests, in one binary.
 
 mod convergence;
+mod convergence_properties;
+mod plan_text;
+mod schedule;
 mod stage;
 mod tidy;

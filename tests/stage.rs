@@ -1,6 +1,6 @@
 //! A project built in a few words, and commands on a simulated engine: what tests of plans stand on.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::SystemTime};
 
 use ficelle::{
     apply::{self, Event, Report},
@@ -164,7 +164,8 @@ pub struct Played {
 /// A simulated engine on which goals are played as a session does.
 pub struct Stage {
     pub engine: Simulated,
-    runtime: tokio::runtime::Runtime,
+    /// Without a timer: what waits by the clock panics.
+    pub runtime: tokio::runtime::Runtime,
 }
 
 impl Stage {
@@ -196,12 +197,21 @@ impl Stage {
         plan::converge(project, &graph, goal, &self.observe(project))
     }
 
+    /// The images of the project are there.
+    pub fn pull(&self, project: &Project) {
+        assert!(self.images(project, &up(project)).is_success());
+    }
+
     pub fn apply(&self, plan: &Plan) -> (Report, Vec<Event>) {
+        self.apply_at_most(plan, None)
+    }
+
+    pub fn apply_at_most(&self, plan: &Plan, parallel: Option<NonZeroUsize>) -> (Report, Vec<Event>) {
         let mut events = Vec::new();
         let (_cancel, cancelled) = watch::channel(false);
         let engine: Arc<dyn Engine> = Arc::new(self.engine.clone());
         let mut hear = |event| events.push(event);
-        let report = self.runtime.block_on(apply::run(plan, engine, None, cancelled, &mut hear));
+        let report = self.runtime.block_on(apply::run(plan, engine, parallel, cancelled, &mut hear));
         (report, events)
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     engine::{Container, ContainerState, CreateContainer, Health, Op, WaitFor},
-    model::{HealthTest, MountSource, NetworkMode, Service, label},
+    model::{HealthTest, MountSource, NetworkMode, Service},
 };
 
 use super::{
@@ -47,12 +47,14 @@ pub(super) fn running<'a>(
         draft,
         tracks: BTreeMap::new(),
         freed: Vec::new(),
+        removals: BTreeMap::new(),
         conditions: Conditions::default(),
     };
     writer.orphans(*remove_orphans);
     let order: Vec<&Decision<'a>> =
         scene.services.iter().filter_map(|service| decisions.get(service.name.as_str())).collect();
     order.iter().for_each(|decision| writer.containers(decision));
+    writer.names_are_free_first()?;
     writer.stops_wait_for_dependents(&order);
     writer.networks_wait_for_stops();
     for decision in &order {
@@ -84,24 +86,20 @@ struct Writer<'w, 'a> {
     draft: Draft,
     /// By service, in the order of the decision's replicas.
     tracks: BTreeMap<&'a str, Vec<Track>>,
-    /// Containers that stop or go, and the step after which their ports and networks are free.
+    /// Containers that stop, and the step after which their ports and networks are free.
     freed: Vec<(&'a Container, StepId)>,
+    /// By id.
+    removals: BTreeMap<&'a str, StepId>,
     conditions: Conditions<'a>,
 }
 
 impl<'a> Writer<'_, 'a> {
     /// Removes the orphans, or tells of them.
     fn orphans(&mut self, remove: bool) {
-        let root = self.scene.project.root.to_string_lossy();
-        let elsewhere = |c: &Container| c.labels.get(label::WORKING_DIR).is_some_and(|dir| *dir != root);
         let mut kept = Vec::new();
         for orphan in self.scene.orphans() {
-            if elsewhere(orphan) {
-                self.draft.notes.push(format!(
-                    "container {} is kept: a project of the same name in {} made it",
-                    orphan.name,
-                    orphan.labels.get(label::WORKING_DIR).map_or("another directory", String::as_str)
-                ));
+            if let Some(elsewhere) = self.scene.elsewhere(orphan) {
+                self.draft.notes.push(format!("container {} is kept: {elsewhere}", orphan.name));
                 self.park(orphan);
             } else if remove {
                 self.discard(orphan, &Cause::Orphan);
@@ -134,7 +132,8 @@ impl<'a> Writer<'_, 'a> {
     /// Stops and removes a container that nothing takes the place of; the removal.
     fn discard(&mut self, container: &'a Container, cause: &Cause) -> StepId {
         let (stop, remove) = self.draft.stop_and_remove(container, self.timeout, false, cause);
-        self.freed.push((container, stop.unwrap_or(remove)));
+        self.freed.extend(stop.map(|stop| (container, stop)));
+        self.removals.insert(&container.id.0, remove);
         remove
     }
 
@@ -162,9 +161,20 @@ impl<'a> Writer<'_, 'a> {
         }
         for double in &replica.doubles {
             let removal = self.discard(double, &Cause::Interrupted);
+            self.go_after(track.create, double, removal);
             track.cleared.push(removal);
         }
         track
+    }
+
+    /// What is there goes when its replacement is made; it stops earlier only where the replacement
+    /// waits for a network to be made anew.
+    fn go_after(&mut self, create: Option<StepId>, old: &Container, removal: StepId) {
+        self.draft.need_all(removal, create);
+        let stop = self.freed.iter().find(|(container, _)| container.id == old.id).map(|(_, stop)| *stop);
+        if let Some(stop) = stop.filter(|_| !self.replaces_networks) {
+            self.draft.need_all(stop, create);
+        }
     }
 
     fn keep(&mut self, container: &'a Container, replica: &Replica<'a>, track: &mut Track) {
@@ -178,11 +188,9 @@ impl<'a> Writer<'_, 'a> {
 
     fn replace(&mut self, old: &'a Container, create: StepId, track: &mut Track) {
         let (stop, remove) = self.draft.stop_and_remove(old, self.timeout, self.renew, &Cause::Replaced);
-        self.draft.need(remove, create);
-        if let Some(stop) = stop.filter(|_| !self.replaces_networks) {
-            self.draft.need(stop, create);
-        }
-        self.freed.push((old, stop.unwrap_or(remove)));
+        self.freed.extend(stop.map(|stop| (old, stop)));
+        self.removals.insert(&old.id.0, remove);
+        self.go_after(Some(create), old, remove);
         track.stop = stop;
         track.cleared.push(remove);
     }
@@ -223,6 +231,23 @@ impl<'a> Writer<'_, 'a> {
             self.draft.need_all(create, created);
         }
         create
+    }
+
+    /// A container of one service may have the name that a container of another will have.
+    fn names_are_free_first(&mut self) -> Result<(), PlanError> {
+        let creates = self.tracks.values().flatten().filter_map(|track| track.create);
+        for create in creates.collect::<Vec<_>>() {
+            let Op::Create(request) = &self.draft.step_mut(create).op else { continue };
+            let (name, service) = (request.name.clone(), request.service.clone());
+            let holders = self.scene.observed.containers.iter().filter(|c| c.name == name);
+            for holder in holders.filter(|holder| holder.service != service) {
+                let removal = self.removals.get(holder.id.0.as_str()).copied();
+                // Of two services that swap names neither can go first.
+                let removal = removal.filter(|removal| !self.draft.reaches(*removal, create));
+                self.draft.need(create, removal.ok_or_else(|| name_is_taken(&service, &name, holder))?);
+            }
+        }
+        Ok(())
     }
 
     /// A dependent that restarts with its dependency, or lives in its namespace, stops first.
@@ -351,6 +376,14 @@ impl<'a> Writer<'_, 'a> {
             self.draft.need_all(wait, begun.start);
         }
     }
+}
+
+fn name_is_taken(service: &str, name: &str, holder: &Container) -> PlanError {
+    PlanError::at(
+        format!("services.{service}.container_name"),
+        format!("the name `{name}` is taken by a container of service `{}`", holder.service),
+    )
+    .help(format!("remove that container first (`ficelle down {}`), or use another name", holder.service))
 }
 
 fn has_healthcheck(service: &Service) -> bool {

@@ -80,7 +80,20 @@ pub(super) fn running(scene: &Scene<'_>, goal: &Goal) -> Result<Plan, PlanError>
         judge.decisions.insert(&service.name, decision);
     }
     let decisions = judge.decisions;
-    assemble::running(scene, goal, decisions, resources)
+    let mut plan = assemble::running(scene, goal, decisions, resources)?;
+    plan.notes.extend(taken_over(scene, selection));
+    Ok(plan)
+}
+
+/// Containers that the command means, and another directory made.
+fn taken_over(scene: &Scene<'_>, selection: &Selection) -> Option<String> {
+    let meant = selection.services().flat_map(|service| scene.containers(service));
+    let foreign: Vec<(&str, String)> =
+        meant.filter_map(|container| Some((container.name.as_str(), scene.elsewhere(container)?))).collect();
+    let (name, elsewhere) = foreign.first()?;
+    Some(format!(
+        "container {name} is taken over: {elsewhere}; give one of them another name with `-p` or `name:`"
+    ))
 }
 
 /// When a container of a service is replaced for its own sake.

@@ -33,6 +33,21 @@ impl Draft {
         }
     }
 
+    /// `step` waits for `other`, however far.
+    pub fn reaches(&self, step: StepId, other: StepId) -> bool {
+        let mut seen = vec![false; self.steps.len()];
+        let mut next = vec![step];
+        while let Some(step) = next.pop() {
+            if step == other {
+                return true;
+            }
+            if !std::mem::replace(&mut seen[step.0], true) {
+                next.extend(&self.steps[step.0].needs);
+            }
+        }
+        false
+    }
+
     pub fn step_mut(&mut self, step: StepId) -> &mut Step {
         &mut self.steps[step.0]
     }

@@ -34,6 +34,50 @@ pub fn images(
     round.finish()
 }
 
+/// `build`: the selected services that have something to build.
+///
+/// # Errors
+/// None that a project can cause.
+pub fn builds(project: &Project, selection: &Selection) -> Result<Plan, PlanError> {
+    let mut round = Round::default();
+    for service in project.services.values().filter(|service| selection.contains(&service.name)) {
+        if let Some(build) = &service.build {
+            round.build(project, service, build, Cause::Asked("build"));
+        }
+    }
+    round.finish()
+}
+
+/// `pull`: the images of the selected services, afresh unless `policy` (or that of the service) says
+/// `missing`. Failing to pull what can be built is told, and no failure.
+///
+/// # Errors
+/// None that a project can cause.
+pub fn pulls(
+    project: &Project,
+    selection: &Selection,
+    policy: Option<PullPolicy>,
+    observed: &Observed,
+) -> Result<Plan, PlanError> {
+    let mut round = Round::default();
+    for service in project.services.values().filter(|service| selection.contains(&service.name)) {
+        let there = observed.images.contains_key(service.image());
+        match policy.or(service.pull_policy).unwrap_or(PullPolicy::Always) {
+            PullPolicy::Never | PullPolicy::Build => {}
+            PullPolicy::Missing if there => {}
+            _ if is_only_built(project, service) => {}
+            PullPolicy::Missing => round.pull(service, PullPolicy::Missing, Cause::Asked("pull")),
+            PullPolicy::Always => round.pull(service, PullPolicy::Always, Cause::Asked("pull")),
+        }
+    }
+    round.finish()
+}
+
+/// An image that only a build gives has no registry to come from.
+fn is_only_built(project: &Project, service: &Service) -> bool {
+    service.build.is_some() && service.image() == format!("{}-{}", project.name, service.name)
+}
+
 enum Need<'a> {
     Nothing,
     Pull(PullPolicy, Cause),
@@ -46,9 +90,7 @@ fn decide<'a>(
     options: &ImageOptions,
     there: bool,
 ) -> Result<Need<'a>, PlanError> {
-    // An image that only a build gives has no registry to come from.
-    let only_built =
-        service.build.is_some() && service.image() == format!("{}-{}", project.name, service.name);
+    let only_built = is_only_built(project, service);
     let policy = match options.pull {
         Some(_) if only_built => service.pull_policy,
         asked => asked.or(service.pull_policy),
@@ -116,6 +158,8 @@ impl<'a> Round<'a> {
         let pull = self.pulls.entry(key).or_insert((service, policy, cause.clone()));
         if policy == PullPolicy::Always && pull.1 != policy {
             *pull = (service, policy, cause);
+        } else if service.build.is_none() {
+            pull.0 = service;
         }
     }
 
@@ -132,9 +176,11 @@ impl<'a> Round<'a> {
             self.builds.iter().flat_map(|(_, _, names, ..)| names.iter().copied()).collect();
         self.pulls.retain(|(image, _), _| !built.contains(image));
         for ((image, platform), (service, policy, cause)) in self.pulls {
+            let optional = service.build.is_some() && cause == Cause::Asked("pull");
             let platform = platform.map(ToOwned::to_owned);
             let (image, service) = (image.to_owned(), service.name.clone());
-            self.draft.add(Op::Pull(PullRequest { image, platform, policy, service }), cause);
+            let step = self.draft.add(Op::Pull(PullRequest { image, platform, policy, service }), cause);
+            self.draft.step_mut(step).optional = optional;
         }
         let mut last: BTreeMap<&str, (StepId, &str)> = BTreeMap::new();
         for (service, build, names, cause, project) in self.builds {

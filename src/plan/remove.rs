@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     engine::{Container, Op},
-    model::{Selection, label},
+    model::{MountSource, Selection, Service, label},
 };
 
 use super::{
@@ -68,7 +68,8 @@ pub(super) fn removed(
     dependents_first(scene, &mut draft, &stops);
     if remove_orphans {
         let one_offs = scene.observed.containers.iter().filter(|c| is_one_off(c) && c.state.is_running());
-        for container in scene.orphans().chain(one_offs) {
+        let orphans = scene.orphans().chain(one_offs);
+        for container in orphans.filter(|container| scene.elsewhere(container).is_none()) {
             let (_, remove) = draft.stop_and_remove(container, timeout, volumes, &Cause::Orphan);
             gone.0.insert(&container.id.0, remove);
         }
@@ -114,7 +115,9 @@ fn note_kept(scene: &Scene<'_>, selection: &Selection, gone: &Gone<'_>, draft: &
         return;
     }
     for container in scene.observed.containers.iter().filter(|container| !gone.contains(container)) {
-        let why = if is_one_off(container) {
+        let why = if let Some(elsewhere) = scene.elsewhere(container) {
+            elsewhere
+        } else if is_one_off(container) {
             "it is a one-off container; `--remove-orphans` removes it".to_owned()
         } else if scene.project.disabled.contains_key(&container.service) {
             format!("service `{}` is disabled; turn its profile on to remove it", container.service)
@@ -177,8 +180,7 @@ fn remove_volumes(scene: &Scene<'_>, selection: &Selection, gone: &Gone<'_>, dra
 
 /// Services outside the selection that mount the volume.
 fn other_users<'a>(scene: &Scene<'a>, selection: &Selection, volume: &str) -> Vec<&'a str> {
-    use crate::model::MountSource;
-    let mounts = |service: &&&crate::model::Service| {
+    let mounts = |service: &&&Service| {
         let mut sources = service.container.mounts.iter().map(|mount| &mount.source);
         sources.any(|source| matches!(source, MountSource::Volume { name, .. } if name == volume))
     };
