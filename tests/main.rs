@@ -2,4 +2,9 @@
 
 mod network;
 mod images;
+mod convergence;
+mod convergence_properties;
+mod plan_text;
+mod schedule;
+mod stage;
 mod tidy;
