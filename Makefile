@@ -10,7 +10,7 @@
 
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help setup images build demo clean-demo test lint bench
+.PHONY: help setup images build demo capture clean-demo test lint bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -27,6 +27,11 @@ build: setup
 demo: build
 	@scripts/base-images postgres redis python
 	@scripts/demo
+
+# The terminal capture of README.md, from a real run.
+capture: build
+	@scripts/base-images postgres redis python
+	@scripts/capture
 
 clean-demo:
 	@scripts/demo down

@@ -1,5 +1,6 @@
 //! The integration tests, in one binary.
 
+mod readme;
 #[cfg(target_os = "linux")]
 mod scenarios;
 mod tidy;

@@ -37,6 +37,16 @@ fn hello_answers_and_greets_whom_the_environment_names() {
 }
 
 #[test]
+fn the_first_compose_file_of_the_readme_runs() {
+    let Some(machine) = Machine::in_own_network(&["busybox", "redis"]) else { return };
+    let mut project = machine.compose("first", &crate::readme::first_compose_file());
+    project.port = 8000;
+    project.ficelle(&["up", "-d"]).ok();
+    let page = eventually(|| project.get("/")).unwrap();
+    assert!(project.container("web").id.starts_with(page.trim()), "the page is no container's id: {page}");
+}
+
+#[test]
 fn the_guestbook_answers_and_its_entries_survive_down_but_not_down_v() {
     let Some(machine) = Machine::with(&["postgres", "redis", "python"]) else { return };
     let book = machine.sample("guestbook", "booktest");
