@@ -7,4 +7,7 @@ mod convergence_properties;
 mod plan_text;
 mod schedule;
 mod stage;
+mod readme;
+#[cfg(target_os = "linux")]
+mod scenarios;
 mod tidy;
