@@ -296,7 +296,7 @@ impl Reader<'_, '_> {
             }
             ("bind", Some(source)) => Some(MountSource::Bind {
                 path: PathBuf::from(source),
-                create: part("bind", "create_host_path").is_some_and(|node| node.value == Value::Bool(true)),
+                create: part("bind", "create_host_path").is_none_or(|node| node.value == Value::Bool(true)),
                 propagation: part("bind", "propagation").and_then(Node::as_str).map(ToOwned::to_owned),
             }),
             ("bind", None) => {

@@ -70,8 +70,11 @@ fn table_value(node: &Node, table: Table, format: Format) -> Json {
     if format == Format::Json {
         fixed(&mut object, table);
     }
-    for (key, value) in sorted(map).filter(|(key, _)| key.starts_with("x-")) {
-        object.insert(key.to_owned(), as_written(value));
+    // JSON shows the keys of the user's own at the top alone.
+    if format == Format::Yaml || std::ptr::eq(table, PROJECT) {
+        for (key, value) in sorted(map).filter(|(key, _)| key.starts_with("x-")) {
+            object.insert(key.to_owned(), as_written(value));
+        }
     }
     Json::Object(object)
 }
@@ -89,6 +92,17 @@ fn fixed(object: &mut Object<String, Json>, table: Table) {
         for key in ["resources", "placement"] {
             object.entry(key).or_insert_with(empty);
         }
+    }
+    if same(attributes::WATCH) {
+        object.entry("exec").or_insert_with(|| serde_json::json!({ "command": null }));
+    }
+    if same(attributes::HOOK) {
+        object.entry("command").or_insert(Json::Null);
+    }
+    if same(attributes::THROTTLE) || same(attributes::WEIGHT_DEVICE) {
+        let old = std::mem::take(object);
+        let upper = |key: String| key[..1].to_ascii_uppercase() + &key[1..];
+        object.extend(old.into_iter().map(|(key, value)| (upper(key), value)));
     }
     if same(NETWORK) {
         object.entry("ipam").or_insert_with(empty);
@@ -112,6 +126,13 @@ fn form_value(node: &Node, form: Form, format: Format) -> Json {
             hosts.sort_unstable();
             hosts.into_iter().map(Json::from).collect()
         }
+        (Value::Map(map), Form::Ssh) => sorted(map)
+            .map(|(key, value)| match value.as_str() {
+                Some(path) if !path.is_empty() => Json::from(format!("{key}={path}")),
+                _ => Json::from(key),
+            })
+            .collect(),
+        (Value::Text(size), Form::Bytes | Form::WholeBytes | Form::BytesText) if size == "0" => Json::Null,
         (Value::Map(map), Form::Keyed(item) | Form::Names(item, _)) => {
             sorted(map).map(|(key, value)| (key.to_owned(), form_value(value, *item, format))).collect()
         }

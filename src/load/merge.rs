@@ -23,7 +23,7 @@ pub fn merge(base: &mut Node, over: Node, form: Form, rule: Merge) {
         (Value::Map(below), Value::Map(above)) => match form {
             _ if rule == Merge::Logging && other_driver(below, &above) => *below = above,
             Form::Short(Short::Ulimit, _) => *below = above,
-            Form::Pairs(_) | Form::Options(_) | Form::Any => {
+            Form::Pairs(_) | Form::Ssh | Form::Options(_) | Form::Any => {
                 for (key, value) in above {
                     below.insert(key, value);
                 }

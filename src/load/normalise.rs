@@ -24,18 +24,14 @@ pub fn defaults(model: &mut Node) {
         {
             build.set("context", text("."));
         }
+        if let Some(Value::List(servers)) = service.get_mut("dns").map(|dns| &mut dns.value) {
+            servers.retain(|server| server.as_str() != Some(""));
+        }
         for secret in items_mut(service.get_mut("secrets")) {
             if secret.get("target").is_none()
                 && let Some(source) = secret.get_str("source").map(ToOwned::to_owned)
             {
                 secret.set("target", text(format!("/run/secrets/{source}")));
-            }
-        }
-        for mount in items_mut(service.get_mut("volumes")) {
-            if let Some(bind) = mount.get_mut("bind").filter(|bind| bind.as_map().is_some())
-                && bind.get("create_host_path").is_none()
-            {
-                bind.set("create_host_path", Value::Bool(true));
             }
         }
         let devices = service

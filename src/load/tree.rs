@@ -207,7 +207,7 @@ impl Value {
     }
 }
 
-/// A number as the reference prints it: the shortest form, an exponent from 10^21 on and below 10^-4.
+/// A number as the reference prints it: the shortest form, with an exponent from 10^6 on and below 10^-4.
 #[must_use]
 pub fn float_text(value: f64) -> String {
     if value.is_nan() {
@@ -217,7 +217,7 @@ pub fn float_text(value: f64) -> String {
         return if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
     }
     let magnitude = value.abs();
-    if value != 0.0 && !(1e-4..1e21).contains(&magnitude) {
+    if value != 0.0 && !(1e-4..1e6).contains(&magnitude) {
         let text = format!("{value:e}");
         let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let (sign, digits) = exponent.strip_prefix('-').map_or(("+", exponent), |digits| ("-", digits));
