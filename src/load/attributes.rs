@@ -14,6 +14,8 @@ pub struct Attribute {
     pub required: bool,
     /// Printed even when it is false, zero or empty, since that says something.
     pub kept: bool,
+    /// Never printed by `config`.
+    pub hidden: bool,
     pub support: Support,
 }
 
@@ -193,6 +195,7 @@ const fn row(name: &'static str, form: Form) -> Attribute {
         path: PathRule::None,
         required: false,
         kept: false,
+        hidden: false,
         support: Support::Yes,
     }
 }
@@ -219,6 +222,11 @@ impl Attribute {
 
     const fn kept(mut self) -> Self {
         self.kept = true;
+        self
+    }
+
+    const fn hidden(mut self) -> Self {
+        self.hidden = true;
         self
     }
 
@@ -334,7 +342,7 @@ pub static SERVICE: Table = &[
     row("ports", Ports).unique(KeyOf::Port),
     row("privileged", Flag),
     row("pull_policy", PullPolicy),
-    row("pull_refresh_after", Text),
+    row("pull_refresh_after", Text).hidden().missing(),
     row("read_only", Flag),
     row("restart", Text),
     row("runtime", Text).missing(),

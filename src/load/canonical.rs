@@ -744,13 +744,9 @@ impl Canonical<'_> {
     }
 
     fn gpus(&mut self, node: Node, path: &Path<'_>) -> Option<Node> {
-        let span = node.span;
         match &node.value {
-            Value::Text(text) if text == "all" => {
-                let mut all = Node::map(span);
-                all.set("count", Value::Int(-1));
-                Some(Node::new(Value::List(vec![all]), span))
-            }
+            // Stays as it is until all files are merged: a list replaces it.
+            Value::Text(text) if text == "all" => Some(node),
             Value::List(_) => self.list_of(node, Form::Object(attributes::DEVICE_REQUEST), path),
             _ => self.expected(&node, "`all` or a list of devices", path),
         }
@@ -889,7 +885,7 @@ fn mount_node(mount: &mounts::MountText, span: Span) -> Node {
     if bind.as_map().is_some_and(|map| !map.is_empty()) {
         node.set("bind", bind.value);
     }
-    if !mount.is_bind() || mount.nocopy {
+    if !mount.bare && !mount.is_bind() || mount.nocopy {
         let mut volume = Node::map(span);
         if mount.nocopy {
             volume.set("nocopy", Value::Bool(true));

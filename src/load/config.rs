@@ -60,7 +60,7 @@ fn double_dollars(json: &mut Json) {
 fn table_value(node: &Node, table: Table, format: Format) -> Json {
     let Some(map) = node.as_map() else { return plain(node) };
     let mut object = Object::new();
-    for row in table {
+    for row in table.iter().filter(|row| !row.hidden) {
         let Some(value) = map.get(row.name) else { continue };
         let json = form_value(value, row.form, format);
         if row.kept && !json.is_null() || !is_zero(&json) {
@@ -73,7 +73,7 @@ fn table_value(node: &Node, table: Table, format: Format) -> Json {
     // JSON shows the keys of the user's own at the top alone.
     if format == Format::Yaml || std::ptr::eq(table, PROJECT) {
         for (key, value) in sorted(map).filter(|(key, _)| key.starts_with("x-")) {
-            object.insert(key.to_owned(), as_written(value));
+            object.insert(key.to_owned(), extension(value));
         }
     }
     Json::Object(object)
@@ -83,6 +83,10 @@ fn table_value(node: &Node, table: Table, format: Format) -> Json {
 fn fixed(object: &mut Object<String, Json>, table: Table) {
     let empty = || Json::Object(Object::new());
     let same = |other: Table| std::ptr::eq(table, other);
+    if same(PROJECT) {
+        object.entry("services").or_insert_with(empty);
+        object.remove("models");
+    }
     if same(attributes::SERVICE) {
         for key in ["command", "entrypoint"] {
             object.entry(key).or_insert(Json::Null);
@@ -180,6 +184,21 @@ fn float(value: f64) -> Json {
 /// A tree without a table: keys sorted, nothing left out.
 fn as_written(node: &Node) -> Json {
     plain(node)
+}
+
+/// A value of the user's own; the reference loses empty lists in these.
+fn extension(node: &Node) -> Json {
+    let mut json = plain(node);
+    let mut open = vec![&mut json];
+    while let Some(value) = open.pop() {
+        match value {
+            Json::Array(items) if items.is_empty() => *value = Json::Null,
+            Json::Array(items) => open.extend(items.iter_mut()),
+            Json::Object(object) => open.extend(object.values_mut()),
+            _ => {}
+        }
+    }
+    json
 }
 
 fn plain(node: &Node) -> Json {

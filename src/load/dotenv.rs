@@ -1,8 +1,6 @@
 //! The one parser of `.env` files, `env_file` and `label_file`.
 //! Knows text and variables, nothing of where they go.
 
-use std::collections::BTreeMap;
-
 use indexmap::IndexMap;
 
 use super::interpolate::{self, substitute};
@@ -61,11 +59,6 @@ pub fn parse_raw(
 #[must_use]
 pub fn nothing(_: &str) -> Option<String> {
     None
-}
-
-/// A lookup in a map.
-pub fn from_map(map: &BTreeMap<String, String>) -> impl Fn(&str) -> Option<String> {
-    |name| map.get(name).cloned()
 }
 
 struct Reader<'a> {

@@ -19,7 +19,7 @@ impl Loader<'_> {
             if !self.options.no_env_resolution {
                 self.read_env_files(service, environment, &path);
             }
-            self.read_label_files(service, environment, &path);
+            self.read_label_files(service, &path);
         }
     }
 
@@ -51,12 +51,11 @@ impl Loader<'_> {
         lay_on(service, "environment", found);
     }
 
-    fn read_label_files(&mut self, service: &mut Node, environment: &Variables, path: &str) {
+    fn read_label_files(&mut self, service: &mut Node, path: &str) {
         let Some(files) = service.as_map_mut().and_then(|map| map.shift_remove("label_file")) else { return };
-        let lookup = dotenv::from_map(environment);
         let mut found = Map::new();
         for file in files.items() {
-            self.read_into(&mut found, file, true, false, &lookup, &format!("{path}.label_file"));
+            self.read_into(&mut found, file, true, false, &dotenv::nothing, &format!("{path}.label_file"));
         }
         lay_on(service, "labels", found);
     }

@@ -34,6 +34,11 @@ pub fn defaults(model: &mut Node) {
                 secret.set("target", text(format!("/run/secrets/{source}")));
             }
         }
+        if service.get_str("gpus") == Some("all") {
+            let mut all = Node::map(service.get("gpus").map(|gpus| gpus.span).unwrap_or_default());
+            all.set("count", Value::Int(-1));
+            service.set("gpus", Value::List(vec![all]));
+        }
         let devices = service
             .get_mut("deploy")
             .and_then(|deploy| deploy.get_mut("resources")?.get_mut("reservations")?.get_mut("devices"));
@@ -79,7 +84,7 @@ pub fn normalise(model: &mut Node, name: &str, base: &Base<'_>, environment: &Va
                 resource.value = Value::Map(Map::new());
             }
             let external = resource.get("external").map(|node| node.value.clone()) == Some(Value::Bool(true));
-            if resource.get("name").is_none_or(|name| name.as_str() == Some("")) {
+            if resource.get("name").is_none() {
                 let named = if external { key.text.clone() } else { format!("{name}_{key}") };
                 resource.set("name", text(named));
             }
