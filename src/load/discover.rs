@@ -184,8 +184,9 @@ pub fn read_variables(
                 continue;
             }
         };
-        let lookup = |name: &str| environment.get(name).cloned().or_else(|| found.get(name).cloned());
-        match dotenv::parse(&text, &lookup) {
+        let outer = |name: &str| environment.get(name).cloned();
+        let earlier = |name: &str| found.get(name).cloned();
+        match dotenv::parse(&text, &outer, &earlier) {
             Ok(variables) => found.extend(variables),
             Err(fault) => errors.push(variable_fault(files, &shown, &text, fault)),
         }

@@ -16,6 +16,18 @@ fn entries<'a>(model: &'a mut Node, key: &str) -> impl Iterator<Item = (&'a Key,
     model.get_mut(key).and_then(Node::as_map_mut).into_iter().flatten()
 }
 
+/// `gpus: all` to its long form. Not sooner, since within one file a list replaces it, while of two files
+/// the lists are joined.
+pub fn all_gpus(model: &mut Node) {
+    for (_, service) in entries(model, "services") {
+        if service.get_str("gpus") == Some("all") {
+            let mut all = Node::map(service.get("gpus").map(|gpus| gpus.span).unwrap_or_default());
+            all.set("count", Value::Int(-1));
+            service.set("gpus", Value::List(vec![all]));
+        }
+    }
+}
+
 /// Defaults that hold even when nothing is normalised.
 pub fn defaults(model: &mut Node) {
     for (_, service) in entries(model, "services") {
@@ -33,11 +45,6 @@ pub fn defaults(model: &mut Node) {
             {
                 secret.set("target", text(format!("/run/secrets/{source}")));
             }
-        }
-        if service.get_str("gpus") == Some("all") {
-            let mut all = Node::map(service.get("gpus").map(|gpus| gpus.span).unwrap_or_default());
-            all.set("count", Value::Int(-1));
-            service.set("gpus", Value::List(vec![all]));
         }
         let devices = service
             .get_mut("deploy")

@@ -381,9 +381,8 @@ impl<'a> Builder<'a> {
     }
 
     fn span(&self, start: Marker, end: Marker) -> Span {
-        let column = |at: Marker| {
-            at.col().saturating_sub(if self.moved.contains(&at.line()) { MOVE } else { 0 })
-        };
+        let column =
+            |at: Marker| at.col().saturating_sub(if self.moved.contains(&at.line()) { MOVE } else { 0 });
         let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
         let length = if start.line() == end.line() { column(end).saturating_sub(column(start)) } else { 999 };
         Span {
