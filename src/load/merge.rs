@@ -23,16 +23,20 @@ pub fn merge(base: &mut Node, over: Node, form: Form, rule: Merge) {
         (Value::Map(below), Value::Map(above)) => match form {
             _ if rule == Merge::Logging && other_driver(below, &above) => *below = above,
             Form::Short(Short::Ulimit, _) => *below = above,
-            Form::Pairs(_) | Form::Options(_) | Form::Any => {
+            Form::Pairs(_) | Form::Ssh | Form::Options(_) => {
                 for (key, value) in above {
                     below.insert(key, value);
                 }
             }
+            Form::Any => merge_maps(below, above, |_| Some((Form::Any, Merge::Default))),
             Form::Keyed(item) | Form::Names(item, _) => {
                 merge_maps(below, above, |_| Some((*item, Merge::Default)));
             }
             Form::Object(table) | Form::ObjectOrNull(table) | Form::Closed(table) | Form::Short(_, table) => {
-                merge_maps(below, above, |key| attributes::find(table, key).map(|row| (row.form, row.merge)));
+                merge_maps(below, above, |key| {
+                    let row = attributes::find(table, key);
+                    Some(row.map_or((Form::Any, Merge::Default), |row| (row.form, row.merge)))
+                });
             }
             _ => *below = above,
         },
@@ -48,7 +52,6 @@ fn merge_maps(below: &mut Map, above: Map, rule: impl Fn(&str) -> Option<(Form, 
     for (key, value) in above {
         match (below.get_mut(key.text.as_str()), rule(&key.text)) {
             (Some(base), Some((form, merge_rule))) if !base.is_null() => merge(base, value, form, merge_rule),
-            // A key of the user's own is replaced as a whole.
             _ => drop(below.insert(key, value)),
         }
     }

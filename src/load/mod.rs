@@ -102,9 +102,11 @@ fn project_name(
             loader.interpolate(&mut named, &root.key("name"), &site.environment);
         }
         let name = normal_name(named.as_str().unwrap_or_default());
-        if !name.is_empty() {
-            return Ok(name);
+        if name.is_empty() {
+            let mark = loader.files.mark(named.span, "this gives no letter or digit");
+            return Err(vec![Diagnostic::error("project name must not be empty").at("name").mark(mark)]);
         }
+        return Ok(name);
     }
     let directory = site.root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = normal_name(&directory);
@@ -127,12 +129,12 @@ fn finish(
 ) -> Result<Loaded, Vec<Diagnostic>> {
     let options = loader.options;
     Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
+    normalise::defaults(model);
     let root = site.root.to_string_lossy().into_owned();
     let base = Base { dir: &root, home: loader.home(&site.environment) };
     if !options.no_path_resolution {
         base.resolve(model, Form::Object(PROJECT));
     }
-    normalise::defaults(model);
     loader.inherit_environment(model, &site.environment);
     if options.no_normalize {
         model.set("name", tree::Value::Text(name.to_owned()));
