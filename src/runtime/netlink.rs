@@ -200,6 +200,9 @@ pub fn add_veth(near: Plug<'_>, master: Option<u32>, far: Plug<'_>) -> Request {
 fn plugged(plug: Plug<'_>) -> LinkMessage {
     let mut link = LinkMessage::default();
     link.attributes.push(LinkAttribute::IfName(plug.name.to_owned()));
+    // Without asking, a cable gets a queue for each CPU, and each is an object to be made.
+    link.attributes.push(LinkAttribute::NumTxQueues(1));
+    link.attributes.push(LinkAttribute::NumRxQueues(1));
     link.attributes.extend(plug.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
     link.attributes.extend(plug.netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
     link
