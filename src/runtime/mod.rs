@@ -16,6 +16,7 @@ pub mod netns;
 pub mod network;
 pub mod nft;
 pub mod ports;
+mod uplink;
 
 pub use self::{
     config::{

@@ -96,6 +96,35 @@ impl Netlink {
         Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer holds no link"))
     }
 
+    /// The index of a link that must be there.
+    pub fn index_of(&mut self, name: &str) -> io::Result<u32> {
+        self.index(name)?
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no link `{name}`")))
+    }
+
+    pub fn delete_if_there(&mut self, name: &str) -> io::Result<()> {
+        match self.all(&[delete_link(name)]) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Name and index of all links.
+    pub fn links(&mut self) -> io::Result<Vec<(String, u32)>> {
+        let answers = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let links = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => {
+                let index = link.header.index;
+                link.attributes.into_iter().find_map(|attribute| match attribute {
+                    LinkAttribute::IfName(name) => Some((name, index)),
+                    _ => None,
+                })
+            }
+            _ => None,
+        });
+        Ok(links.collect())
+    }
+
     /// The IPv4 networks that this namespace has a route to or an address in, the default route left out.
     pub fn networks(&mut self) -> io::Result<Vec<(Ipv4Addr, u8)>> {
         let mut route = RouteMessage::default();
