@@ -158,4 +158,9 @@ fn two_anchors_have_ways_out_side_by_side() {
     eventually("the first anchor ends", || one.processes().is_empty());
     let web = two.container(&second, "web-2", "web", &["open"]);
     assert_eq!(web.fetch(NEAR, 80).unwrap(), "198.51.100.1");
+    // And what the first found, the last puts back.
+    assert!(host.forwards());
+    drop(second);
+    eventually("the second anchor ends", || two.processes().is_empty());
+    assert!(!host.forwards());
 }
