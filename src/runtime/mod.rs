@@ -18,6 +18,7 @@ pub mod network;
 pub mod nft;
 pub mod ports;
 pub mod seccomp;
+mod uplink;
 pub mod volumes;
 
 pub use self::{

@@ -286,12 +286,8 @@ fn plug_in(
     );
     for _ in 0..CABLE_ATTEMPTS {
         match netlink.all(std::slice::from_ref(&cable)) {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => netlink.delete_if_there(&near)?,
             other => return other,
-        }
-        match netlink.all(&[netlink::delete_link(&near)]) {
-            Err(error) if error.raw_os_error() != Some(libc::ENODEV) => return Err(error),
-            _ => {}
         }
     }
     Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("link `{near}` comes back")))
@@ -316,9 +312,7 @@ fn ensure_bridge(netlink: &mut Netlink, lease: &Lease) -> io::Result<u32> {
     };
     nft::permit_within(&lease.bridge)?;
     netlink.perform(&[netlink::add_bridge(&lease.bridge)])?.into_iter().try_for_each(exists)?;
-    let index = netlink
-        .index(&lease.bridge)?
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the bridge is gone again"))?;
+    let index = netlink.index_of(&lease.bridge)?;
     let address = netlink::add_address(index, lease.gateway, lease.prefix);
     netlink.perform(&[address])?.into_iter().try_for_each(exists)?;
     Ok(index)
@@ -326,19 +320,14 @@ fn ensure_bridge(netlink: &mut Netlink, lease: &Lease) -> io::Result<u32> {
 
 /// Address first, then up: coming up is what tells the neighbours.
 fn configure(netlink: &mut Netlink, name: &str, lease: &Lease, default: Option<Ipv4Addr>) -> io::Result<()> {
-    let index = netlink
-        .index(name)?
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface `{name}`")))?;
+    let index = netlink.index_of(name)?;
     let mut requests = vec![netlink::add_address(index, lease.address, lease.prefix), netlink::set_up(index)];
     requests.extend(default.map(|gateway| netlink::add_route((Ipv4Addr::UNSPECIFIED, 0), gateway)));
     netlink.all(&requests)
 }
 
 fn remove_bridge(anchor: &Anchor, bridge: &str) -> Result<()> {
-    within(anchor.netns(), "the anchor's", || match Netlink::open()?.all(&[netlink::delete_link(bridge)]) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
-        other => other,
-    })
+    within(anchor.netns(), "the anchor's", || Netlink::open()?.delete_if_there(bridge))
 }
 
 fn within<T>(

@@ -1,7 +1,7 @@
-//! The three sets of rules that the runtime needs, written to nf_tables by its own netlink encoding.
-//! All of them live in network namespaces of ours; the host's rules are never touched from here.
+//! The few sets of rules that the runtime needs, written to nf_tables by its own netlink encoding. Rules
+//! in the host's namespace stand in a table that the kernel takes away with the process that made it.
 
-use std::{io, net::Ipv4Addr};
+use std::{fmt, io, net::Ipv4Addr, os::fd::AsRawFd};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
@@ -28,33 +28,99 @@ pub fn redirect_dns(server: Ipv4Addr, port: u16) -> io::Result<()> {
         rule.destination(server, port);
         batch.rule(TABLE, "output", rule);
     }
-    batch.commit()
+    batch.commit().map(drop)
 }
 
 /// In the anchor's namespace: nothing passes from one bridge to another.
 pub fn isolate() -> io::Result<()> {
     let mut batch = Batch::new(Family::Inet);
     batch.table(TABLE);
-    batch.pairs(TABLE, WITHIN);
+    batch.set(TABLE, WITHIN, TYPE_IFNAME << 6 | TYPE_IFNAME, 2 * IFNAME);
     batch.chain(TABLE, "forward", Chain { kind: "filter", hook: 2, priority: 0, drop: true });
     let mut rule = Rule::default();
     rule.interface_pair().in_set(WITHIN).accept();
     batch.rule(TABLE, "forward", rule);
-    batch.commit()
+    batch.commit().map(drop)
+}
+
+/// In the anchor's namespace: bridges that have a way out may use the link `uplink`, and everything
+/// leaves it with its address. What comes in there must be an answer.
+pub fn permit_out(uplink: &str) -> io::Result<()> {
+    let mut batch = Batch::new(Family::Inet);
+    let mut out = Rule::default();
+    out.meta(META_IIFNAME).equal(BRIDGE.as_bytes()).meta(META_OIFNAME).equal(&name(uplink)).accept();
+    batch.rule(TABLE, "forward", out);
+    let mut back = Rule::default();
+    back.meta(META_IIFNAME).equal(&name(uplink)).answers().accept();
+    batch.rule(TABLE, "forward", back);
+    batch.chain(TABLE, "postrouting", Chain { kind: "nat", hook: 4, priority: 100, drop: false });
+    let mut hide = Rule::default();
+    hide.meta(META_OIFNAME).equal(&name(uplink)).masquerade();
+    batch.rule(TABLE, "postrouting", hide);
+    batch.commit().map(drop)
+}
+
+/// Rules of the host that end with this value, or with its process.
+pub struct HostRules(Socket);
+
+impl fmt::Debug for HostRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HostRules").field(&self.0.as_raw_fd()).finish()
+    }
+}
+
+/// In the host's namespace: what comes from `source` leaves with the host's address, and over `link`
+/// nobody but it opens connections. Between the links `fenced` (by index) nothing is forwarded: they
+/// were there when forwarding was off.
+pub fn lead_out(link: &str, source: Ipv4Addr, fenced: &[u32]) -> io::Result<HostRules> {
+    let table = &format!("ficelle-{link}");
+    let mut batch = Batch::new(Family::Ip);
+    batch.own_table(table);
+    batch.chain(table, "postrouting", Chain { kind: "nat", hook: 4, priority: 100, drop: false });
+    let mut hide = Rule::default();
+    hide.payload(Header::Network, 12, 4).equal(&source.octets()).masquerade();
+    batch.rule(table, "postrouting", hide);
+    batch.chain(table, "forward", Chain { kind: "filter", hook: 2, priority: 0, drop: false });
+    let mut back = Rule::default();
+    back.meta(META_OIFNAME).equal(&name(link)).answers().accept();
+    batch.rule(table, "forward", back);
+    let mut into = Rule::default();
+    into.meta(META_OIFNAME).equal(&name(link)).drop();
+    batch.rule(table, "forward", into);
+    if !fenced.is_empty() {
+        batch.set(table, "fenced", TYPE_IFINDEX, 4);
+        fenced.iter().for_each(|index| batch.element(table, "fenced", &index.to_ne_bytes()));
+        let mut rule = Rule::default();
+        rule.meta(META_IIF).in_set("fenced").meta(META_OIF).in_set("fenced").drop();
+        batch.rule(table, "forward", rule);
+    }
+    batch.commit().map(HostRules)
 }
 
 /// In the anchor's namespace: frames between ports of this bridge pass.
 pub fn permit_within(bridge: &str) -> io::Result<()> {
     let mut batch = Batch::new(Family::Inet);
-    batch.pair(TABLE, WITHIN, bridge);
-    batch.commit()
+    batch.element(TABLE, WITHIN, &[name(bridge), name(bridge)].concat());
+    batch.commit().map(drop)
 }
 
+/// As the kernel compares it whole: with zeros to the end.
+fn name(interface: &str) -> [u8; IFNAME] {
+    let mut name = [0; IFNAME];
+    name.iter_mut().zip(interface.bytes()).for_each(|(to, from)| *to = from);
+    name
+}
+
+const META_IIF: u32 = 4;
+const META_OIF: u32 = 5;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_L4PROTO: u32 = 16;
-/// Type of an interface name in nft's numbering, so that `nft list` can show it.
+/// Types in nft's numbering, so that `nft list` can show sets.
+const TYPE_IFINDEX: u32 = 40;
 const TYPE_IFNAME: u32 = 41;
+/// Bits of the state of a connection.
+const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 const IFNAME: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
@@ -118,9 +184,13 @@ impl Rule {
 
     /// Goes on when the register begins with these bytes.
     fn equal(&mut self, value: &[u8]) -> &mut Self {
+        self.compare(0, value)
+    }
+
+    fn compare(&mut self, operator: u32, value: &[u8]) -> &mut Self {
         self.expression("cmp", |data| {
             data.number(1, 1);
-            data.number(2, 0);
+            data.number(2, operator);
             data.nest(3, |inner| inner.bytes(1, value));
         })
     }
@@ -133,10 +203,39 @@ impl Rule {
     }
 
     fn accept(&mut self) -> &mut Self {
+        self.verdict(1)
+    }
+
+    fn drop(&mut self) -> &mut Self {
+        self.verdict(0)
+    }
+
+    fn verdict(&mut self, code: u32) -> &mut Self {
         self.expression("immediate", |data| {
             data.number(1, 0);
-            data.nest(2, |inner| inner.nest(2, |verdict| verdict.number(1, 1)));
+            data.nest(2, |inner| inner.nest(2, |verdict| verdict.number(1, code)));
         })
+    }
+
+    /// Goes on for packets of connections that were opened from the other side.
+    fn answers(&mut self) -> &mut Self {
+        self.expression("ct", |data| {
+            data.number(2, 0);
+            data.number(1, 1);
+        })
+        .expression("bitwise", |data| {
+            data.number(1, 1);
+            data.number(2, 1);
+            data.number(3, 4);
+            data.nest(4, |mask| mask.bytes(1, &ESTABLISHED_OR_RELATED.to_ne_bytes()));
+            data.nest(5, |xor| xor.bytes(1, &[0; 4]));
+        })
+        .compare(1, &[0; 4])
+    }
+
+    /// Gives the packet the address of the link that it leaves by.
+    fn masquerade(&mut self) -> &mut Self {
+        self.expression("masq", |_| {})
     }
 
     /// Sends the packet to this address and port.
@@ -212,28 +311,33 @@ impl Batch {
         });
     }
 
-    /// A set of pairs of interface names.
-    fn pairs(&mut self, table: &str, set: &str) {
+    /// A table that goes with the socket.
+    fn own_table(&mut self, name: &str) {
+        const OWNER: u32 = 2;
+        self.message(NEW_TABLE, CREATE, |table| {
+            table.text(1, name);
+            table.number(2, OWNER);
+        });
+    }
+
+    /// A set of keys of this type and so many bytes.
+    fn set(&mut self, table: &str, set: &str, kind: u32, bytes: usize) {
         self.message(NEW_SET, CREATE, |message| {
             message.text(1, table);
             message.text(2, set);
             message.number(3, 0);
-            message.number(4, TYPE_IFNAME << 6 | TYPE_IFNAME);
-            message.number(5, 32);
+            message.number(4, kind);
+            message.number(5, u32::try_from(bytes).unwrap_or(u32::MAX));
             message.number(10, 1);
         });
     }
 
-    fn pair(&mut self, table: &str, set: &str, interface: &str) {
-        let mut key = [0; 2 * IFNAME];
-        for half in key.chunks_exact_mut(IFNAME) {
-            half.iter_mut().zip(interface.bytes()).for_each(|(to, from)| *to = from);
-        }
+    fn element(&mut self, table: &str, set: &str, key: &[u8]) {
         self.message(NEW_ELEMENT, CREATE, |message| {
             message.text(1, table);
             message.text(2, set);
             message.nest(3, |list| {
-                list.nest(1, |element| element.nest(1, |inner| inner.bytes(1, &key)));
+                list.nest(1, |element| element.nest(1, |inner| inner.bytes(1, key)));
             });
         });
     }
@@ -263,7 +367,7 @@ impl Batch {
     }
 
     /// Carries the transaction out in the network namespace of the calling thread.
-    fn commit(mut self) -> io::Result<()> {
+    fn commit(mut self) -> io::Result<Socket> {
         self.control(BATCH_END);
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
@@ -274,7 +378,7 @@ impl Batch {
             let (bytes, _) = socket.recv_from_full()?;
             acks += acknowledged(&bytes)?;
         }
-        Ok(())
+        Ok(socket)
     }
 }
 
