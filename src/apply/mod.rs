@@ -3,15 +3,14 @@
 mod event;
 
 pub use event::Event;
+// The vocabulary of events, for those who show them.
+pub use crate::plan::{Cause, FieldChange, Plan, Step, StepId};
 
 use std::{num::NonZeroUsize, sync::Arc};
 
 use tokio::sync::watch;
 
-use crate::{
-    engine::{Engine, EngineError},
-    plan::{Plan, StepId},
-};
+use crate::engine::{Engine, EngineError};
 
 /// How a plan ended.
 #[derive(Clone, Debug, Default, PartialEq)]

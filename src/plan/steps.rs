@@ -74,3 +74,24 @@ impl fmt::Display for FieldChange {
         self.place.as_ref().map_or(Ok(()), |place| write!(f, " ({place})"))
     }
 }
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("missing"),
+            Self::Changed(changes) => {
+                f.write_str("changed")?;
+                changes.iter().try_for_each(|change| write!(f, "; {change}"))
+            }
+            Self::ImageChanged { image } => write!(f, "image {image} has changed"),
+            Self::Asked(flag) => write!(f, "asked for by {flag}"),
+            Self::Dependency { on } => write!(f, "depends on {on}"),
+            Self::NotRunning => f.write_str("not running"),
+            Self::Surplus => f.write_str("more than wanted"),
+            Self::Orphan => f.write_str("no longer in the files"),
+            Self::Replaced => f.write_str("replaced"),
+            Self::Goal => f.write_str("asked for"),
+            Self::Interrupted => f.write_str("left by an interrupted command"),
+        }
+    }
+}
