@@ -1,3 +1,5 @@
 //! The integration tests, in one binary.
 
+mod convergence;
+mod stage;
 mod tidy;

@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("apply", &["plan", "engine"]),
     ("plan", &["engine", "model"]),
     ("engines/simulated.rs", &["engine", "model"]),
+    ("engines/simulated", &["engine", "model"]),
     ("engines", &["engine", "build", "image", "runtime", "model"]),
     ("build", &["image", "runtime", "model"]),
     ("load", &["model"]),

@@ -211,7 +211,7 @@ mod tests {
 
     fn step(name: &str) -> Step {
         let op = Op::Start { project: "demo".into(), name: name.into() };
-        Step { op, needs: Vec::new(), cause: Cause::Missing }
+        Step { op, needs: Vec::new(), optional: false, cause: Cause::Missing }
     }
 
     fn board(steps: usize, finished: usize) -> Board {

@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn an_event_is_one_object_with_the_keys_of_compose() {
         let op = Op::Start { project: "demo".into(), name: "demo-web-1".into() };
-        let what = Step { op, needs: Vec::new(), cause: Cause::Missing };
+        let what = Step { op, needs: Vec::new(), optional: false, cause: Cause::Missing };
         let took = Duration::from_millis(12);
         let event = Event::Done { step: StepId(0), what, outcome: Outcome::default(), took };
         let value: Value = serde_json::from_str(&line(&event).unwrap()).unwrap();

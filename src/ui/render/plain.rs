@@ -111,7 +111,7 @@ mod tests {
 
     fn start(name: &str) -> Step {
         let op = Op::Start { project: "demo".into(), name: name.into() };
-        Step { op, needs: Vec::new(), cause: Cause::Missing }
+        Step { op, needs: Vec::new(), optional: false, cause: Cause::Missing }
     }
 
     #[test]

@@ -49,7 +49,7 @@ mod tests {
             place: None,
         };
         let op = Op::Start { project: "demo".into(), name: "demo-web-1".into() };
-        let step = Step { op, needs: Vec::new(), cause: Cause::Changed(vec![change]) };
+        let step = Step { op, needs: Vec::new(), optional: false, cause: Cause::Changed(vec![change]) };
         let plan = Plan { steps: vec![step], ..Plan::default() };
         assert_eq!(
             plan_lines(&plan, Palette { colour: false }),
