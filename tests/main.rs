@@ -1,5 +1,6 @@
 //! The integration tests, in one binary.
 
 mod convergence;
+mod images;
 mod stage;
 mod tidy;
