@@ -195,7 +195,7 @@ mod tests {
     use super::*;
     use crate::model::Protocol;
 
-    fn want(service: &str, published: Option<(u16, u16)>, host_ip: Option<&str>) -> Wanted<'_> {
+    fn want<'a>(service: &'a str, published: Option<(u16, u16)>, host_ip: Option<&str>) -> Wanted<'a> {
         let host_ip = host_ip.map(|ip| ip.parse().unwrap());
         Wanted { service, index: 0, config: PortConfig { target: 80, published, host_ip, protocol: Protocol::Tcp } }
     }
