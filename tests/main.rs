@@ -9,5 +9,6 @@ mod readme;
 #[cfg(target_os = "linux")]
 mod scenarios;
 mod schedule;
+mod images;
 mod stage;
 mod tidy;

@@ -11,6 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("main.rs", &["cli", "runtime"]),
     ("cli", &["watch", "session", "load", "ui"]),
     ("watch", &["session", "build::ignore", "model"]),
+    ("session", &["load", "plan", "apply", "engines", "engine", "model"]),
     ("session.rs", &["load", "plan", "apply", "engines", "engine", "model"]),
     ("ui", &["apply", "engine"]),
     ("apply", &["plan", "engine"]),

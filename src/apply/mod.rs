@@ -8,7 +8,9 @@ pub use event::Event;
 pub use run::run;
 pub use schedule::{Schedule, StepState};
 
-use crate::{engine::EngineError, plan::StepId};
+use crate::engine::EngineError;
+// The vocabulary of events, for those who show them.
+pub use crate::plan::{Cause, FieldChange, Plan, Step, StepId};
 
 /// How a plan ended.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -71,6 +71,16 @@ pub fn discover(
     Ok(site)
 }
 
+/// Whether there is no Compose file at all: none was named, and none is found.
+#[must_use]
+pub fn finds_nothing(options: &LoadOptions, source: &dyn Source) -> bool {
+    let here = source.current_dir();
+    let from = options.project_directory.as_ref().map_or_else(|| here.clone(), |dir| absolute(&here, dir));
+    options.files.is_empty()
+        && from_variable(&source.environment(), &here).is_empty()
+        && search(&from, source, &mut Vec::new()).is_err()
+}
+
 fn absolute(here: &Path, path: &Path) -> PathBuf {
     PathBuf::from(super::canonical::clean(&here.join(path).to_string_lossy()))
 }

@@ -32,6 +32,7 @@ mod yaml;
 use std::{path::PathBuf, rc::Rc};
 
 pub use diagnostic::{Diagnostic, Paint, Severity};
+pub use discover::finds_nothing;
 pub use options::{Effect, LoadOptions, Loaded, Unsupported};
 pub use source::{Source, System};
 
