@@ -9,6 +9,5 @@ mod readme;
 #[cfg(target_os = "linux")]
 mod scenarios;
 mod schedule;
-mod images;
 mod stage;
 mod tidy;
