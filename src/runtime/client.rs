@@ -45,12 +45,9 @@ pub fn ask_living(group: &Group, request: &Request) -> Result<bool> {
     }
 }
 
-/// Makes sure that there is a keeper.
+/// Makes sure that there is a keeper: one that answers, since a dying one still accepts.
 pub fn ensure(group: &Group) -> Result<()> {
-    match connect(group) {
-        Some(_) => Ok(()),
-        None => spawn(group),
-    }
+    ask(group, &Request::Hello)
 }
 
 /// Starts a keeper where a container runs and nobody would tell its end.

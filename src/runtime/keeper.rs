@@ -339,6 +339,7 @@ impl Keeper {
             return;
         }
         let result = match serde_json::from_slice(&text) {
+            Ok(Request::Hello) => Ok(()),
             Ok(Request::Start { id }) => return self.start(&id, client),
             Ok(Request::Stop { id }) => return self.stop(&id, client),
             Ok(Request::Forget { id }) => {

@@ -140,13 +140,18 @@ fn pointers(texts: &[CString]) -> Vec<*const libc::c_char> {
 /// Rust starts with SIGPIPE ignored, and the keeper blocks what it reads from a descriptor; a
 /// container starts with neither.
 pub fn reset_signals() -> io::Result<()> {
-    for signal in 1..=64 {
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
-            continue;
+    // The kernel's structure: handler, flags, restorer, mask. The C library's call would refuse
+    // the signals it keeps for itself, and they are inherited like all others.
+    let default = [0_u64; 4];
+    for signal in (1..=64).filter(|signal| ![libc::SIGKILL, libc::SIGSTOP].contains(signal)) {
+        // SAFETY: the structure lives through the call, which is told the size of its mask.
+        let done = unsafe {
+            let nothing = std::ptr::null_mut::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nothing, 8)
+        };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
         }
-        // SAFETY: the default action needs no handler; 32 and 33 belong to the C library, which
-        // refuses them, and no thread of it is left after exec.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     unblock_signals()
 }

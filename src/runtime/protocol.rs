@@ -21,6 +21,8 @@ use super::{
 /// Asked of a keeper, one per connection.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
+    /// Are you there?
+    Hello,
     /// Answered when the program was executed, or could not be.
     Start { id: String },
     /// From now on no policy brings it back; answered when no start of it is under way.

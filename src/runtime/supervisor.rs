@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{Mode, OFlags},
+    pipe::{PipeFlags, SpliceFlags, pipe_with, splice},
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     task::{JoinHandle, LocalSet},
@@ -104,6 +107,8 @@ struct Stream {
     stderr: bool,
     /// None: read and thrown away.
     log: Option<Rc<RefCell<logs::Writer>>>,
+    /// A terminal cannot be spliced into a file, but into a pipe.
+    between: Option<(OwnedFd, OwnedFd)>,
 }
 
 impl Watched {
@@ -132,16 +137,20 @@ impl Watched {
             true => Some(Rc::new(RefCell::new(logs::Writer::open(&place.data.join("log"))?))),
             false => None,
         };
-        let stream = |fd: OwnedFd, stderr| -> Result<Rc<Stream>> {
+        let stream = |fd: OwnedFd, stderr, between| -> Result<Rc<Stream>> {
             rustix::io::ioctl_fionbio(&fd, true).map_err(failed("cannot prepare a pipe"))?;
-            Ok(Rc::new(Stream { fd: asynchronous(fd)?, stderr, log: writer.clone() }))
+            Ok(Rc::new(Stream { fd: asynchronous(fd)?, stderr, log: writer.clone(), between }))
         };
         let streams = match terminal {
-            Some(master) => vec![stream(master, false)?],
-            None if spec.config.tty => Vec::new(),
-            None => {
-                vec![stream(open_fifo(place, "out")?, false)?, stream(open_fifo(place, "err")?, true)?]
+            Some(master) => {
+                let pipe = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
+                vec![stream(master, false, Some(pipe.map_err(failed("cannot make a pipe"))?))?]
             }
+            None if spec.config.tty => Vec::new(),
+            None => vec![
+                stream(open_fifo(place, "out")?, false, None)?,
+                stream(open_fifo(place, "err")?, true, None)?,
+            ],
         };
         Ok(Self { streams, writer, tasks: Vec::new() })
     }
@@ -164,9 +173,14 @@ impl Stream {
     /// Moves what there is; 0 or an error when there is nothing now.
     fn take(&self) -> std::io::Result<usize> {
         let from = self.fd.get_ref().as_fd();
-        match &self.log {
-            Some(writer) => writer.borrow_mut().splice(self.stderr, from),
-            None => discard(from),
+        match (&self.log, &self.between) {
+            (Some(writer), None) => writer.borrow_mut().splice(self.stderr, from),
+            (Some(writer), Some((out, into))) => {
+                let flags = SpliceFlags::NONBLOCK;
+                splice(from, None, into, None, 64 << 10, flags)?;
+                writer.borrow_mut().splice(self.stderr, out.as_fd())
+            }
+            (None, _) => discard(from),
         }
     }
 }

@@ -201,11 +201,15 @@ fn volume(
     root: std::os::fd::BorrowedFd<'_>,
 ) -> Result<OwnedFd> {
     let data = volumes::data_dir(roots, name);
-    let fd = rootfs::open_path(&data).map_err(|_| Error::NoVolume(name.to_owned()))?;
+    if !data.exists() {
+        return Err(Error::NoVolume(name.to_owned()));
+    }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     if !nocopy && let Ok(source) = rootfs::open_inside(root, target, flags) {
         volumes::seed(&data, source.as_fd())?;
     }
+    // Only now: seeding puts another directory in its place.
+    let fd = rootfs::open_path(&data)?;
     match subpath {
         None => Ok(fd),
         Some(path) => rootfs::open_inside(fd.as_fd(), path, OFlags::PATH)
