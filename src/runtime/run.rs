@@ -18,7 +18,7 @@ use rustix::{
 };
 
 use super::{
-    ContainerConfig, Error, Exit, Result, Roots, Upper, cgroup, exe, process,
+    ContainerConfig, Error, Exit, NetworkNamespace, Result, Roots, Upper, cgroup, exe, keeper, process,
     protocol::{self, Report, RunOrder, RunResult, Wire},
     signal,
     state::{Place, Spec, failed, make_dir, plain_name, remove_dir},
@@ -33,10 +33,12 @@ pub const ENTRY: &str = "__run";
 pub fn run(roots: &Roots, config: &ContainerConfig, output: &mut dyn FnMut(bool, &[u8])) -> Result<Exit> {
     plain_name("container", &config.id)?;
     plain_name("group", &config.group)?;
+    if matches!(&config.network, NetworkNamespace::Own(networks) if !networks.is_empty()) {
+        return Err(Error::Unsupported("networks of a foreground run: nobody would answer names".to_owned()));
+    }
     let spec = Spec {
         config: config.clone(),
         created: SystemTime::now(),
-        addresses: Vec::new(),
         anonymous_volumes: Vec::new(),
     };
     let (ours, theirs) = protocol::pair()?;
@@ -99,6 +101,7 @@ fn pass_on(out: OwnedFd, err: OwnedFd, output: &mut dyn FnMut(bool, &[u8])) -> R
 /// The hidden entry.
 pub fn entry() -> i32 {
     process::set_name("ficelle-run");
+    keeper::close_all_but(&mut []);
     let _ = rustix::process::setsid();
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 1 };
@@ -138,7 +141,7 @@ fn attend(socket: &OwnedFd, roots: &Roots, place: &Place, spec: Spec, cgroup: &s
         let (roots, place, cgroup) = (roots.clone(), place.clone(), cgroup.to_owned());
         move || {
             let stdio = streams()?;
-            worker::start(worker::Job { roots, place, spec, cgroup, stdio: Some(stdio), bound: None })
+            worker::start(worker::Job { roots, place, spec, cgroup, stdio: Some(stdio), bound: None, anchor: None })
         }
     };
     let pid = worker::fork(&theirs, job)?;
