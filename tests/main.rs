@@ -10,4 +10,5 @@ mod readme;
 mod scenarios;
 mod schedule;
 mod stage;
+mod runtime;
 mod tidy;
