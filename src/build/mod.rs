@@ -1,5 +1,9 @@
 //! Builds an image from a Dockerfile: parse, then solve on the runtime core, with a cache.
 
+pub mod dockerfile;
+pub mod expand;
+pub mod ignore;
+
 use std::sync::Arc;
 
 use crate::{
