@@ -1,8 +1,11 @@
 //! Builds an image from a Dockerfile: parse, then solve on the runtime core, with a cache.
 
+pub mod content;
 pub mod dockerfile;
 pub mod expand;
 pub mod ignore;
+pub mod memo;
+pub mod tree;
 
 use std::sync::Arc;
 
