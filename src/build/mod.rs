@@ -1,10 +1,12 @@
 //! Builds an image from a Dockerfile: parse, then solve on the runtime core, with a cache.
 
 pub mod content;
+pub mod copy;
 pub mod dockerfile;
 pub mod expand;
 pub mod ignore;
 pub mod memo;
+pub mod mode;
 pub mod tree;
 
 use std::sync::Arc;
