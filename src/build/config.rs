@@ -56,13 +56,8 @@ pub struct Config {
     pub on_build: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub stop_timeout: Option<i64>,
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "nullable")]
     pub shell: Vec<String>,
-    /// The shell form was used: Windows quoting depends on it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub args_escaped: Option<bool>,
 }
 
 /// `{}`: the document has sets as maps.
@@ -165,7 +160,11 @@ impl Document {
 
     #[must_use]
     pub fn env(&self, name: &str) -> Option<&str> {
-        self.config.env.iter().find_map(|entry| entry.split_once('=').filter(|(key, _)| *key == name)).map(|(_, v)| v)
+        self.config
+            .env
+            .iter()
+            .find_map(|entry| entry.split_once('=').filter(|(key, _)| *key == name))
+            .map(|(_, v)| v)
     }
 
     pub fn set_env(&mut self, name: &str, value: &str) {
@@ -187,13 +186,21 @@ impl Document {
 
     #[must_use]
     pub fn shell(&self) -> Vec<String> {
-        if self.config.shell.is_empty() { vec!["/bin/sh".into(), "-c".into()] } else { self.config.shell.clone() }
+        if self.config.shell.is_empty() {
+            vec!["/bin/sh".into(), "-c".into()]
+        } else {
+            self.config.shell.clone()
+        }
     }
 
     /// The working directory that `path` names from the present one.
     #[must_use]
     pub fn directory(&self, path: &str) -> String {
-        let full = if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", self.config.working_dir) };
+        let full = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("{}/{path}", self.config.working_dir)
+        };
         let mut parts: Vec<&str> = Vec::new();
         for part in full.split('/') {
             match part {
@@ -240,11 +247,8 @@ pub fn rfc3339(seconds: i64, nanos: u32) -> String {
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = era * 400 + year + i64::from(month <= 2);
-    let fraction = if nanos == 0 {
-        String::new()
-    } else {
-        format!(".{nanos:09}").trim_end_matches('0').to_owned()
-    };
+    let fraction =
+        if nanos == 0 { String::new() } else { format!(".{nanos:09}").trim_end_matches('0').to_owned() };
     let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
 }

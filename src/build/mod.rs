@@ -5,9 +5,12 @@ pub mod content;
 pub mod copy;
 pub mod dockerfile;
 pub mod expand;
+pub mod graph;
 pub mod ignore;
 pub mod memo;
 pub mod mode;
+pub mod mounts;
+pub mod platform;
 pub mod tree;
 
 use std::sync::Arc;
