@@ -2,6 +2,25 @@
 //!
 //! [`Store`] is the face. Blocking calls, but for the registry's.
 
+mod archive;
+mod arrival;
+mod codec;
+mod commit;
+mod gc;
+mod ingest;
+mod layout;
+mod lease;
+mod load;
+mod lock;
+mod platform;
+mod record;
+mod stack;
 mod store;
+mod tarin;
+mod tarout;
+mod trash;
+mod untar;
 
+pub use commit::{DockerConfig, ImageHealthcheck};
+pub use platform::Platform;
 pub use store::{Image, ImageError, LayerRef, Report, Store};
