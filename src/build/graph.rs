@@ -289,7 +289,12 @@ mod tests {
 
     fn graph(text: &str, target: Option<&str>) -> Result<Graph, Mistake> {
         let arguments = |name: &str| (name == "GIVEN").then(|| "given".to_owned());
-        Graph::new(&dockerfile::parse(text).unwrap(), &arguments, &Platforms::native("amd64"), target)
+        Graph::new(
+            &dockerfile::parse(text).unwrap(),
+            &arguments,
+            &Platforms::native(crate::image::Platform::parse("linux/amd64").unwrap()),
+            target,
+        )
     }
 
     fn message(text: &str, target: Option<&str>) -> String {

@@ -1,5 +1,6 @@
 //! Builds an image from a Dockerfile: parse, then solve on the runtime core, with a cache.
 
+pub mod cache;
 pub mod config;
 pub mod content;
 pub mod copy;

@@ -1,12 +1,6 @@
 //! The platforms of a build and the arguments that name them. Pure.
 
-/// `linux/arm64/v8` in its parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Platform {
-    pub os: String,
-    pub architecture: String,
-    pub variant: String,
-}
+use crate::image::Platform;
 
 /// Where the build runs and what it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,31 +9,11 @@ pub struct Platforms {
     pub target: Platform,
 }
 
-impl Platform {
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.split('/');
-        let (os, architecture) = (parts.next()?, parts.next()?);
-        let variant = parts.next().unwrap_or_default();
-        let complete = parts.next().is_none() && !os.is_empty() && !architecture.is_empty();
-        complete.then(|| Self { os: os.into(), architecture: architecture.into(), variant: variant.into() })
-    }
-}
-
-impl std::fmt::Display for Platform {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        if self.variant.is_empty() { Ok(()) } else { write!(f, "/{}", self.variant) }
-    }
-}
-
 impl Platforms {
+    /// For the machine itself.
     #[must_use]
-    pub fn native(architecture: &str) -> Self {
-        let variant = if architecture == "arm" { "v7" } else { "" };
-        let native =
-            Platform { os: "linux".into(), architecture: architecture.into(), variant: variant.into() };
-        Self { build: native.clone(), target: native }
+    pub fn native(machine: Platform) -> Self {
+        Self { build: machine.clone(), target: machine }
     }
 
     /// `TARGETARCH` and its like; `None` for other names.
@@ -54,21 +28,9 @@ impl Platforms {
             "PLATFORM" => Some(platform.to_string()),
             "OS" => Some(platform.os.clone()),
             "ARCH" => Some(platform.architecture.clone()),
-            "VARIANT" => Some(platform.variant.clone()),
+            "VARIANT" => Some(platform.variant.clone().unwrap_or_default()),
             _ => None,
         }
-    }
-}
-
-/// The name that images have for the architecture of this program.
-#[must_use]
-pub fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        other => other,
     }
 }
 
@@ -78,7 +40,7 @@ mod tests {
 
     #[test]
     fn arguments_name_both_platforms() {
-        let mut platforms = Platforms::native("amd64");
+        let mut platforms = Platforms::native(Platform::parse("linux/amd64").unwrap());
         platforms.target = Platform::parse("linux/arm/v7").unwrap();
         let table = [
             ("TARGETPLATFORM", Some("linux/arm/v7")),
@@ -93,7 +55,5 @@ mod tests {
         for (name, value) in table {
             assert_eq!(platforms.argument(name).as_deref(), value, "{name}");
         }
-        assert_eq!(Platform::parse("linux"), None);
-        assert_eq!(Platform::parse("a/b/c/d"), None);
     }
 }
