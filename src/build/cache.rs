@@ -58,6 +58,11 @@ impl Key {
     }
 
     #[must_use]
+    pub fn digest(self) -> [u8; 32] {
+        self.0
+    }
+
+    #[must_use]
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
+
+use crate::image::{DockerConfig, Image, ImageError, Platform};
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const COMMENT: &str = "buildkit.dockerfile.v0";
@@ -128,14 +131,41 @@ pub enum Made {
 }
 
 impl Document {
+    /// That of an image of the store.
+    pub fn of(image: &Image) -> Result<Self, ImageError> {
+        let read = || {
+            let mut whole = serde_json::to_value(&image.config)?;
+            if let (Some(whole), serde_json::Value::Object(extra)) =
+                (whole.as_object_mut(), serde_json::to_value(&image.docker)?)
+            {
+                let config = whole.entry("config").or_insert_with(|| serde_json::json!({}));
+                if let Some(config) = config.as_object_mut() {
+                    config.extend(extra);
+                }
+            }
+            serde_json::from_value(whole)
+        };
+        read().map_err(|error| unreadable(&error))
+    }
+
+    /// What the store takes.
+    pub fn split(&self) -> Result<(ImageConfiguration, DockerConfig), ImageError> {
+        let split = || {
+            let whole = serde_json::to_value(self)?;
+            Ok((serde_json::from_value(whole.clone())?, serde_json::from_value(whole["config"].clone())?))
+        };
+        split().map_err(|error| unreadable(&error))
+    }
+
     /// `FROM scratch`.
     #[must_use]
-    pub fn scratch(architecture: &str) -> Self {
-        let mut document = Self { architecture: architecture.into(), os: "linux".into(), ..Self::default() };
-        if architecture == "arm" {
-            document.variant = Some("v7".into());
+    pub fn scratch(platform: &Platform) -> Self {
+        Self {
+            architecture: platform.architecture.clone(),
+            os: platform.os.clone(),
+            variant: platform.variant.clone(),
+            ..Self::default()
         }
-        document
     }
 
     /// What each stage starts with: a PATH, whatever the base says.
@@ -215,6 +245,10 @@ impl Document {
     }
 }
 
+fn unreadable(error: &serde_json::Error) -> ImageError {
+    ImageError::Invalid(format!("the image's configuration is malformed: {error}"))
+}
+
 /// `80`, `80/tcp`, `8000-8010/udp` as the ports of the document.
 pub fn ports(text: &str) -> Result<Vec<String>, String> {
     let invalid = |why: &str| format!("invalid port `{text}`: {why}");
@@ -259,7 +293,7 @@ mod tests {
 
     #[test]
     fn the_document_has_dockers_names() {
-        let mut document = Document::scratch("amd64");
+        let mut document = Document::scratch(&Platform::parse("linux/amd64").unwrap());
         document.begin();
         document.set_env("A", "1");
         document.set_env("A", "2");

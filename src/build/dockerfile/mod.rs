@@ -148,6 +148,12 @@ pub enum Health {
     },
 }
 
+/// Whether a line of RUN is nothing but `<<NAME`.
+#[must_use]
+pub fn is_heredoc(line: &Word) -> bool {
+    !line.text.contains(char::is_whitespace) && words::heredoc(&line.text, line.span).is_some()
+}
+
 /// 1 for the first line.
 #[must_use]
 pub fn line_of(text: &str, offset: usize) -> u32 {
