@@ -9,7 +9,6 @@ use super::{
     copy::{self, Parents, PickError, Target, is_directory_name},
     dockerfile::{Copy, Mistake, Word},
     expand::Quotes,
-    graph::Source,
     ignore::Matcher,
     mode::ModeChange,
     solve::{At, Change, Inputs, Keep, Solver, Stage, View},
@@ -377,9 +376,4 @@ pub fn mounted_copy(files: &Files<'_>, path: &str, target: &Tree, name: &str) ->
 /// The files of a mount's `from`, or of the context.
 pub fn files_of<'a>(solver: &'a Solver<'_>, view: Option<&'a View>) -> Files<'a> {
     view.map_or_else(|| solver.context.source(), |view| stage_files(&view.tree))
-}
-
-#[must_use]
-pub fn source_of(solver: &Solver<'_>, from: &str) -> Source {
-    solver.graph.source(from)
 }

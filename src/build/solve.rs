@@ -84,7 +84,6 @@ pub struct Stage {
 /// The step being carried out.
 #[derive(Clone, Copy, Debug)]
 pub struct At<'a> {
-    pub stage: usize,
     pub node: &'a Node,
     pub step: &'a Step,
     /// `[web 2/5]`
@@ -171,19 +170,19 @@ impl Solver<'_> {
             (1, None) => format!("[{number}/{total}]"),
             _ => format!("[{} {number}/{total}]", node.label),
         };
-        let mut stage = self.begin(index, node, &prefix(number))?;
+        let mut stage = self.begin(node, &prefix(number))?;
         for step in &node.steps {
             self.check()?;
             if touches_files(&step.instruction.kind) {
                 number += 1;
             }
-            let at = At { stage: index, node, step, number: &prefix(number) };
+            let at = At { node, step, number: &prefix(number) };
             self.step(&mut stage, at)?;
         }
         Ok(stage)
     }
 
-    fn begin(&self, index: usize, node: &Node, number: &str) -> Result<Stage, BuildError> {
+    fn begin(&self, node: &Node, number: &str) -> Result<Stage, BuildError> {
         let mut stage = match &node.base {
             Base::Scratch => Stage {
                 layers: Vec::new(),
@@ -208,7 +207,6 @@ impl Solver<'_> {
                 }
             }
         };
-        let _ = index;
         stage.document.config.on_build.clear();
         stage.document.begin();
         Ok(stage)

@@ -46,10 +46,6 @@ pub(super) fn plain(line: &Line, range: Range<usize>) -> Vec<Word> {
 }
 
 /// Split at white space outside quotes; quotes and escapes stay in the words.
-pub(super) fn quoted(line: &Line, range: Range<usize>, escape: char) -> Vec<Word> {
-    quoted_ranges(&line.text, range, escape).into_iter().map(|range| word(line, range)).collect()
-}
-
 pub(super) fn quoted_ranges(text: &str, range: Range<usize>, escape: char) -> Vec<Range<usize>> {
     let mut words = Vec::new();
     let mut start = None;
@@ -140,10 +136,6 @@ pub(super) fn heredoc(word: &str, span: super::Span) -> Option<Heredoc> {
 mod tests {
     use super::*;
 
-    fn texts(words: Vec<Word>) -> Vec<String> {
-        words.into_iter().map(|word| word.text).collect()
-    }
-
     #[test]
     fn quotes_hold_words_together() {
         let table: &[(&str, &[&str])] = &[
@@ -157,7 +149,9 @@ mod tests {
             ("", &[]),
         ];
         for (text, expected) in table {
-            assert_eq!(texts(quoted(&Line::plain(text), 0..text.len(), '\\')), *expected, "{text}");
+            let words: Vec<_> =
+                quoted_ranges(text, 0..text.len(), '\\').into_iter().map(|range| &text[range]).collect();
+            assert_eq!(words, *expected, "{text}");
         }
     }
 
