@@ -232,11 +232,11 @@ async fn fetch(
         for (name, span) in wanted {
             if !images.contains_key(&name) {
                 let image = bring(store, build, &name).await.map_err(|error| match error {
-                    ImageError::NotFound(_) | ImageError::Remote(_) | ImageError::Invalid(_) => located(
-                        file,
-                        Mistake::new(span, format!("cannot use image `{}`: {error}", name.name)),
-                    ),
-                    other => other.into(),
+                    ImageError::File { .. } => error.into(),
+                    _ => {
+                        let message = format!("cannot use image `{}`: {error}", name.name);
+                        located(file, Mistake::new(span, message))
+                    }
                 })?;
                 images.insert(name, image);
             }
