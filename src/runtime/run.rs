@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::Read,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -29,8 +29,14 @@ use super::{
 /// container.
 pub const ENTRY: &str = "__run";
 
-/// Runs `config` to its end; its output goes to `output` (true for stderr) as it comes.
-pub fn run(roots: &Roots, config: &ContainerConfig, output: &mut dyn FnMut(bool, &[u8])) -> Result<Exit> {
+/// Runs `config` to its end; its output goes to `output` (true for stderr) as it comes. It is killed
+/// when `cancel` becomes readable.
+pub fn run(
+    roots: &Roots,
+    config: &ContainerConfig,
+    output: &mut dyn FnMut(bool, &[u8]),
+    cancel: Option<BorrowedFd<'_>>,
+) -> Result<Exit> {
     plain_name("container", &config.id)?;
     plain_name("group", &config.group)?;
     let spec = Spec {
@@ -53,7 +59,9 @@ pub fn run(roots: &Roots, config: &ContainerConfig, output: &mut dyn FnMut(bool,
     drop(command);
     let result = protocol::send(ours.as_fd(), &RunOrder { roots: roots.clone(), spec }, &[]);
     let result = result.and_then(|()| {
-        pass_on(out, err, output)?;
+        if !pass_on(out, err, output, cancel)? {
+            return Err(Error::Condition("the run was cancelled".to_owned()));
+        }
         protocol::receive::<RunResult>(ours.as_fd())
             .map_err(|source| Error::System { what: "cannot hear the container".into(), source })
     });
@@ -66,18 +74,27 @@ pub fn run(roots: &Roots, config: &ContainerConfig, output: &mut dyn FnMut(bool,
     }
 }
 
-/// Until both streams are closed.
-fn pass_on(out: OwnedFd, err: OwnedFd, output: &mut dyn FnMut(bool, &[u8])) -> Result<()> {
+/// Until both streams are closed; false when it was cancelled before.
+fn pass_on(
+    out: OwnedFd,
+    err: OwnedFd,
+    output: &mut dyn FnMut(bool, &[u8]),
+    cancel: Option<BorrowedFd<'_>>,
+) -> Result<bool> {
     let mut streams = vec![(false, fs::File::from(out)), (true, fs::File::from(err))];
     let mut buffer = vec![0; 64 << 10];
     while !streams.is_empty() {
         let mut fds: Vec<_> = streams.iter().map(|(_, file)| PollFd::new(file, PollFlags::IN)).collect();
+        fds.extend(cancel.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         match poll(&mut fds, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(e) => return Err(failed("cannot wait for output")(e)),
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready.split_off(streams.len()).contains(&true) {
+            return Ok(false);
+        }
         let mut ready = ready.into_iter();
         streams.retain_mut(|(stderr, file)| {
             if !ready.next().unwrap_or(false) {
@@ -93,7 +110,7 @@ fn pass_on(out: OwnedFd, err: OwnedFd, output: &mut dyn FnMut(bool, &[u8])) -> R
             }
         });
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The hidden entry.
