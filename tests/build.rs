@@ -643,6 +643,41 @@ fn a_given_date_is_that_of_the_image_and_its_history() {
     assert_eq!(created, [base, base, own, own]);
 }
 
+#[test]
+fn a_build_that_is_dropped_kills_its_program_and_remembers_nothing() {
+    let workshop = workshop!();
+    workshop.write("Dockerfile", "FROM base\nRUN echo ready; touch /half; sleep 601; true\n");
+    let wanted = Build { context: workshop.context(), ..Build::default() };
+    let (sender, ready) = std::sync::mpsc::channel();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (store, core) = (workshop.store.clone(), workshop.core.clone());
+    let task = runtime.spawn(async move {
+        let events = Arc::new(move |event| drop(sender.send(event)));
+        build::build(&store, &core, &wanted, &[], events).await
+    });
+    assert!(ready.iter().any(|event| event == BuildEvent::Output("ready".into())));
+    task.abort();
+    // Waits for the threads of the build.
+    drop(runtime);
+    assert!(!some_process_has("sleep\x00601\0"));
+    let records = fs::read_dir(workshop.dir.path().join("data/build-cache/records")).unwrap().count();
+    assert_eq!(records, 0);
+}
+
+#[test]
+fn a_failing_stage_ends_the_others() {
+    let workshop = workshop!();
+    let started = std::time::Instant::now();
+    let outcome = workshop.build(
+        "FROM base AS a\nRUN --mount=type=cache,target=/c touch /c/started; sleep 602\n\
+         FROM base AS b\nRUN --mount=type=cache,target=/c until test -e /c/started; do sleep 0.1; done; exit 9\n\
+         FROM base\nCOPY --from=a /x /\nCOPY --from=b /x /\n",
+    );
+    assert!(matches!(outcome.error(), BuildError::Step { line: 4, code: 9, .. }), "{:?}", outcome.error());
+    assert!(started.elapsed().as_secs() < 300);
+    assert!(!some_process_has("sleep\x00602\0"));
+}
+
 /// Run by [`a_killed_build_leaves_a_store_that_builds`] in a process of its own.
 #[test]
 fn a_build_to_be_killed() {
@@ -702,5 +737,20 @@ fn wait_until(condition: impl Fn() -> bool) {
     while !condition() {
         assert!(std::time::Instant::now() < end, "waited too long");
         std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn zz_measure() {
+    let workshop = workshop!();
+    for i in 0..1000 {
+        workshop.write(&format!("d{}/f{i}", i % 20), &"x".repeat(1000 + i));
+    }
+    let text =
+        "FROM base\nCOPY . /c/\nRUN true\nRUN touch /a\nRUN touch /b\nENV A=1\nWORKDIR /w\nCOPY d1 /z\n";
+    for _ in 0..3 {
+        let t = std::time::Instant::now();
+        let o = workshop.build(text);
+        eprintln!("{:?} ran {} layers {}", t.elapsed(), o.steps(false).len(), o.image().layers.len());
     }
 }

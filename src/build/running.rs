@@ -292,9 +292,11 @@ fn carry_out(
         replaces: None,
     };
     let mut lines = Lines { events: solver.events, parts: [Vec::new(), Vec::new()] };
-    let exit = solver.core.run(&config, &mut |stderr, bytes| lines.take(stderr, bytes));
+    let exit =
+        solver.core.run_until(&config, &mut |stderr, bytes| lines.take(stderr, bytes), solver.cancel.fd());
     lines.end();
     drop(prepared);
+    solver.check()?;
     let code = match exit {
         Ok(Exit::Code(0)) => return Ok(scratch),
         Ok(Exit::Code(code)) => code,
@@ -305,7 +307,6 @@ fn carry_out(
         }
         Err(error) => return Err(error.into()),
     };
-    solver.check()?;
     Err(BuildError::Step {
         file: solver.file.name.clone(),
         line: solver.line(at),
