@@ -10,5 +10,7 @@ mod readme;
 mod scenarios;
 mod schedule;
 mod stage;
+mod build;
+mod images;
 mod runtime;
 mod tidy;

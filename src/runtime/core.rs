@@ -3,6 +3,7 @@
 use std::{
     net::IpAddr,
     ops::ControlFlow,
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -394,7 +395,18 @@ impl Core {
     /// Runs a container to its end in the foreground and removes it; its output goes to `output`
     /// (true for stderr). No logs, no restart, no group needed.
     pub fn run(&self, config: &ContainerConfig, output: &mut dyn FnMut(bool, &[u8])) -> Result<Exit> {
-        run::run(&self.roots, config, output)
+        run::run(&self.roots, config, output, None)
+    }
+
+    /// [`Core::run`] that kills the container when `cancel` becomes readable; then it is an
+    /// [`Error::Condition`].
+    pub fn run_until(
+        &self,
+        config: &ContainerConfig,
+        output: &mut dyn FnMut(bool, &[u8]),
+        cancel: BorrowedFd<'_>,
+    ) -> Result<Exit> {
+        run::run(&self.roots, config, output, Some(cancel))
     }
 
     /// What a container wrote, in order; `sink` breaks to end.
