@@ -472,7 +472,7 @@ fn noisy() -> (Made, Vec<u8>) {
     let noise: String = (0..400_000)
         .map(|_| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            char::from(b'!' + (state >> 33) as u8 % 90)
+            char::from(b'!' + (state >> 33).to_le_bytes()[0] % 90)
         })
         .collect();
     let made = Made::new(vec![layer(&[("noise", &noise)])]);
@@ -644,7 +644,7 @@ fn a_manifest_that_lies_about_sizes_or_digests_is_refused() {
         ("says it is", &|m| m["mediaType"] = "application/vnd.oci.image.index.v1+json".into()),
         ("of the old form 1", &|m| m["schemaVersion"] = 1.into()),
         ("not that of a container image", &|m| {
-            m["config"]["mediaType"] = "application/vnd.cncf.helm.config.v1+json".into()
+            m["config"]["mediaType"] = "application/vnd.cncf.helm.config.v1+json".into();
         }),
         ("Invalid encoded value", &|m| m["layers"][0]["digest"] = "sha256:../../../../etc/passwd".into()),
         ("2 layers in its manifest and 1", &|m| {
@@ -742,7 +742,8 @@ fn errors_of_the_server_are_tried_again_a_few_times() {
     let registry = FakeRegistry::start(
         &made,
         Box::new(move |_| {
-            (count.fetch_add(1, Ordering::SeqCst) % 2 == 0).then(|| reply("503 Service Unavailable", "", b""))
+            (count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2))
+                .then(|| reply("503 Service Unavailable", "", b""))
         }),
     );
     assert_eq!(registry.pull(&Fixture::new()).unwrap().id, made.id());
