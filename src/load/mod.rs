@@ -101,7 +101,8 @@ fn project_name(
             let root = path::Path::Root;
             loader.interpolate(&mut named, &root.key("name"), &site.environment);
         }
-        let name = normal_name(named.as_str().unwrap_or_default());
+        let written = named.as_str().unwrap_or_default();
+        let name = if loader.options.no_normalize { written.to_owned() } else { normal_name(written) };
         if name.is_empty() {
             let mark = loader.files.mark(named.span, "this gives no letter or digit");
             return Err(vec![Diagnostic::error("project name must not be empty").at("name").mark(mark)]);
@@ -142,7 +143,8 @@ fn finish(
         normalise::normalise(model, name, &base, &site.environment);
     }
     let profiles = select::profiles(model);
-    let disabled = select::take_disabled(model, &site.profiles, &options.services);
+    let active: &[String] = if options.no_interpolate { &["*".to_owned()] } else { &site.profiles };
+    let disabled = select::take_disabled(model, active, &options.services);
     if formed && !options.no_consistency {
         Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.consistent(model, &disabled);
     }
