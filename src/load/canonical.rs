@@ -508,9 +508,10 @@ impl Canonical<'_> {
                 }
                 continue;
             };
-            if let Some(value) = self.value(value, row.form, &path.key(row.name)) {
-                found.insert(key, value);
-            }
+            // A wrong value leaves its key behind, so that nobody calls it missing.
+            let wrong = Node::new(Value::Null, value.span);
+            let value = self.value(value, row.form, &path.key(row.name)).unwrap_or(wrong);
+            found.insert(key, value);
         }
         let mut done = Node::new(Value::Map(found), node.span);
         self.external_name(&mut done, path);
@@ -572,10 +573,9 @@ impl Canonical<'_> {
             if !self.name_fits(&key, path) {
                 continue;
             }
-            let inner = path.key(&key.text);
-            if let Some(value) = self.value(value, item, &inner) {
-                found.insert(key, value);
-            }
+            let wrong = Node::new(Value::Null, value.span);
+            let value = self.value(value, item, &path.key(&key.text)).unwrap_or(wrong);
+            found.insert(key, value);
         }
         Some(Node::new(Value::Map(found), node.span))
     }

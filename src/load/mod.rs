@@ -29,6 +29,9 @@ pub mod source;
 pub mod tree;
 mod yaml;
 
+#[cfg(test)]
+mod tests;
+
 use std::{path::PathBuf, rc::Rc};
 
 pub use diagnostic::{Diagnostic, Paint, Severity};
@@ -62,10 +65,10 @@ pub fn load(options: &LoadOptions, source: &dyn Source) -> Result<Loaded, Vec<Di
     };
     let mut model = loader.model(documents, &scope);
     if model.as_map().is_none_or(Map::is_empty) && !failed(&loader) {
-        loader.diagnostics.push(Diagnostic::error("empty compose file"));
+        let names: Vec<_> = site.files.iter().map(|file| discover::shown(file, &loader.here)).collect();
+        loader.diagnostics.push(Diagnostic::error(format!("empty compose file: `{}`", names.join("`, `"))));
     }
-    let formed = !failed(&loader);
-    finish(&mut loader, &mut model, &site, &name, formed)
+    finish(&mut loader, &mut model, &site, &name)
 }
 
 fn failed(loader: &Loader<'_>) -> bool {
@@ -126,7 +129,6 @@ fn finish(
     model: &mut Node,
     site: &Site,
     name: &str,
-    formed: bool,
 ) -> Result<Loaded, Vec<Diagnostic>> {
     let options = loader.options;
     Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
@@ -145,7 +147,7 @@ fn finish(
     let profiles = select::profiles(model);
     let active: &[String] = if options.no_interpolate { &["*".to_owned()] } else { &site.profiles };
     let disabled = select::take_disabled(model, active, &options.services);
-    if formed && !options.no_consistency {
+    if !options.no_consistency {
         Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.consistent(model, &disabled);
     }
     if !options.no_interpolate {
