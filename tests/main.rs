@@ -4,5 +4,6 @@ mod convergence;
 mod convergence_properties;
 mod plan_text;
 mod schedule;
+mod simulated;
 mod stage;
 mod tidy;

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     engine::{Container, ContainerState, CreateContainer, Health, Op, WaitFor},
-    model::{HealthTest, MountSource, NetworkMode, Service},
+    model::{HealthTest, Mount, MountSource, NetworkMode, Service},
 };
 
 use super::{
@@ -28,7 +28,7 @@ use super::{
 pub(super) fn running<'a>(
     scene: &Scene<'a>,
     goal: &Goal,
-    decisions: BTreeMap<&'a str, Decision<'a>>,
+    decisions: &BTreeMap<&'a str, Decision<'a>>,
     resources: Resources<'a>,
 ) -> Result<Plan, PlanError> {
     let Goal::Running { start, remove_orphans, renew_anon_volumes, timeout, wait, .. } = goal else {
@@ -157,6 +157,9 @@ impl<'a> Writer<'_, 'a> {
                 let create = self.create(service, replica, Some(old), cause.clone());
                 track.create = Some(create);
                 self.replace(old, create, &mut track);
+                if matches!(cause, Cause::ImageChanged { .. }) {
+                    self.note_old_volumes(service, old);
+                }
             }
         }
         for double in &replica.doubles {
@@ -165,6 +168,21 @@ impl<'a> Writer<'_, 'a> {
             track.cleared.push(removal);
         }
         track
+    }
+
+    /// Anonymous volumes hide what a new image has at their place.
+    fn note_old_volumes(&mut self, service: &Service, old: &Container) {
+        let anonymous = |mount: &&Mount| matches!(mount.source, MountSource::Anonymous { .. });
+        let targets: Vec<&str> =
+            service.container.mounts.iter().filter(anonymous).map(|mount| mount.target.as_str()).collect();
+        if !targets.is_empty() && !self.renew {
+            self.draft.notes.push(format!(
+                "container {} keeps its anonymous volumes, which hide what the new image has at {}; `-V` \
+                 renews them",
+                old.name,
+                targets.join(", ")
+            ));
+        }
     }
 
     /// What is there goes when its replacement is made; it stops earlier only where the replacement

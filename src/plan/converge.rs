@@ -79,8 +79,9 @@ pub(super) fn running(scene: &Scene<'_>, goal: &Goal) -> Result<Plan, PlanError>
         let decision = judge.decide(service)?;
         judge.decisions.insert(&service.name, decision);
     }
-    let decisions = judge.decisions;
-    let mut plan = assemble::running(scene, goal, decisions, resources)?;
+    let outdated = judge.kept_though_changed();
+    let mut plan = assemble::running(scene, goal, &judge.decisions, resources)?;
+    plan.notes.extend(outdated);
     plan.notes.extend(taken_over(scene, selection));
     Ok(plan)
 }
@@ -233,6 +234,20 @@ impl<'a> Judge<'_, 'a> {
         }
         let image = self.scene.observed.images.get(service.image())?;
         (image.id != container.image_id).then(|| Cause::ImageChanged { image: service.image().to_owned() })
+    }
+
+    /// `--no-recreate`: what would be replaced without it.
+    fn kept_though_changed(&self) -> Vec<String> {
+        let never = |service: &str| self.policy(service) == Policy::Of(Recreate::Never);
+        let kept = self.decisions.values().filter(|decision| never(&decision.service.name));
+        let outdated = kept.flat_map(|decision| {
+            let containers = decision.replicas.iter().filter_map(Replica::old);
+            containers.filter(|container| self.diverged(decision.service, container).is_some())
+        });
+        let text = |container: &Container| {
+            format!("container {} differs from the file and is kept (`--no-recreate`)", container.name)
+        };
+        outdated.map(text).collect()
     }
 
     /// The owner's container is made anew by this plan, or was after this container was made.

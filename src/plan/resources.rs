@@ -159,7 +159,7 @@ fn changed(scene: &Scene<'_>, key: &str, info: &NetworkInfo, new: &str) -> Cause
 
 fn missing(kind: &str, key: &str, name: &str) -> PlanError {
     PlanError::at(format!("{kind}s.{key}"), format!("{kind} `{name}` is external and does not exist"))
-        .help(format!("make it first, or drop `external: true` to have it made with the project"))
+        .help("make it first, or drop `external: true` to have it made with the project")
 }
 
 fn undeclared(kind: &str, service: &str, field: &str, name: &str) -> PlanError {

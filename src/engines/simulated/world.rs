@@ -573,7 +573,7 @@ impl Record {
         match self.spec.restart {
             RestartPolicy::Always | RestartPolicy::UnlessStopped => self.ended(Life::Restarting, clock),
             RestartPolicy::OnFailure { max_retries: None } if code != 0 => {
-                self.ended(Life::Restarting, clock)
+                self.ended(Life::Restarting, clock);
             }
             RestartPolicy::OnFailure { max_retries: Some(retries) } if code != 0 => {
                 self.restarts = retries;
