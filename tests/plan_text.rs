@@ -361,6 +361,29 @@ fn a_network_that_differs_is_made_anew_and_its_containers_stay() {
 }
 
 #[test]
+fn what_the_command_does_not_mean_steps_aside_for_a_network_and_comes_back() {
+    let stage = Stage::new();
+    let old = project([service("db"), service("debug"), service("gone")]);
+    running(&stage, &old);
+    let new = change(&old, |new| {
+        new.networks["default"].internal = true;
+        new.services.shift_remove("gone").unwrap();
+        let debug = new.services.shift_remove("debug").unwrap();
+        new.disabled.insert("debug".to_owned(), debug);
+    });
+    let created = up_with(&new, &[], |goal| {
+        let Goal::Running { start, .. } = goal else { return };
+        *start = false;
+    });
+    for goal in [created, up(&new)] {
+        assert!(stage.play(&new, &goal).report.is_success());
+        assert!(stage.containers(&new).iter().all(|container| container.state.is_running()));
+        assert_eq!(stage.containers(&new).len(), 3);
+        assert_eq!(stage.plan(&new, &goal).unwrap().steps, []);
+    }
+}
+
+#[test]
 fn down_goes_in_reverse_and_keeps_what_it_must() {
     let (stage, shop) = (Stage::new(), shop());
     running(&stage, &shop);

@@ -100,12 +100,10 @@ impl<'a> Writer<'_, 'a> {
         for orphan in self.scene.orphans() {
             if let Some(elsewhere) = self.scene.elsewhere(orphan) {
                 self.draft.notes.push(format!("container {} is kept: {elsewhere}", orphan.name));
-                self.park(orphan);
             } else if remove {
                 self.discard(orphan, &Cause::Orphan);
             } else {
                 kept.push(format!("{} (service `{}`)", orphan.name, orphan.service));
-                self.park(orphan);
             }
         }
         if !kept.is_empty() {
@@ -114,19 +112,6 @@ impl<'a> Writer<'_, 'a> {
                 kept.join(", ")
             ));
         }
-    }
-
-    /// Stops and starts a container that the plan does not mean, if a network of it is made anew.
-    fn park(&mut self, container: &'a Container) {
-        let replaced = container.networks.iter().find(|name| self.made.unmade.contains_key(name.as_str()));
-        let Some(network) = replaced.filter(|_| container.state.is_running()) else { return };
-        let cause = Cause::Dependency { on: format!("network {network}") };
-        let stop = self.draft.stop(container, self.timeout, cause.clone());
-        let start = self.draft.start(&container.project, &container.name, cause);
-        let made = container.networks.iter().filter_map(|name| self.made.networks.get(name.as_str()));
-        self.draft.need(start, stop);
-        self.draft.need_all(start, made.copied());
-        self.freed.push((container, stop));
     }
 
     /// Stops and removes a container that nothing takes the place of; the removal.
@@ -288,13 +273,30 @@ impl<'a> Writer<'_, 'a> {
 
     /// A network can go when nothing that runs is on it.
     fn networks_wait_for_stops(&mut self) {
-        for (name, removal) in &self.made.unmade {
-            for (container, stop) in &self.freed {
-                if container.networks.iter().any(|joined| joined == name) {
-                    self.draft.need(*removal, *stop);
-                }
+        let unmade: Vec<(&str, StepId)> =
+            self.made.unmade.iter().map(|(name, step)| (*name, *step)).collect();
+        for (name, removal) in unmade {
+            let joined = |container: &&Container| container.networks.iter().any(|network| network == name);
+            let running = self.scene.observed.containers.iter().filter(|c| c.state.is_running());
+            for container in running.filter(joined) {
+                let stop =
+                    self.freed.iter().find(|(freed, _)| freed.id == container.id).map(|(_, stop)| *stop);
+                let stop = stop.unwrap_or_else(|| self.step_aside(container, name));
+                self.draft.need(removal, stop);
             }
         }
+    }
+
+    /// Stops and starts a container that the command does not mean, for a network that is made anew.
+    fn step_aside(&mut self, container: &'a Container, network: &str) -> StepId {
+        let cause = Cause::Dependency { on: format!("network {network}") };
+        let stop = self.draft.stop(container, self.timeout, cause.clone());
+        let start = self.draft.start(&container.project, &container.name, cause);
+        let made = container.networks.iter().filter_map(|name| self.made.networks.get(name.as_str()));
+        self.draft.need(start, stop);
+        self.draft.need_all(start, made.copied());
+        self.freed.push((container, stop));
+        stop
     }
 
     fn starts(&mut self, decision: &Decision<'a>) -> Result<(), PlanError> {

@@ -97,6 +97,9 @@ fn taken_over(scene: &Scene<'_>, selection: &Selection) -> Option<String> {
     ))
 }
 
+/// More are a slip of the keyboard; a plan must not eat all memory.
+const MAX_REPLICAS: u32 = 10_000;
+
 /// When a container of a service is replaced for its own sake.
 #[derive(Clone, Copy, PartialEq)]
 enum Policy {
@@ -130,16 +133,12 @@ impl<'a> Judge<'_, 'a> {
                 let last = replicas.pop();
                 surplus.extend(last.into_iter().flat_map(|last| last.old().into_iter().chain(last.doubles)));
             }
-            for number in 1.. {
-                if replicas.len() >= wanted {
-                    break;
-                }
-                if replicas.iter().all(|replica| replica.number != number) {
-                    let name = self.name(service, number);
-                    let (fate, doubles) = (Fate::Create, Vec::new());
-                    replicas.push(Replica { number, name, fate, doubles, restart: None });
-                }
-            }
+            let taken: BTreeSet<u32> = replicas.iter().map(|replica| replica.number).collect();
+            let free = (1..).filter(|number| !taken.contains(number)).take(wanted - replicas.len());
+            replicas.extend(free.map(|number| {
+                let (name, doubles) = (self.name(service, number), Vec::new());
+                Replica { number, name, fate: Fate::Create, doubles, restart: None }
+            }));
             replicas.sort_by_key(|replica| replica.number);
         }
         for replica in &mut replicas {
@@ -160,6 +159,11 @@ impl<'a> Judge<'_, 'a> {
 
     fn wanted(&self, service: &Service) -> Result<usize, PlanError> {
         let wanted = self.scale.get(&service.name).copied().unwrap_or(service.scale);
+        if wanted > MAX_REPLICAS {
+            let message = format!("service `{}` cannot have {wanted} containers", service.name);
+            return Err(PlanError::at(format!("services.{}.scale", service.name), message)
+                .help(format!("at most {MAX_REPLICAS} are made")));
+        }
         match &service.container.container_name {
             Some(name) if wanted > 1 => Err(PlanError::at(
                 format!("services.{}.container_name", service.name),
