@@ -18,8 +18,8 @@ use crate::{
 /// the rest end.
 ///
 /// When `cancel` turns true nothing new starts; waits, pulls and builds are given up, any other
-/// step that runs comes to its end. The first event is `Planned`; then every step makes one event of
-/// its end: `Done`, `Failed` or `Skipped`.
+/// step that runs comes to its end. Every step makes one event of its end: `Done`, `Failed` or
+/// `Skipped`. That a plan begins is for the caller to tell.
 pub async fn run(
     plan: &Plan,
     engine: Arc<dyn Engine>,
@@ -40,7 +40,6 @@ pub async fn run(
         report: Report::default(),
         events,
     };
-    (run.events)(Event::Planned { plan: plan.clone() });
     let mut may_cancel = true;
     loop {
         if may_cancel && *cancel.borrow_and_update() && !run.report.cancelled {
