@@ -9,6 +9,7 @@ mod readme;
 #[cfg(target_os = "linux")]
 mod scenarios;
 mod schedule;
+mod simulated;
 mod stage;
 mod build;
 mod images;
