@@ -2,5 +2,9 @@
 
 mod convergence;
 mod images;
+mod convergence_properties;
+mod plan_text;
+mod schedule;
+mod simulated;
 mod stage;
 mod tidy;

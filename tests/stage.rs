@@ -1,6 +1,6 @@
 //! A project built in a few words, and commands on a simulated engine: what tests of plans stand on.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::SystemTime};
 
 use ficelle::{
     apply::{self, Event, Report},
@@ -47,7 +47,6 @@ pub fn service(name: &str) -> Service {
 /// Small changes to a service, chained.
 pub trait With: Sized {
     fn on_network(self, key: &str) -> Self;
-    fn off_networks(self) -> Self;
     fn needs(self, on: &str, condition: Condition) -> Self;
     fn needs_and_restarts(self, on: &str) -> Self;
     fn wants(self, on: &str, condition: Condition) -> Self;
@@ -65,11 +64,6 @@ impl With for Service {
         if let NetworkMode::Networks(networks) = &mut self.container.network {
             networks.insert(format!("demo_{key}"), Attachment::default());
         }
-        self
-    }
-
-    fn off_networks(mut self) -> Self {
-        self.container.network = NetworkMode::default();
         self
     }
 
@@ -164,13 +158,18 @@ pub struct Played {
 /// A simulated engine on which goals are played as a session does.
 pub struct Stage {
     pub engine: Simulated,
-    runtime: tokio::runtime::Runtime,
+    /// Without a timer: what waits by the clock panics.
+    pub runtime: tokio::runtime::Runtime,
 }
 
 impl Stage {
     pub fn new() -> Self {
+        Self::on(Simulated::new())
+    }
+
+    pub fn on(engine: Simulated) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        Self { engine: Simulated::new(), runtime }
+        Self { engine, runtime }
     }
 
     /// Images, then the rest; stops after a failed first round, as a session does.
@@ -196,12 +195,21 @@ impl Stage {
         plan::converge(project, &graph, goal, &self.observe(project))
     }
 
+    /// The images of the project are there.
+    pub fn pull(&self, project: &Project) {
+        assert!(self.images(project, &up(project)).is_success());
+    }
+
     pub fn apply(&self, plan: &Plan) -> (Report, Vec<Event>) {
+        self.apply_at_most(plan, None)
+    }
+
+    pub fn apply_at_most(&self, plan: &Plan, parallel: Option<NonZeroUsize>) -> (Report, Vec<Event>) {
         let mut events = Vec::new();
         let (_cancel, cancelled) = watch::channel(false);
         let engine: Arc<dyn Engine> = Arc::new(self.engine.clone());
         let mut hear = |event| events.push(event);
-        let report = self.runtime.block_on(apply::run(plan, engine, None, cancelled, &mut hear));
+        let report = self.runtime.block_on(apply::run(plan, engine, parallel, cancelled, &mut hear));
         (report, events)
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     engine::{Container, ContainerState, CreateContainer, Health, Op, WaitFor},
-    model::{HealthTest, MountSource, NetworkMode, Service, label},
+    model::{HealthTest, Mount, MountSource, NetworkMode, Service},
 };
 
 use super::{
@@ -28,7 +28,7 @@ use super::{
 pub(super) fn running<'a>(
     scene: &Scene<'a>,
     goal: &Goal,
-    decisions: BTreeMap<&'a str, Decision<'a>>,
+    decisions: &BTreeMap<&'a str, Decision<'a>>,
     resources: Resources<'a>,
 ) -> Result<Plan, PlanError> {
     let Goal::Running { start, remove_orphans, renew_anon_volumes, timeout, wait, .. } = goal else {
@@ -47,12 +47,14 @@ pub(super) fn running<'a>(
         draft,
         tracks: BTreeMap::new(),
         freed: Vec::new(),
+        removals: BTreeMap::new(),
         conditions: Conditions::default(),
     };
     writer.orphans(*remove_orphans);
     let order: Vec<&Decision<'a>> =
         scene.services.iter().filter_map(|service| decisions.get(service.name.as_str())).collect();
     order.iter().for_each(|decision| writer.containers(decision));
+    writer.names_are_free_first()?;
     writer.stops_wait_for_dependents(&order);
     writer.networks_wait_for_stops();
     for decision in &order {
@@ -84,30 +86,24 @@ struct Writer<'w, 'a> {
     draft: Draft,
     /// By service, in the order of the decision's replicas.
     tracks: BTreeMap<&'a str, Vec<Track>>,
-    /// Containers that stop or go, and the step after which their ports and networks are free.
+    /// Containers that stop, and the step after which their ports and networks are free.
     freed: Vec<(&'a Container, StepId)>,
+    /// By id.
+    removals: BTreeMap<&'a str, StepId>,
     conditions: Conditions<'a>,
 }
 
 impl<'a> Writer<'_, 'a> {
     /// Removes the orphans, or tells of them.
     fn orphans(&mut self, remove: bool) {
-        let root = self.scene.project.root.to_string_lossy();
-        let elsewhere = |c: &Container| c.labels.get(label::WORKING_DIR).is_some_and(|dir| *dir != root);
         let mut kept = Vec::new();
         for orphan in self.scene.orphans() {
-            if elsewhere(orphan) {
-                self.draft.notes.push(format!(
-                    "container {} is kept: a project of the same name in {} made it",
-                    orphan.name,
-                    orphan.labels.get(label::WORKING_DIR).map_or("another directory", String::as_str)
-                ));
-                self.park(orphan);
+            if let Some(elsewhere) = self.scene.elsewhere(orphan) {
+                self.draft.notes.push(format!("container {} is kept: {elsewhere}", orphan.name));
             } else if remove {
                 self.discard(orphan, &Cause::Orphan);
             } else {
                 kept.push(format!("{} (service `{}`)", orphan.name, orphan.service));
-                self.park(orphan);
             }
         }
         if !kept.is_empty() {
@@ -118,23 +114,11 @@ impl<'a> Writer<'_, 'a> {
         }
     }
 
-    /// Stops and starts a container that the plan does not mean, if a network of it is made anew.
-    fn park(&mut self, container: &'a Container) {
-        let replaced = container.networks.iter().find(|name| self.made.unmade.contains_key(name.as_str()));
-        let Some(network) = replaced.filter(|_| container.state.is_running()) else { return };
-        let cause = Cause::Dependency { on: format!("network {network}") };
-        let stop = self.draft.stop(container, self.timeout, cause.clone());
-        let start = self.draft.start(&container.project, &container.name, cause);
-        let made = container.networks.iter().filter_map(|name| self.made.networks.get(name.as_str()));
-        self.draft.need(start, stop);
-        self.draft.need_all(start, made.copied());
-        self.freed.push((container, stop));
-    }
-
     /// Stops and removes a container that nothing takes the place of; the removal.
     fn discard(&mut self, container: &'a Container, cause: &Cause) -> StepId {
         let (stop, remove) = self.draft.stop_and_remove(container, self.timeout, false, cause);
-        self.freed.push((container, stop.unwrap_or(remove)));
+        self.freed.extend(stop.map(|stop| (container, stop)));
+        self.removals.insert(&container.id.0, remove);
         remove
     }
 
@@ -158,13 +142,42 @@ impl<'a> Writer<'_, 'a> {
                 let create = self.create(service, replica, Some(old), cause.clone());
                 track.create = Some(create);
                 self.replace(old, create, &mut track);
+                if matches!(cause, Cause::ImageChanged { .. }) {
+                    self.note_old_volumes(service, old);
+                }
             }
         }
         for double in &replica.doubles {
             let removal = self.discard(double, &Cause::Interrupted);
+            self.go_after(track.create, double, removal);
             track.cleared.push(removal);
         }
         track
+    }
+
+    /// Anonymous volumes hide what a new image has at their place.
+    fn note_old_volumes(&mut self, service: &Service, old: &Container) {
+        let anonymous = |mount: &&Mount| matches!(mount.source, MountSource::Anonymous { .. });
+        let targets: Vec<&str> =
+            service.container.mounts.iter().filter(anonymous).map(|mount| mount.target.as_str()).collect();
+        if !targets.is_empty() && !self.renew {
+            self.draft.notes.push(format!(
+                "container {} keeps its anonymous volumes, which hide what the new image has at {}; `-V` \
+                 renews them",
+                old.name,
+                targets.join(", ")
+            ));
+        }
+    }
+
+    /// What is there goes when its replacement is made; it stops earlier only where the replacement
+    /// waits for a network to be made anew.
+    fn go_after(&mut self, create: Option<StepId>, old: &Container, removal: StepId) {
+        self.draft.need_all(removal, create);
+        let stop = self.freed.iter().find(|(container, _)| container.id == old.id).map(|(_, stop)| *stop);
+        if let Some(stop) = stop.filter(|_| !self.replaces_networks) {
+            self.draft.need_all(stop, create);
+        }
     }
 
     fn keep(&mut self, container: &'a Container, replica: &Replica<'a>, track: &mut Track) {
@@ -178,11 +191,9 @@ impl<'a> Writer<'_, 'a> {
 
     fn replace(&mut self, old: &'a Container, create: StepId, track: &mut Track) {
         let (stop, remove) = self.draft.stop_and_remove(old, self.timeout, self.renew, &Cause::Replaced);
-        self.draft.need(remove, create);
-        if let Some(stop) = stop.filter(|_| !self.replaces_networks) {
-            self.draft.need(stop, create);
-        }
-        self.freed.push((old, stop.unwrap_or(remove)));
+        self.freed.extend(stop.map(|stop| (old, stop)));
+        self.removals.insert(&old.id.0, remove);
+        self.go_after(Some(create), old, remove);
         track.stop = stop;
         track.cleared.push(remove);
     }
@@ -225,6 +236,23 @@ impl<'a> Writer<'_, 'a> {
         create
     }
 
+    /// A container of one service may have the name that a container of another will have.
+    fn names_are_free_first(&mut self) -> Result<(), PlanError> {
+        let creates = self.tracks.values().flatten().filter_map(|track| track.create);
+        for create in creates.collect::<Vec<_>>() {
+            let Op::Create(request) = &self.draft.step_mut(create).op else { continue };
+            let (name, service) = (request.name.clone(), request.service.clone());
+            let holders = self.scene.observed.containers.iter().filter(|c| c.name == name);
+            for holder in holders.filter(|holder| holder.service != service) {
+                let removal = self.removals.get(holder.id.0.as_str()).copied();
+                // Of two services that swap names neither can go first.
+                let removal = removal.filter(|removal| !self.draft.reaches(*removal, create));
+                self.draft.need(create, removal.ok_or_else(|| name_is_taken(&service, &name, holder))?);
+            }
+        }
+        Ok(())
+    }
+
     /// A dependent that restarts with its dependency, or lives in its namespace, stops first.
     fn stops_wait_for_dependents(&mut self, order: &[&Decision<'a>]) {
         for decision in order {
@@ -245,13 +273,30 @@ impl<'a> Writer<'_, 'a> {
 
     /// A network can go when nothing that runs is on it.
     fn networks_wait_for_stops(&mut self) {
-        for (name, removal) in &self.made.unmade {
-            for (container, stop) in &self.freed {
-                if container.networks.iter().any(|joined| joined == name) {
-                    self.draft.need(*removal, *stop);
-                }
+        let unmade: Vec<(&str, StepId)> =
+            self.made.unmade.iter().map(|(name, step)| (*name, *step)).collect();
+        for (name, removal) in unmade {
+            let joined = |container: &&Container| container.networks.iter().any(|network| network == name);
+            let running = self.scene.observed.containers.iter().filter(|c| c.state.is_running());
+            for container in running.filter(joined) {
+                let stop =
+                    self.freed.iter().find(|(freed, _)| freed.id == container.id).map(|(_, stop)| *stop);
+                let stop = stop.unwrap_or_else(|| self.step_aside(container, name));
+                self.draft.need(removal, stop);
             }
         }
+    }
+
+    /// Stops and starts a container that the command does not mean, for a network that is made anew.
+    fn step_aside(&mut self, container: &'a Container, network: &str) -> StepId {
+        let cause = Cause::Dependency { on: format!("network {network}") };
+        let stop = self.draft.stop(container, self.timeout, cause.clone());
+        let start = self.draft.start(&container.project, &container.name, cause);
+        let made = container.networks.iter().filter_map(|name| self.made.networks.get(name.as_str()));
+        self.draft.need(start, stop);
+        self.draft.need_all(start, made.copied());
+        self.freed.push((container, stop));
+        stop
     }
 
     fn starts(&mut self, decision: &Decision<'a>) -> Result<(), PlanError> {
@@ -351,6 +396,14 @@ impl<'a> Writer<'_, 'a> {
             self.draft.need_all(wait, begun.start);
         }
     }
+}
+
+fn name_is_taken(service: &str, name: &str, holder: &Container) -> PlanError {
+    PlanError::at(
+        format!("services.{service}.container_name"),
+        format!("the name `{name}` is taken by a container of service `{}`", holder.service),
+    )
+    .help(format!("remove that container first (`ficelle down {}`), or use another name", holder.service))
 }
 
 fn has_healthcheck(service: &Service) -> bool {

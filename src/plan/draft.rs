@@ -33,6 +33,21 @@ impl Draft {
         }
     }
 
+    /// `step` waits for `other`, however far.
+    pub fn reaches(&self, step: StepId, other: StepId) -> bool {
+        let mut seen = vec![false; self.steps.len()];
+        let mut next = vec![step];
+        while let Some(step) = next.pop() {
+            if step == other {
+                return true;
+            }
+            if !std::mem::replace(&mut seen[step.0], true) {
+                next.extend(&self.steps[step.0].needs);
+            }
+        }
+        false
+    }
+
     pub fn step_mut(&mut self, step: StepId) -> &mut Step {
         &mut self.steps[step.0]
     }
@@ -70,7 +85,11 @@ impl Draft {
     /// # Errors
     /// Steps that wait for each other: a mistake of the planner.
     pub fn finish(self) -> Result<Plan, PlanError> {
-        let needs = |at: usize| self.steps[at].needs.iter().map(|need| need.0).collect();
+        let needs = |at: usize| {
+            let mut needs: Vec<usize> = self.steps[at].needs.iter().map(|need| need.0).collect();
+            needs.sort_unstable();
+            needs
+        };
         let order = sorted(self.steps.len(), needs).map_err(|circle| {
             let steps: Vec<String> = circle.iter().map(|&at| self.steps[at].op.to_string()).collect();
             PlanError {

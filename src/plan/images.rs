@@ -22,7 +22,7 @@ pub fn images(
     options: &ImageOptions,
     observed: &Observed,
 ) -> Result<Plan, PlanError> {
-    let mut round = Round::default();
+    let mut round = Round { builds_now: options.build != BuildMode::Never, ..Round::default() };
     for service in project.services.values().filter(|service| selection.contains(&service.name)) {
         let there = observed.images.contains_key(service.image());
         match decide(project, service, options, there)? {
@@ -32,6 +32,11 @@ pub fn images(
         }
     }
     round.finish()
+}
+
+/// An image that only a build gives has no registry to come from.
+fn is_only_built(project: &Project, service: &Service) -> bool {
+    service.build.is_some() && service.image() == format!("{}-{}", project.name, service.name)
 }
 
 enum Need<'a> {
@@ -46,9 +51,7 @@ fn decide<'a>(
     options: &ImageOptions,
     there: bool,
 ) -> Result<Need<'a>, PlanError> {
-    // An image that only a build gives has no registry to come from.
-    let only_built =
-        service.build.is_some() && service.image() == format!("{}-{}", project.name, service.name);
+    let only_built = is_only_built(project, service);
     let policy = match options.pull {
         Some(_) if only_built => service.pull_policy,
         asked => asked.or(service.pull_policy),
@@ -66,10 +69,10 @@ fn decide<'a>(
             Ok(Need::Pull(PullPolicy::Always, Cause::Asked(asked)))
         }
         _ if there => Ok(Need::Nothing),
-        (Some(build), None | Some(PullPolicy::Always)) if options.build == BuildMode::Missing => {
-            Ok(Need::Build(build, Cause::Missing))
-        }
-        (Some(build), Some(PullPolicy::Missing)) if only_built && options.build == BuildMode::Missing => {
+        // An explicit `missing` asks for a pull where there is anything to pull.
+        (Some(build), policy)
+            if options.build == BuildMode::Missing && (only_built || policy != Some(PullPolicy::Missing)) =>
+        {
             Ok(Need::Build(build, Cause::Missing))
         }
         (_, Some(PullPolicy::Never)) => Err(never(service)),
@@ -105,6 +108,7 @@ fn not_built(service: &Service) -> PlanError {
 #[derive(Default)]
 struct Round<'a> {
     draft: Draft,
+    builds_now: bool,
     /// By image and platform.
     pulls: BTreeMap<(&'a str, Option<&'a str>), (&'a Service, PullPolicy, Cause)>,
     builds: Vec<(&'a Service, &'a Build, Vec<&'a str>, Cause, &'a str)>,
@@ -116,6 +120,8 @@ impl<'a> Round<'a> {
         let pull = self.pulls.entry(key).or_insert((service, policy, cause.clone()));
         if policy == PullPolicy::Always && pull.1 != policy {
             *pull = (service, policy, cause);
+        } else if service.build.is_none() {
+            pull.0 = service;
         }
     }
 
@@ -132,9 +138,12 @@ impl<'a> Round<'a> {
             self.builds.iter().flat_map(|(_, _, names, ..)| names.iter().copied()).collect();
         self.pulls.retain(|(image, _), _| !built.contains(image));
         for ((image, platform), (service, policy, cause)) in self.pulls {
+            // `pull`: what cannot be pulled can still be built.
+            let optional = service.build.is_some() && cause == Cause::Asked("--pull") && !self.builds_now;
             let platform = platform.map(ToOwned::to_owned);
             let (image, service) = (image.to_owned(), service.name.clone());
-            self.draft.add(Op::Pull(PullRequest { image, platform, policy, service }), cause);
+            let step = self.draft.add(Op::Pull(PullRequest { image, platform, policy, service }), cause);
+            self.draft.step_mut(step).optional = optional;
         }
         let mut last: BTreeMap<&str, (StepId, &str)> = BTreeMap::new();
         for (service, build, names, cause, project) in self.builds {

@@ -67,6 +67,15 @@ impl<'a> Scene<'a> {
             .filter(move |c| if is_one_off(c) { !c.state.is_running() } else { !known(&c.service) })
     }
 
+    /// Why the container is none of this project's business: another directory made it under the
+    /// same project name.
+    pub fn elsewhere(&self, container: &Container) -> Option<String> {
+        let root = self.project.root.to_string_lossy();
+        let other =
+            container.labels.get(label::WORKING_DIR).filter(|dir| **dir != root && !root.is_empty())?;
+        Some(format!("the project of the same name in {other} made it"))
+    }
+
     /// What `service` needs among the enabled services.
     pub fn needs<'s>(&self, service: &'s Service) -> Vec<Need<'s>> {
         let owner = namespace_owner(service);

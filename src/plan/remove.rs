@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     engine::{Container, Op},
-    model::{Selection, label},
+    model::{MountSource, Selection, Service, label},
 };
 
 use super::{
@@ -68,13 +68,14 @@ pub(super) fn removed(
     dependents_first(scene, &mut draft, &stops);
     if remove_orphans {
         let one_offs = scene.observed.containers.iter().filter(|c| is_one_off(c) && c.state.is_running());
-        for container in scene.orphans().chain(one_offs) {
+        let orphans = scene.orphans().chain(one_offs);
+        for container in orphans.filter(|container| scene.elsewhere(container).is_none()) {
             let (_, remove) = draft.stop_and_remove(container, timeout, volumes, &Cause::Orphan);
             gone.0.insert(&container.id.0, remove);
         }
     }
     note_kept(scene, selection, &gone, &mut draft);
-    networks(scene, &gone, &mut draft);
+    networks(scene, selection, &gone, &mut draft);
     if volumes {
         remove_volumes(scene, selection, &gone, &mut draft);
     }
@@ -114,7 +115,9 @@ fn note_kept(scene: &Scene<'_>, selection: &Selection, gone: &Gone<'_>, draft: &
         return;
     }
     for container in scene.observed.containers.iter().filter(|container| !gone.contains(container)) {
-        let why = if is_one_off(container) {
+        let why = if let Some(elsewhere) = scene.elsewhere(container) {
+            elsewhere
+        } else if is_one_off(container) {
             "it is a one-off container; `--remove-orphans` removes it".to_owned()
         } else if scene.project.disabled.contains_key(&container.service) {
             format!("service `{}` is disabled; turn its profile on to remove it", container.service)
@@ -128,7 +131,7 @@ fn note_kept(scene: &Scene<'_>, selection: &Selection, gone: &Gone<'_>, draft: &
     }
 }
 
-fn networks(scene: &Scene<'_>, gone: &Gone<'_>, draft: &mut Draft) {
+fn networks(scene: &Scene<'_>, selection: &Selection, gone: &Gone<'_>, draft: &mut Draft) {
     let external: BTreeSet<&str> =
         scene.project.networks.values().filter(|net| net.external).map(|net| net.name.as_str()).collect();
     for (name, info) in &scene.observed.networks {
@@ -148,8 +151,8 @@ fn networks(scene: &Scene<'_>, gone: &Gone<'_>, draft: &mut Draft) {
         if kept.is_empty() {
             let remove = draft.add(Op::RemoveNetwork { name: name.clone() }, Cause::Goal);
             draft.need_all(remove, steps);
-        } else {
-            draft.notes.push(format!("network {name} is kept: {} still on it", join(&kept)));
+        } else if !selection.partial {
+            draft.notes.push(format!("network {name} is kept: used by {}", join(&kept)));
         }
     }
 }
@@ -170,15 +173,14 @@ fn remove_volumes(scene: &Scene<'_>, selection: &Selection, gone: &Gone<'_>, dra
             let remove = draft.add(Op::RemoveVolume { name: volume.name.clone() }, Cause::Goal);
             draft.need_all(remove, steps);
         } else {
-            draft.notes.push(format!("volume {key} is kept: {} use it", join(&kept)));
+            draft.notes.push(format!("volume {key} is kept: used by {}", join(&kept)));
         }
     }
 }
 
 /// Services outside the selection that mount the volume.
 fn other_users<'a>(scene: &Scene<'a>, selection: &Selection, volume: &str) -> Vec<&'a str> {
-    use crate::model::MountSource;
-    let mounts = |service: &&&crate::model::Service| {
+    let mounts = |service: &&&Service| {
         let mut sources = service.container.mounts.iter().map(|mount| &mount.source);
         sources.any(|source| matches!(source, MountSource::Volume { name, .. } if name == volume))
     };

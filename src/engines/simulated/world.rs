@@ -381,8 +381,9 @@ impl World {
         let published = self.remote.get(&full(image)?).cloned().flatten();
         let json = serde_json::to_string(build).unwrap_or_default();
         let id = published.unwrap_or_else(|| image_id(&json));
-        for name in build.tags.iter().map(String::as_str).chain([image]) {
-            self.images.insert(full(name)?, id.clone());
+        let names = build.tags.iter().map(String::as_str).chain([image]).map(full);
+        for name in names.collect::<Result<Vec<_>, _>>()? {
+            self.images.insert(name, id.clone());
         }
         Ok(Outcome { id: Some(id), unchanged: false })
     }
@@ -573,7 +574,7 @@ impl Record {
         match self.spec.restart {
             RestartPolicy::Always | RestartPolicy::UnlessStopped => self.ended(Life::Restarting, clock),
             RestartPolicy::OnFailure { max_retries: None } if code != 0 => {
-                self.ended(Life::Restarting, clock)
+                self.ended(Life::Restarting, clock);
             }
             RestartPolicy::OnFailure { max_retries: Some(retries) } if code != 0 => {
                 self.restarts = retries;
