@@ -14,6 +14,8 @@ pub struct Attribute {
     pub required: bool,
     /// Printed even when it is false, zero or empty, since that says something.
     pub kept: bool,
+    /// Never printed by `config`.
+    pub hidden: bool,
     pub support: Support,
 }
 
@@ -40,6 +42,8 @@ pub enum Form {
     /// An integer, or a string that says one; within these bounds when it is written as a number.
     Integer(i64, i64),
     StrictInteger,
+    /// A number of devices, or `all`.
+    Count,
     /// A number of which the whole part counts, or a string that says an integer.
     Whole,
     StrictNumber,
@@ -61,6 +65,8 @@ pub enum Form {
     Test,
     /// `{KEY: value}` or `["KEY=value"]`.
     Pairs(Absent),
+    /// The same for keys of ssh, canonically printed as a list.
+    Ssh,
     /// A mapping of strings and numbers, canonically strings.
     Options(OptionValues),
     /// `["host:ip"]` or `{host: ip}`.
@@ -148,6 +154,8 @@ pub enum Merge {
 pub enum KeyOf {
     /// The item itself.
     Item,
+    /// What stands before its first `=`.
+    Name,
     /// Its `target`.
     Target,
     /// Its `path`.
@@ -189,6 +197,7 @@ const fn row(name: &'static str, form: Form) -> Attribute {
         path: PathRule::None,
         required: false,
         kept: false,
+        hidden: false,
         support: Support::Yes,
     }
 }
@@ -215,6 +224,11 @@ impl Attribute {
 
     const fn kept(mut self) -> Self {
         self.kept = true;
+        self
+    }
+
+    const fn hidden(mut self) -> Self {
+        self.hidden = true;
         self
     }
 
@@ -252,7 +266,7 @@ pub static PROJECT: Table = &[
     row("version", Text),
     row("name", Text),
     row("include", Include),
-    row("services", Keyed(&SERVICE_FORM)),
+    row("services", Keyed(&SERVICE_FORM)).kept(),
     row("networks", Keyed(&ObjectOrNull(NETWORK))),
     row("volumes", Keyed(&ObjectOrNull(VOLUME))),
     row("secrets", Keyed(&Object(SECRET))),
@@ -305,7 +319,7 @@ pub static SERVICE: Table = &[
     row("group_add", Scalars).merge(Merge::Distinct),
     row("gpus", Gpus).missing(),
     row("hostname", Text),
-    row("healthcheck", Object(HEALTHCHECK)),
+    row("healthcheck", Object(HEALTHCHECK)).kept(),
     row("image", Text),
     row("init", Flag).kept(),
     row("ipc", Text).missing(),
@@ -319,7 +333,7 @@ pub static SERVICE: Table = &[
     row("memswap_limit", Bytes),
     row("mem_swappiness", WholeBytes).missing(),
     row("mac_address", Text).missing(),
-    row("models", Names(&Object(SERVICE_MODEL), NameDefault::Null)).missing(),
+    row("models", Names(&ObjectOrNull(SERVICE_MODEL), NameDefault::Null)).missing(),
     row("network_mode", Text),
     row("networks", Names(&ObjectOrNull(SERVICE_NETWORK), NameDefault::Null)),
     row("oom_kill_disable", Flag).missing(),
@@ -330,7 +344,7 @@ pub static SERVICE: Table = &[
     row("ports", Ports).unique(KeyOf::Port),
     row("privileged", Flag),
     row("pull_policy", PullPolicy),
-    row("pull_refresh_after", Text),
+    row("pull_refresh_after", Text).hidden().missing(),
     row("read_only", Flag),
     row("restart", Text),
     row("runtime", Text).missing(),
@@ -368,7 +382,7 @@ pub static BUILD: Table = &[
     row("args", ENVIRONMENT),
     row("provenance", TextOrFlag).missing(),
     row("sbom", TextOrFlag).missing(),
-    row("ssh", Pairs(Absent::Inherit)).path(PathRule::Ssh).missing(),
+    row("ssh", Ssh).path(PathRule::Ssh).missing(),
     row("labels", LABELS),
     row("cache_from", Strings).missing(),
     row("cache_to", Strings).missing(),
@@ -427,7 +441,7 @@ pub static DISCRETE: Table = &[row("kind", Text).kept(), row("value", Whole).kep
 pub static DEVICE_REQUEST: Table = &[
     row("capabilities", Strings),
     row("driver", Text),
-    row("count", ANY_INTEGER),
+    row("count", Count),
     row("device_ids", Strings),
     row("options", LABELS),
 ];
@@ -557,7 +571,7 @@ pub static MOUNT_BIND: Table = &[
 pub static MOUNT_VOLUME: Table =
     &[row("labels", LABELS).missing(), row("nocopy", Flag), row("subpath", Text)];
 
-pub static MOUNT_TMPFS: Table = &[row("size", WholeBytes), row("mode", Mode)];
+pub static MOUNT_TMPFS: Table = &[row("size", WholeBytes), row("mode", Whole)];
 
 pub static MOUNT_IMAGE: Table = &[row("subpath", Text)];
 

@@ -28,11 +28,18 @@ impl Bind<'_> {
     pub fn project(&mut self, model: &Node, disabled: &Map, name: &str) -> Project {
         let mut project = Project { name: name.to_owned(), ..Project::default() };
         for (key, node) in entries(model, "networks") {
-            let network = self.network(node, &format!("networks.{key}"));
+            let mut network = self.network(node, &format!("networks.{key}"));
+            if network.name.is_empty() {
+                network.name = format!("{name}_{key}");
+            }
             project.networks.insert(key.to_owned(), network);
         }
         for (key, node) in entries(model, "volumes") {
-            project.volumes.insert(key.to_owned(), volume(node));
+            let mut volume = volume(node);
+            if volume.name.is_empty() {
+                volume.name = format!("{name}_{key}");
+            }
+            project.volumes.insert(key.to_owned(), volume);
         }
         let services = entries(model, "services").map(|(key, node)| (key.to_owned(), node.clone())).collect();
         project.services = self.services(services, &project);
@@ -296,7 +303,7 @@ impl Reader<'_, '_> {
             }
             ("bind", Some(source)) => Some(MountSource::Bind {
                 path: PathBuf::from(source),
-                create: part("bind", "create_host_path").is_some_and(|node| node.value == Value::Bool(true)),
+                create: part("bind", "create_host_path").is_none_or(|node| node.value == Value::Bool(true)),
                 propagation: part("bind", "propagation").and_then(Node::as_str).map(ToOwned::to_owned),
             }),
             ("bind", None) => {

@@ -32,9 +32,16 @@ impl Canonical<'_> {
     }
 
     fn formed(&mut self, node: Node, form: Form, path: &Path<'_>) -> Option<Node> {
-        if self.raw && node.as_str().is_some_and(|text| text.contains('$')) && is_scalar(form) {
-            return Some(node);
+        if self.raw && (is_scalar(form) || is_written(form)) {
+            // Checked, but shown as it was written.
+            let variable = is_scalar(form) && node.as_str().is_some_and(|text| text.contains('$'));
+            let written = node.clone();
+            return if variable { Some(node) } else { self.typed(node, form, path).map(|_| written) };
         }
+        self.typed(node, form, path)
+    }
+
+    fn typed(&mut self, node: Node, form: Form, path: &Path<'_>) -> Option<Node> {
         match form {
             Form::Any => Some(node),
             Form::Text | Form::TextOrNull => self.text(node, path),
@@ -51,6 +58,9 @@ impl Canonical<'_> {
             Form::StrictNumber => {
                 self.only(node, path, "a number", |v| matches!(v, Value::Int(_) | Value::Float(_)))
             }
+            Form::Count if self.raw && node.as_str() == Some("all") => Some(node),
+            Form::Count if node.as_str() == Some("all") => Some(Node::new(Value::Int(-1), node.span)),
+            Form::Count => self.whole(node, path),
             Form::Integer(low, high) => self.integer(node, low.into(), high.into(), path),
             Form::Whole => self.whole(node, path),
             Form::Number => self.number(node, path),
@@ -68,6 +78,7 @@ impl Canonical<'_> {
             Form::Words => self.words(node, path),
             Form::Test => self.test(node, path),
             Form::Pairs(absent) => self.pairs(node, absent, path),
+            Form::Ssh => self.pairs(node, Absent::Inherit, path),
             Form::Options(values) => self.options(node, values, path),
             Form::Hosts => self.hosts(node, path),
             Form::Strings => self.list(node, Form::Text, path),
@@ -305,6 +316,14 @@ impl Canonical<'_> {
     }
 
     fn list_of(&mut self, node: Node, item: Form, path: &Path<'_>) -> Option<Node> {
+        let node = match (&node.value, item) {
+            // One file of variables may stand without a list around it.
+            (Value::Text(_), Form::Short(Short::EnvFile, _)) => {
+                let span = node.span;
+                Node::new(Value::List(vec![node]), span)
+            }
+            _ => node,
+        };
         let Value::List(items) = node.value else { return self.expected(&node, "a list", path) };
         let items = items
             .into_iter()
@@ -424,9 +443,14 @@ impl Canonical<'_> {
     /// Canonically a list of `host=ip`.
     fn hosts(&mut self, node: Node, path: &Path<'_>) -> Option<Node> {
         let mut found = Vec::new();
-        let entry = |host: &str, ip: &str| {
-            let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
-            Value::Text(format!("{host}={ip}"))
+        // Several addresses of one host may stand behind one another.
+        let entries = |host: &str, ips: &str, item: &Node| -> Vec<Node> {
+            let bare = |ip: &str| -> String {
+                let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
+                format!("{host}={ip}")
+            };
+            let node = |ip| Node { value: Value::Text(bare(ip)), ..item.clone() };
+            ips.split(',').map(str::trim).map(node).collect()
         };
         match node.value {
             Value::Map(map) => {
@@ -438,7 +462,7 @@ impl Canonical<'_> {
                     };
                     for item in items {
                         match item.as_str() {
-                            Some(ip) => found.push(Node { value: entry(&host.text, ip), ..item }),
+                            Some(ip) => found.extend(entries(&host.text, ip, &item)),
                             None => drop(self.expected(&item, "a string, the address", &path)),
                         }
                     }
@@ -453,7 +477,7 @@ impl Canonical<'_> {
                     };
                     match text.split_once('=').or_else(|| text.split_once(':')) {
                         Some((host, ip)) if !host.is_empty() => {
-                            found.push(Node { value: entry(host, ip), ..item });
+                            found.extend(entries(host, ip, &item));
                         }
                         _ => drop(self.tell(
                             item.span,
@@ -479,14 +503,44 @@ impl Canonical<'_> {
                 continue;
             }
             let Some(row) = attributes::find(table, &key.text) else {
-                self.unknown_key(&key, table, path);
+                if value.edit != Edit::Reset {
+                    self.unknown_key(&key, table, path);
+                }
                 continue;
             };
             if let Some(value) = self.value(value, row.form, &path.key(row.name)) {
                 found.insert(key, value);
             }
         }
-        Some(Node::new(Value::Map(found), node.span))
+        let mut done = Node::new(Value::Map(found), node.span);
+        self.external_name(&mut done, path);
+        Some(done)
+    }
+
+    /// `external: {name: other}` of the older files is `external: true` and `name: other`.
+    fn external_name(&mut self, node: &mut Node, path: &Path<'_>) {
+        let Some(external) = node.get("external").filter(|external| external.as_map().is_some()) else {
+            return;
+        };
+        let span = external.span;
+        let name = external.get("name").cloned();
+        let told = Diagnostic::warning("`external.name` is deprecated")
+            .at(path.key("external"))
+            .mark(self.files.mark(span, ""))
+            .help("write `name:` and `external: true`");
+        self.diagnostics.push(told);
+        if let Some(own) = node.get_str("name")
+            && name.as_ref().is_some_and(|name| name.as_str() != Some(own))
+        {
+            let own = node.get("name").map(|node| node.span).unwrap_or_default();
+            self.tell(own, path, "`name` and `external.name` say different things");
+        }
+        if let Some(map) = node.as_map_mut() {
+            map.insert(Key::new("external", span), Node::new(Value::Bool(true), span));
+            if let Some(name) = name {
+                map.insert(Key::new("name", name.span), name);
+            }
+        }
     }
 
     fn unknown_key(&mut self, key: &Key, table: Table, path: &Path<'_>) {
@@ -698,13 +752,9 @@ impl Canonical<'_> {
     }
 
     fn gpus(&mut self, node: Node, path: &Path<'_>) -> Option<Node> {
-        let span = node.span;
         match &node.value {
-            Value::Text(text) if text == "all" => {
-                let mut all = Node::map(span);
-                all.set("count", Value::Int(-1));
-                Some(Node::new(Value::List(vec![all]), span))
-            }
+            // Stays as it is until all files are merged: a list replaces it.
+            Value::Text(text) if text == "all" => Some(node),
             Value::List(_) => self.list_of(node, Form::Object(attributes::DEVICE_REQUEST), path),
             _ => self.expected(&node, "`all` or a list of devices", path),
         }
@@ -781,6 +831,20 @@ const fn is_scalar(form: Form) -> bool {
     )
 }
 
+/// Further forms whose value is not rewritten while variables stand in it.
+const fn is_written(form: Form) -> bool {
+    matches!(
+        form,
+        Form::Words
+            | Form::Test
+            | Form::Pairs(_)
+            | Form::Options(_)
+            | Form::Hosts
+            | Form::Scalars
+            | Form::TextOrFlag
+    )
+}
+
 const fn wanted(form: Form) -> &'static str {
     match form {
         Form::Object(_) | Form::Closed(_) => "a mapping",
@@ -843,7 +907,7 @@ fn mount_node(mount: &mounts::MountText, span: Span) -> Node {
     if bind.as_map().is_some_and(|map| !map.is_empty()) {
         node.set("bind", bind.value);
     }
-    if !mount.is_bind() || mount.nocopy {
+    if !mount.bare && !mount.is_bind() || mount.nocopy {
         let mut volume = Node::map(span);
         if mount.nocopy {
             volume.set("nocopy", Value::Bool(true));

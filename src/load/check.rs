@@ -151,6 +151,8 @@ impl Check<'_> {
         self.healthcheck(service, path);
         self.twins(service, path);
         self.mount_targets(service, path);
+        self.bind_sources(service, path);
+        self.device_requests(service, path);
         self.watch(service, path);
         self.scale(service, path);
         self.platforms(service, path);
@@ -243,6 +245,37 @@ impl Check<'_> {
                 .mark(self.files.mark(span, ""))
                 .mark(first);
             self.diagnostics.push(told);
+        }
+    }
+
+    fn bind_sources(&mut self, service: &Node, path: &str) {
+        let volumes = service.get("volumes").map(Node::items).unwrap_or_default();
+        for (at, mount) in volumes.iter().enumerate() {
+            let path = format!("{path}.volumes[{at}]");
+            if mount.get_str("type") == Some("bind") && mount.get_str("source").is_none_or(str::is_empty) {
+                self.tell(mount.span, &path, "a bind mount needs a `source`");
+            }
+            if let Some(size) = mount.get("tmpfs").and_then(|tmpfs| tmpfs.get("size"))
+                && size.as_str().is_some_and(|size| size.starts_with('-'))
+            {
+                self.tell(size.span, format_args!("{path}.tmpfs.size"), "a size cannot be negative");
+            }
+        }
+    }
+
+    fn device_requests(&mut self, service: &Node, path: &str) {
+        let reserved = || service.get("deploy")?.get("resources")?.get("reservations")?.get("devices");
+        let requests = [(reserved(), "deploy.resources.reservations.devices"), (service.get("gpus"), "gpus")];
+        for (list, key) in requests {
+            for (at, request) in list.map(Node::items).unwrap_or_default().iter().enumerate() {
+                let path = format!("{path}.{key}[{at}]");
+                if key != "gpus" && request.get("capabilities").is_none() {
+                    self.tell(request.span, &path, "a request for devices needs `capabilities`");
+                }
+                if let (Some(count), Some(_)) = (request.get("count"), request.get("device_ids")) {
+                    self.tell(count.span, &path, "`count` and `device_ids` exclude each other");
+                }
+            }
         }
     }
 
@@ -340,7 +373,7 @@ impl Check<'_> {
             }
             let required = dependency.get("required").is_none_or(|node| node.value == Value::Bool(true));
             let off = disabled.get(target);
-            if !required {
+            if !required && off.is_some() {
                 continue;
             }
             let told = match off {
@@ -442,10 +475,9 @@ impl Check<'_> {
         {
             for (key, resource) in entries(kind) {
                 let external = resource.get("external").is_some_and(|node| node.value == Value::Bool(true));
-                let driver = resource.get("driver").is_some();
                 let given: Vec<_> = ways.iter().filter(|way| resource.get(way).is_some()).collect();
                 let ways: Vec<_> = ways.iter().map(|way| format!("`{way}`")).collect();
-                if !external && !driver && given.is_empty() {
+                if !external && given.is_empty() {
                     let message = format!("`{key}` needs one of {}, or `external: true`", ways.join(", "));
                     self.tell(key.span, format_args!("{kind}.{key}"), message);
                 }

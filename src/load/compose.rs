@@ -14,6 +14,7 @@ use super::{
     discover::{self, Variables},
     interpolate,
     merge::{merge, settle, unify_all},
+    normalise,
     options::LoadOptions,
     path::Path,
     paths::Base,
@@ -104,7 +105,8 @@ impl<'a> Loader<'a> {
         let mut model = Node::map(Span::default());
         for (file, document) in documents {
             let scope = Scope { file, ..scope.clone() };
-            if let Some(done) = self.document(document, &scope) {
+            if let Some(mut done) = self.document(document, &scope) {
+                normalise::all_gpus(&mut done);
                 merge(&mut model, done, Form::Object(PROJECT), Merge::Default);
                 settle(&mut model);
                 unify_all(&mut model, Form::Object(PROJECT), Merge::Default);

@@ -60,7 +60,7 @@ fn double_dollars(json: &mut Json) {
 fn table_value(node: &Node, table: Table, format: Format) -> Json {
     let Some(map) = node.as_map() else { return plain(node) };
     let mut object = Object::new();
-    for row in table {
+    for row in table.iter().filter(|row| !row.hidden) {
         let Some(value) = map.get(row.name) else { continue };
         let json = form_value(value, row.form, format);
         if row.kept && !json.is_null() || !is_zero(&json) {
@@ -70,8 +70,11 @@ fn table_value(node: &Node, table: Table, format: Format) -> Json {
     if format == Format::Json {
         fixed(&mut object, table);
     }
-    for (key, value) in sorted(map).filter(|(key, _)| key.starts_with("x-")) {
-        object.insert(key.to_owned(), as_written(value));
+    // JSON shows the keys of the user's own at the top alone.
+    if format == Format::Yaml || std::ptr::eq(table, PROJECT) {
+        for (key, value) in sorted(map).filter(|(key, _)| key.starts_with("x-")) {
+            object.insert(key.to_owned(), extension(value));
+        }
     }
     Json::Object(object)
 }
@@ -80,6 +83,10 @@ fn table_value(node: &Node, table: Table, format: Format) -> Json {
 fn fixed(object: &mut Object<String, Json>, table: Table) {
     let empty = || Json::Object(Object::new());
     let same = |other: Table| std::ptr::eq(table, other);
+    if same(PROJECT) {
+        object.entry("services").or_insert_with(empty);
+        object.remove("models");
+    }
     if same(attributes::SERVICE) {
         for key in ["command", "entrypoint"] {
             object.entry(key).or_insert(Json::Null);
@@ -89,6 +96,17 @@ fn fixed(object: &mut Object<String, Json>, table: Table) {
         for key in ["resources", "placement"] {
             object.entry(key).or_insert_with(empty);
         }
+    }
+    if same(attributes::WATCH) {
+        object.entry("exec").or_insert_with(|| serde_json::json!({ "command": null }));
+    }
+    if same(attributes::HOOK) {
+        object.entry("command").or_insert(Json::Null);
+    }
+    if same(attributes::THROTTLE) || same(attributes::WEIGHT_DEVICE) {
+        let old = std::mem::take(object);
+        let upper = |key: String| key[..1].to_ascii_uppercase() + &key[1..];
+        object.extend(old.into_iter().map(|(key, value)| (upper(key), value)));
     }
     if same(NETWORK) {
         object.entry("ipam").or_insert_with(empty);
@@ -112,6 +130,13 @@ fn form_value(node: &Node, form: Form, format: Format) -> Json {
             hosts.sort_unstable();
             hosts.into_iter().map(Json::from).collect()
         }
+        (Value::Map(map), Form::Ssh) => sorted(map)
+            .map(|(key, value)| match value.as_str() {
+                Some(path) if !path.is_empty() => Json::from(format!("{key}={path}")),
+                _ => Json::from(key),
+            })
+            .collect(),
+        (Value::Text(size), Form::Bytes | Form::WholeBytes | Form::BytesText) if size == "0" => Json::Null,
         (Value::Map(map), Form::Keyed(item) | Form::Names(item, _)) => {
             sorted(map).map(|(key, value)| (key.to_owned(), form_value(value, *item, format))).collect()
         }
@@ -159,6 +184,21 @@ fn float(value: f64) -> Json {
 /// A tree without a table: keys sorted, nothing left out.
 fn as_written(node: &Node) -> Json {
     plain(node)
+}
+
+/// A value of the user's own; the reference loses empty lists in these.
+fn extension(node: &Node) -> Json {
+    let mut json = plain(node);
+    let mut open = vec![&mut json];
+    while let Some(value) = open.pop() {
+        match value {
+            Json::Array(items) if items.is_empty() => *value = Json::Null,
+            Json::Array(items) => open.extend(items.iter_mut()),
+            Json::Object(object) => open.extend(object.values_mut()),
+            _ => {}
+        }
+    }
+    json
 }
 
 fn plain(node: &Node) -> Json {

@@ -56,7 +56,7 @@ pub fn discover(
     let dir = working_dir(given_dir.as_deref(), &site.files, &here);
     add_variables(options, source, files, &here, &dir, &mut site.environment)?;
     if site.files.is_empty() {
-        site.files = from_variable(&site.environment, &here);
+        site.files = from_variable(&site.environment, &here)?;
     }
     if site.files.is_empty() {
         site.files = search(given_dir.as_deref().unwrap_or(&here), source, warnings)?;
@@ -94,13 +94,15 @@ fn working_dir(given: Option<&Path>, files: &[PathBuf], here: &Path) -> PathBuf 
     given.or_else(of_file).unwrap_or(here).to_owned()
 }
 
-fn from_variable(environment: &Variables, here: &Path) -> Vec<PathBuf> {
-    let Some(list) = environment.get("COMPOSE_FILE").filter(|list| !list.is_empty()) else {
-        return Vec::new();
-    };
+fn from_variable(environment: &Variables, here: &Path) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
+    let Some(list) = environment.get("COMPOSE_FILE") else { return Ok(Vec::new()) };
+    if list.is_empty() {
+        let told = Diagnostic::error("COMPOSE_FILE is set but empty");
+        return Err(vec![told.help("unset it, or name a Compose file")]);
+    }
     let separator =
         environment.get("COMPOSE_PATH_SEPARATOR").filter(|text| !text.is_empty()).map_or(":", String::as_str);
-    list.split(separator).map(|file| absolute_file(here, file)).collect()
+    Ok(list.split(separator).map(|file| absolute_file(here, file)).collect())
 }
 
 /// The Compose file of a directory or of the nearest one above it, with its override file.
@@ -192,8 +194,9 @@ pub fn read_variables(
                 continue;
             }
         };
-        let lookup = |name: &str| environment.get(name).cloned().or_else(|| found.get(name).cloned());
-        match dotenv::parse(&text, &lookup) {
+        let outer = |name: &str| environment.get(name).cloned();
+        let earlier = |name: &str| found.get(name).cloned();
+        match dotenv::parse(&text, &outer, &earlier) {
             Ok(variables) => found.extend(variables),
             Err(fault) => errors.push(variable_fault(files, &shown, &text, fault)),
         }

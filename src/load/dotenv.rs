@@ -1,8 +1,6 @@
 //! The one parser of `.env` files, `env_file` and `label_file`.
 //! Knows text and variables, nothing of where they go.
 
-use std::collections::BTreeMap;
-
 use indexmap::IndexMap;
 
 use super::interpolate::{self, substitute};
@@ -17,14 +15,17 @@ pub struct Fault {
     pub message: String,
 }
 
-/// The variables of a file, in its order; the later of two with one name wins. `lookup` answers for
-/// variables that the file itself does not set, and for those it only names (`NAME` alone).
+/// A lookup of variables by name.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The variables of a file, in its order; the later of two with one name wins. For a variable that is
+/// used, `outer` (the environment) is asked first, then the file itself, then `earlier` files.
 ///
 /// # Errors
 /// The first mistake.
-pub fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<IndexMap<String, String>, Fault> {
+pub fn parse(text: &str, outer: Lookup<'_>, earlier: Lookup<'_>) -> Result<IndexMap<String, String>, Fault> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
-    let mut reader = Reader { text: &text, at: 0, found: IndexMap::new(), lookup };
+    let mut reader = Reader { text: &text, at: 0, found: IndexMap::new(), outer, earlier };
     while reader.to_statement() {
         reader.statement()?;
     }
@@ -35,10 +36,7 @@ pub fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Inde
 ///
 /// # Errors
 /// A name with white space in it.
-pub fn parse_raw(
-    text: &str,
-    lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<IndexMap<String, String>, Fault> {
+pub fn parse_raw(text: &str, lookup: Lookup<'_>) -> Result<IndexMap<String, String>, Fault> {
     let mut found = IndexMap::new();
     for (line, number) in text.strip_prefix('\u{feff}').unwrap_or(text).lines().zip(1..) {
         let line = line.trim_start();
@@ -63,16 +61,12 @@ pub fn nothing(_: &str) -> Option<String> {
     None
 }
 
-/// A lookup in a map.
-pub fn from_map(map: &BTreeMap<String, String>) -> impl Fn(&str) -> Option<String> {
-    |name| map.get(name).cloned()
-}
-
 struct Reader<'a> {
     text: &'a str,
     at: usize,
     found: IndexMap<String, String>,
-    lookup: &'a dyn Fn(&str) -> Option<String>,
+    outer: Lookup<'a>,
+    earlier: Lookup<'a>,
 }
 
 impl<'a> Reader<'a> {
@@ -109,7 +103,7 @@ impl<'a> Reader<'a> {
         if assigned {
             let value = self.value()?;
             self.found.insert(name.to_owned(), value);
-        } else if let Some(value) = (self.lookup)(name) {
+        } else if let Some(value) = (self.outer)(name).or_else(|| (self.earlier)(name)) {
             self.found.insert(name.to_owned(), value);
         }
         Ok(())
@@ -182,7 +176,9 @@ impl<'a> Reader<'a> {
     }
 
     fn expanded(&self, text: &str, start: usize, length: usize) -> Result<String, Fault> {
-        let lookup = |name: &str| (self.lookup)(name).or_else(|| self.found.get(name).cloned());
+        let lookup = |name: &str| {
+            (self.outer)(name).or_else(|| self.found.get(name).cloned()).or_else(|| (self.earlier)(name))
+        };
         match substitute(text, &lookup) {
             Ok(done) => Ok(done.text),
             Err(fault @ interpolate::Fault::Format { .. }) => Err(self.fault(
@@ -252,7 +248,7 @@ mod tests {
 
     fn read(text: &str) -> String {
         let lookup = |name: &str| (name == "OUTER").then(|| "outer".to_owned());
-        match parse(text, &lookup) {
+        match parse(text, &lookup, &nothing) {
             Ok(found) => {
                 found.iter().map(|(name, value)| format!("{name}={value:?}")).collect::<Vec<_>>().join(" ")
             }

@@ -6,7 +6,7 @@ use super::{
     compose::Loader,
     diagnostic::Diagnostic,
     discover::{self, Variables, shown},
-    dotenv,
+    dotenv::{self, Lookup},
     tree::{Key, Map, Node, Value},
 };
 
@@ -19,7 +19,7 @@ impl Loader<'_> {
             if !self.options.no_env_resolution {
                 self.read_env_files(service, environment, &path);
             }
-            self.read_label_files(service, environment, &path);
+            self.read_label_files(service, &path);
         }
     }
 
@@ -41,22 +41,26 @@ impl Loader<'_> {
                 }
             };
             let earlier = found.clone();
-            let lookup = |name: &str| {
-                let of_file = earlier.get(name).and_then(Node::as_str).map(ToOwned::to_owned);
-                environment.get(name).cloned().or(of_file)
-            };
+            let outer = |name: &str| environment.get(name).cloned();
+            let earlier = |name: &str| earlier.get(name).and_then(Node::as_str).map(ToOwned::to_owned);
             let Some(node) = file.get("path") else { continue };
-            self.read_into(&mut found, node, required, raw, &lookup, &format!("{path}.env_file"));
+            self.read_into(&mut found, node, required, raw, (&outer, &earlier), &format!("{path}.env_file"));
         }
         lay_on(service, "environment", found);
     }
 
-    fn read_label_files(&mut self, service: &mut Node, environment: &Variables, path: &str) {
+    fn read_label_files(&mut self, service: &mut Node, path: &str) {
         let Some(files) = service.as_map_mut().and_then(|map| map.shift_remove("label_file")) else { return };
-        let lookup = dotenv::from_map(environment);
         let mut found = Map::new();
         for file in files.items() {
-            self.read_into(&mut found, file, true, false, &lookup, &format!("{path}.label_file"));
+            self.read_into(
+                &mut found,
+                file,
+                true,
+                false,
+                (&dotenv::nothing, &dotenv::nothing),
+                &format!("{path}.label_file"),
+            );
         }
         lay_on(service, "labels", found);
     }
@@ -67,7 +71,7 @@ impl Loader<'_> {
         node: &Node,
         required: bool,
         raw: bool,
-        lookup: &dyn Fn(&str) -> Option<String>,
+        (outer, earlier): (Lookup<'_>, Lookup<'_>),
         path: &str,
     ) {
         let name = node.as_str().unwrap_or_default();
@@ -85,7 +89,7 @@ impl Loader<'_> {
                 return;
             }
         };
-        let parsed = if raw { dotenv::parse_raw(&text, lookup) } else { dotenv::parse(&text, lookup) };
+        let parsed = if raw { dotenv::parse_raw(&text, outer) } else { dotenv::parse(&text, outer, earlier) };
         match parsed {
             Ok(variables) => {
                 for (name, value) in variables {

@@ -177,13 +177,18 @@ fn walk(
             let place = offset + dollar..offset + at;
             result.push_str(&plain(&after[..name], place, lookup, out, need));
         } else {
-            let end = after.starts_with('{').then(|| closing(after)).flatten();
+            if !after.starts_with('{') {
+                // A dollar before anything else is a dollar.
+                result.push('$');
+                at = dollar + 1;
+                continue;
+            }
             let malformed = |length: usize| Fault::Format {
                 text: text[dollar..dollar + length].to_owned(),
                 at: offset + dollar..offset + dollar + length,
             };
-            let Some(end) = end.filter(|_| depth < MAX_NESTING) else {
-                return Err(malformed(if after.starts_with('{') { text.len() - dollar } else { 1 }));
+            let Some(end) = closing(after).filter(|_| depth < MAX_NESTING) else {
+                return Err(malformed(text.len() - dollar));
             };
             let inner = &after[1..end];
             at = dollar + 1 + end + 1;
@@ -292,6 +297,8 @@ mod tests {
     fn a_doubled_dollar_is_a_dollar() {
         assert_eq!(substituted("$$SET $${SET} $$$SET"), "$SET ${SET} $value");
         assert_eq!(substituted("$${"), "${");
+        assert_eq!(substituted("5$ $1 $-"), "5$ $1 $-");
+        assert_eq!(substituted("${NONE:-$2a$}"), "$2a$ (unset: a)".replace("$2a$ (unset: a)", "$2a$"));
     }
 
     #[test]
@@ -301,8 +308,6 @@ mod tests {
         assert_eq!(substituted("${A:}"), "0..5 invalid interpolation format `${A:}`");
         assert_eq!(substituted("${-x}"), "0..5 invalid interpolation format `${-x}`");
         assert_eq!(substituted("${1}"), "0..4 invalid interpolation format `${1}`");
-        assert_eq!(substituted("cost: 5$"), "7..8 invalid interpolation format `$`");
-        assert_eq!(substituted("$1"), "0..1 invalid interpolation format `$`");
         assert_eq!(substituted("${UNSET:-${A}"), "0..13 invalid interpolation format `${UNSET:-${A}`");
         assert_eq!(substituted("${SET:-${}}"), "7..10 invalid interpolation format `${}`");
     }

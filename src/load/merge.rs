@@ -23,19 +23,28 @@ pub fn merge(base: &mut Node, over: Node, form: Form, rule: Merge) {
         (Value::Map(below), Value::Map(above)) => match form {
             _ if rule == Merge::Logging && other_driver(below, &above) => *below = above,
             Form::Short(Short::Ulimit, _) => *below = above,
-            Form::Pairs(_) | Form::Options(_) | Form::Any => {
+            Form::Pairs(_) | Form::Ssh | Form::Options(_) => {
                 for (key, value) in above {
                     below.insert(key, value);
                 }
             }
+            Form::Any => merge_maps(below, above, |_| Some((Form::Any, Merge::Default))),
             Form::Keyed(item) | Form::Names(item, _) => {
                 merge_maps(below, above, |_| Some((*item, Merge::Default)));
             }
             Form::Object(table) | Form::ObjectOrNull(table) | Form::Closed(table) | Form::Short(_, table) => {
-                merge_maps(below, above, |key| attributes::find(table, key).map(|row| (row.form, row.merge)));
+                merge_maps(below, above, |key| {
+                    let row = attributes::find(table, key);
+                    Some(row.map_or((Form::Any, Merge::Default), |row| (row.form, row.merge)))
+                });
             }
             _ => *below = above,
         },
+        (Value::Map(_) | Value::List(_), above @ (Value::Map(_) | Value::List(_))) if is_pairs(form) => {
+            let mut items = pair_items(std::mem::take(&mut base.value));
+            join(&mut items, pair_items(above), Merge::Unique(KeyOf::Name));
+            base.value = Value::List(items);
+        }
         (Value::List(below), Value::List(above)) => join(below, above, rule),
         (below, above) => {
             *below = above;
@@ -44,11 +53,34 @@ pub fn merge(base: &mut Node, over: Node, form: Form, rule: Merge) {
     }
 }
 
+const fn is_pairs(form: Form) -> bool {
+    matches!(form, Form::Pairs(_) | Form::Ssh)
+}
+
+/// `KEY=value` items of pairs that were left as written.
+fn pair_items(value: Value) -> Vec<Node> {
+    match value {
+        Value::List(items) => items,
+        Value::Map(mut map) => {
+            map.sort_by(|a, _, b, _| a.text.cmp(&b.text));
+            map.into_iter()
+                .map(|(key, node)| {
+                    let text = match node.value.scalar_text() {
+                        Some(value) => format!("{key}={value}"),
+                        None => key.text,
+                    };
+                    Node { value: Value::Text(text), ..node }
+                })
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn merge_maps(below: &mut Map, above: Map, rule: impl Fn(&str) -> Option<(Form, Merge)>) {
     for (key, value) in above {
         match (below.get_mut(key.text.as_str()), rule(&key.text)) {
             (Some(base), Some((form, merge_rule))) if !base.is_null() => merge(base, value, form, merge_rule),
-            // A key of the user's own is replaced as a whole.
             _ => drop(below.insert(key, value)),
         }
     }
@@ -100,6 +132,7 @@ pub fn identity(item: &Node, key: KeyOf) -> Option<String> {
     let field = |name: &str| item.get(name).and_then(|value| value.value.scalar_text());
     match key {
         KeyOf::Item => item.value.scalar_text(),
+        KeyOf::Name => item.as_str().map(|text| text.split('=').next().unwrap_or(text).to_owned()),
         KeyOf::Target => field("target").or_else(|| item.value.scalar_text()),
         KeyOf::Path => field("path"),
         KeyOf::MountedAt(dir) => field("target").or_else(|| Some(format!("{dir}/{}", field("source")?))),

@@ -102,10 +102,13 @@ fn project_name(
             let root = path::Path::Root;
             loader.interpolate(&mut named, &root.key("name"), &site.environment);
         }
-        let name = normal_name(named.as_str().unwrap_or_default());
-        if !name.is_empty() {
-            return Ok(name);
+        let written = named.as_str().unwrap_or_default();
+        let name = if loader.options.no_normalize { written.to_owned() } else { normal_name(written) };
+        if name.is_empty() {
+            let mark = loader.files.mark(named.span, "this gives no letter or digit");
+            return Err(vec![Diagnostic::error("project name must not be empty").at("name").mark(mark)]);
         }
+        return Ok(name);
     }
     let directory = site.root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = normal_name(&directory);
@@ -128,12 +131,12 @@ fn finish(
 ) -> Result<Loaded, Vec<Diagnostic>> {
     let options = loader.options;
     Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
+    normalise::defaults(model);
     let root = site.root.to_string_lossy().into_owned();
     let base = Base { dir: &root, home: loader.home(&site.environment) };
     if !options.no_path_resolution {
         base.resolve(model, Form::Object(PROJECT));
     }
-    normalise::defaults(model);
     loader.inherit_environment(model, &site.environment);
     if options.no_normalize {
         model.set("name", tree::Value::Text(name.to_owned()));
@@ -141,7 +144,8 @@ fn finish(
         normalise::normalise(model, name, &base, &site.environment);
     }
     let profiles = select::profiles(model);
-    let disabled = select::take_disabled(model, &site.profiles, &options.services);
+    let active: &[String] = if options.no_interpolate { &["*".to_owned()] } else { &site.profiles };
+    let disabled = select::take_disabled(model, active, &options.services);
     if formed && !options.no_consistency {
         Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.consistent(model, &disabled);
     }

@@ -9,6 +9,8 @@ pub struct MountText {
     pub nocopy: bool,
     pub propagation: Option<String>,
     pub selinux: Option<String>,
+    /// A text too short to have parts: a target alone.
+    pub bare: bool,
     /// Options nobody knows.
     pub unknown: Vec<String>,
 }
@@ -24,6 +26,7 @@ pub fn parse(text: &str) -> Result<MountText, &'static str> {
     }
     if text.len() < 3 {
         text.clone_into(&mut mount.target);
+        mount.bare = true;
         return Ok(mount);
     }
     let parts = split(text);

@@ -16,26 +16,39 @@ fn entries<'a>(model: &'a mut Node, key: &str) -> impl Iterator<Item = (&'a Key,
     model.get_mut(key).and_then(Node::as_map_mut).into_iter().flatten()
 }
 
+/// `gpus: all` to its long form. Not sooner, since within one file a list replaces it, while of two files
+/// the lists are joined.
+pub fn all_gpus(model: &mut Node) {
+    for (_, service) in entries(model, "services") {
+        if service.get_str("gpus") == Some("all") {
+            let mut all = Node::map(service.get("gpus").map(|gpus| gpus.span).unwrap_or_default());
+            all.set("count", Value::Int(-1));
+            service.set("gpus", Value::List(vec![all]));
+        }
+    }
+}
+
 /// Defaults that hold even when nothing is normalised.
 pub fn defaults(model: &mut Node) {
+    for kind in ["networks", "volumes", "configs", "secrets"] {
+        for (_, resource) in entries(model, kind).filter(|(_, resource)| resource.is_null()) {
+            resource.value = Value::Map(Map::new());
+        }
+    }
     for (_, service) in entries(model, "services") {
         if let Some(build) = service.get_mut("build").filter(|build| build.as_map().is_some())
             && build.get("context").is_none()
         {
             build.set("context", text("."));
         }
+        if let Some(Value::List(servers)) = service.get_mut("dns").map(|dns| &mut dns.value) {
+            servers.retain(|server| server.as_str() != Some(""));
+        }
         for secret in items_mut(service.get_mut("secrets")) {
             if secret.get("target").is_none()
                 && let Some(source) = secret.get_str("source").map(ToOwned::to_owned)
             {
                 secret.set("target", text(format!("/run/secrets/{source}")));
-            }
-        }
-        for mount in items_mut(service.get_mut("volumes")) {
-            if let Some(bind) = mount.get_mut("bind").filter(|bind| bind.as_map().is_some())
-                && bind.get("create_host_path").is_none()
-            {
-                bind.set("create_host_path", Value::Bool(true));
             }
         }
         let devices = service
@@ -79,11 +92,8 @@ pub fn normalise(model: &mut Node, name: &str, base: &Base<'_>, environment: &Va
     }
     for kind in ["networks", "volumes", "configs", "secrets"] {
         for (key, resource) in entries(model, kind) {
-            if resource.is_null() {
-                resource.value = Value::Map(Map::new());
-            }
             let external = resource.get("external").map(|node| node.value.clone()) == Some(Value::Bool(true));
-            if resource.get("name").is_none_or(|name| name.as_str() == Some("")) {
+            if resource.get("name").is_none() {
                 let named = if external { key.text.clone() } else { format!("{name}_{key}") };
                 resource.set("name", text(named));
             }

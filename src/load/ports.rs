@@ -17,7 +17,8 @@ pub struct PortText {
 /// # Errors
 /// What is wrong with it, as a fragment.
 pub fn parse(text: &str) -> Result<Vec<PortText>, String> {
-    let (address, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let mut halves = text.split('/');
+    let (address, protocol) = (halves.next().unwrap_or_default(), halves.next().unwrap_or("tcp"));
     let protocol = protocol.to_ascii_lowercase();
     if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
         return Err(format!("`{protocol}` is no protocol; known are tcp, udp and sctp"));

@@ -93,13 +93,7 @@ pub fn references(service: &Node, kind: &str) -> Vec<String> {
             let of_build = list(service.get("build").and_then(|build| build.get("secrets")));
             sources([list(service.get("secrets")), of_build].concat())
         }
-        "configs" => {
-            let mut found = sources(list(service.get("configs")));
-            found.extend(
-                service.get("credential_spec").and_then(|spec| spec.get_str("config")).map(ToOwned::to_owned),
-            );
-            found
-        }
+        "configs" => sources(list(service.get("configs"))),
         _ => Vec::new(),
     }
 }

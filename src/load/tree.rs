@@ -2,7 +2,11 @@
 //! Built from parser events with a stack of its own and within budgets, so that no input can
 //! exhaust stack, memory or time.
 
-use std::{borrow::Borrow, collections::HashMap, fmt, hash};
+use std::{
+    borrow::{Borrow, Cow},
+    collections::{HashMap, HashSet},
+    fmt, hash,
+};
 
 use indexmap::IndexMap;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
@@ -207,7 +211,7 @@ impl Value {
     }
 }
 
-/// A number as the reference prints it: the shortest form, an exponent from 10^21 on and below 10^-4.
+/// A number as the reference prints it: the shortest form, with an exponent from 10^6 on and below 10^-4.
 #[must_use]
 pub fn float_text(value: f64) -> String {
     if value.is_nan() {
@@ -217,7 +221,7 @@ pub fn float_text(value: f64) -> String {
         return if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
     }
     let magnitude = value.abs();
-    if value != 0.0 && !(1e-4..1e21).contains(&magnitude) {
+    if value != 0.0 && !(1e-4..1e6).contains(&magnitude) {
         let text = format!("{value:e}");
         let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let (sign, digits) = exponent.strip_prefix('-').map_or(("+", exponent), |digits| ("-", digits));
@@ -232,28 +236,35 @@ pub fn float_text(value: f64) -> String {
 /// The first mistake of the syntax, or the budget that the text exceeds.
 pub fn parse(files: &Files, file: FileId) -> Result<Vec<Node>, Vec<Diagnostic>> {
     let text = files.text(file);
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut builder = Builder::new(file);
-    let mut parser = Parser::new_from_str(text);
-    while let Some(event) = parser.next_event() {
-        let step = match event {
-            Ok((event, span)) => builder.take(event, builder.span(span.start, span.end)),
-            Err(error) => Err(Fault {
-                span: builder.span(*error.marker(), *error.marker()),
-                message: format!("invalid YAML: {}", error.info()),
-                help: syntax_help(text, *error.marker()),
-                other: None,
-            }),
-        };
-        if let Err(fault) = step {
-            builder.faults.push(fault);
-            break;
+    let mut text = Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text));
+    let mut moved = HashSet::new();
+    loop {
+        let mut builder = Builder::new(file, &moved);
+        match builder.read(&text) {
+            // A bracket may close at the indentation of its key: common, and read by every other reader.
+            Some(line) if moved.len() < MAX_MOVED && !moved.contains(&line) => {
+                text = Cow::Owned(move_line(&text, line));
+                moved.insert(line);
+            }
+            _ if builder.faults.is_empty() => return Ok(builder.documents),
+            _ => return Err(builder.faults.into_iter().map(|fault| fault.diagnostic(files)).collect()),
         }
     }
-    if builder.faults.is_empty() {
-        return Ok(builder.documents);
+}
+
+/// Most lines of a file that are moved to where the parser accepts them.
+const MAX_MOVED: usize = 200;
+/// How far they are moved, in characters.
+const MOVE: usize = 2 * MAX_DEPTH;
+
+/// The text with one line (from 1) indented.
+fn move_line(text: &str, line: usize) -> String {
+    let mut lines: Vec<&str> = text.split('\n').collect();
+    let moved = format!("{:MOVE$}{}", "", lines.get(line - 1).copied().unwrap_or_default());
+    if let Some(place) = lines.get_mut(line - 1) {
+        *place = &moved;
     }
-    Err(builder.faults.into_iter().map(|fault| fault.diagnostic(files)).collect())
+    lines.join("\n")
 }
 
 fn syntax_help(text: &str, marker: Marker) -> Option<String> {
@@ -316,8 +327,10 @@ impl Size {
     }
 }
 
-struct Builder {
+struct Builder<'a> {
     file: FileId,
+    /// Lines that were moved to the right by [`MOVE`].
+    moved: &'a HashSet<usize>,
     documents: Vec<Node>,
     open: Vec<Open>,
     anchors: HashMap<usize, (Node, Size)>,
@@ -326,10 +339,11 @@ struct Builder {
     faults: Vec<Fault>,
 }
 
-impl Builder {
-    fn new(file: FileId) -> Self {
+impl<'a> Builder<'a> {
+    fn new(file: FileId, moved: &'a HashSet<usize>) -> Self {
         Self {
             file,
+            moved,
             documents: Vec::new(),
             open: Vec::new(),
             anchors: HashMap::new(),
@@ -339,13 +353,42 @@ impl Builder {
         }
     }
 
+    /// Reads a text to its end or its first mistake; the line that would be right if it were indented more.
+    fn read(&mut self, text: &str) -> Option<usize> {
+        let mut parser = Parser::new_from_str(text);
+        while let Some(event) = parser.next_event() {
+            let step = match event {
+                Ok((event, span)) => self.take(event, self.span(span.start, span.end)),
+                Err(error) => {
+                    let at = *error.marker();
+                    let message = format!("invalid YAML: {}", error.info());
+                    let help = syntax_help(text, at);
+                    self.faults.push(Fault { help, ..Fault::new(self.span(at, at), message) });
+                    let flow = error.info().starts_with("invalid indentation")
+                        && text.lines().nth(at.line() - 1).is_some_and(|line| {
+                            line.trim_start_matches(' ').starts_with([']', '}'])
+                                || error.info().ends_with("flow construct")
+                        });
+                    return flow.then_some(at.line());
+                }
+            };
+            if let Err(fault) = step {
+                self.faults.push(fault);
+                return None;
+            }
+        }
+        None
+    }
+
     fn span(&self, start: Marker, end: Marker) -> Span {
+        let column =
+            |at: Marker| at.col().saturating_sub(if self.moved.contains(&at.line()) { MOVE } else { 0 });
         let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        let length = if start.line() == end.line() { end.col().saturating_sub(start.col()) } else { 999 };
+        let length = if start.line() == end.line() { column(end).saturating_sub(column(start)) } else { 999 };
         Span {
             file: self.file,
             line: number(start.line()),
-            column: number(start.col() + 1),
+            column: number(column(start) + 1),
             length: number(length.max(1)),
         }
     }
