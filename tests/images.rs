@@ -1,6 +1,7 @@
 //! Images: archives, layers and the store, on real file systems and through real overlays.
 
 mod make;
+mod registry;
 
 use std::{
     fs,

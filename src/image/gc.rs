@@ -91,6 +91,8 @@ impl Layout {
         dead.extend(layer_names.iter().filter(|name| !keep.contains(*name)).map(|name| self.layer(name)));
         let blobs = names(&self.blobs())?;
         dead.extend(blobs.iter().filter(|name| !keep.contains(*name)).map(|name| self.blob(name)));
+        let partials = names(&self.partials())?;
+        dead.extend(partials.iter().filter(|name| !keep.contains(*name)).map(|name| self.partial(name)));
         Ok(dead)
     }
 }

@@ -5,6 +5,7 @@
 //! images/<hex>.json                        an image: its manifest and the layers it stacks
 //! refs/<registry>/<repository>/_tags/<tag>, .../_digests/<hex>
 //! layers/<name>/{fs,meta.json}             <name> is the diff id's hex, see stack.rs for `@`
+//! partial/<hex>                            of a blob what came before a pull was cut
 //! leases/, locks/, tmp/, gc.lock           work in progress, each held by a kernel lock
 //! ```
 
@@ -64,6 +65,15 @@ impl Layout {
         self.root.join("tmp")
     }
 
+    /// What has come of a compressed layer so far.
+    pub(super) fn partial(&self, hex: &str) -> PathBuf {
+        self.partials().join(hex)
+    }
+
+    pub(super) fn partials(&self) -> PathBuf {
+        self.root.join("partial")
+    }
+
     pub(super) fn leases(&self) -> PathBuf {
         self.root.join("leases")
     }
@@ -79,7 +89,7 @@ impl Layout {
 
     /// Makes the directories. Only their owner may look into them.
     pub(super) fn prepare(&self) -> Result<(), ImageError> {
-        for directory in ["blobs/sha256", "images", "refs", "layers", "leases", "locks", "tmp"] {
+        for directory in ["blobs/sha256", "images", "refs", "layers", "leases", "locks", "partial", "tmp"] {
             let path = self.root.join(directory);
             fs::DirBuilder::new()
                 .recursive(true)

@@ -13,7 +13,9 @@ mod lease;
 mod load;
 mod lock;
 mod platform;
+mod pull;
 mod record;
+mod registry;
 mod stack;
 mod store;
 mod tarin;
@@ -23,4 +25,5 @@ mod untar;
 
 pub use commit::{DockerConfig, ImageHealthcheck};
 pub use platform::Platform;
+pub use registry::{Endpoint, Registries};
 pub use store::{Image, ImageError, LayerRef, Report, Store};

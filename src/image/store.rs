@@ -180,17 +180,6 @@ impl Store {
         self.layout.sweep(used)
     }
 
-    /// Brings an image from its registry (or a mirror), and points the reference at it.
-    pub async fn pull(
-        &self,
-        image: &ImageRef,
-        platform: Option<&str>,
-        report: Report<'_>,
-    ) -> Result<Image, ImageError> {
-        let _ = (platform, report);
-        Err(ImageError::Remote(format!("no registry client yet for `{}`", image.familiar())))
-    }
-
     /// A directory in the store's own file system, gone when dropped or when its process dies. The
     /// store must live as long.
     pub fn scratch(&self) -> Result<tempfile::TempDir, ImageError> {
