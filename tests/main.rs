@@ -7,4 +7,6 @@ mod plan_text;
 mod schedule;
 mod simulated;
 mod stage;
+mod network;
+mod runtime;
 mod tidy;
