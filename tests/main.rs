@@ -8,5 +8,7 @@ mod schedule;
 mod simulated;
 mod stage;
 mod network;
+mod build;
+mod images;
 mod runtime;
 mod tidy;

@@ -35,7 +35,7 @@ pub mod seccomp;
 mod signal;
 mod state;
 mod supervisor;
-mod users;
+pub mod users;
 pub mod volumes;
 mod wait;
 mod worker;

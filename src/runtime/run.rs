@@ -12,7 +12,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{Mode, OFlags},
+    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat2, statat, unlinkat},
     pipe::{PipeFlags, pipe_with},
     process::{WaitOptions, wait},
 };
@@ -20,7 +20,7 @@ use rustix::{
 use super::{
     ContainerConfig, Error, Exit, NetworkNamespace, Result, Roots, Upper, cgroup, exe, keeper, process,
     protocol::{self, Report, RunOrder, RunResult, Wire},
-    signal,
+    rootfs, signal,
     state::{Place, Spec, failed, make_dir, plain_name, remove_dir},
     worker,
 };
@@ -122,9 +122,10 @@ fn carry_out(socket: &OwnedFd, roots: &Roots, spec: Spec) -> Result<i32> {
     let place = Place { run: dir.clone(), data: dir.clone(), keeper: dir.join("keeper.json") };
     make_dir(&dir)?;
     let made = made_by_mounts(&spec.config);
+    let upper = spec.config.rootfs.upper.clone();
     let result = attend(socket, roots, &place, spec, &cgroup);
-    for path in made {
-        remove_if_empty(&path);
+    if let Upper::Dir(dir) = &upper {
+        remove_empty(&dir.join("fs"), &made);
     }
     let removed = cgroup::remove(&cgroup).and(remove_dir(&dir));
     let _ = fs::remove_dir(roots.run.join("once"));
@@ -205,14 +206,24 @@ fn made_by_mounts(config: &ContainerConfig) -> Vec<PathBuf> {
         let there = |root: &Path| root.join(path).symlink_metadata().is_ok();
         !there(&dir.join("fs")) && !config.rootfs.layers.iter().any(|layer| there(layer))
     };
-    own.chain(ours).filter(missing).map(|path| dir.join("fs").join(path)).collect()
+    own.chain(ours).filter(missing).map(PathBuf::from).collect()
 }
 
-fn remove_if_empty(path: &Path) {
-    let Ok(meta) = path.symlink_metadata() else { return };
-    if meta.is_dir() {
-        let _ = fs::remove_dir(path);
-    } else if meta.is_file() && meta.len() == 0 {
-        let _ = fs::remove_file(path);
+/// Removes what is empty of `paths` below `root`. The container may have put links in their way:
+/// none is followed, or files of the host would go (CVE-2024-23652).
+fn remove_empty(root: &Path, paths: &[PathBuf]) {
+    let Ok(root) = rootfs::open_path(root) else { return };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    for path in paths {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let Ok(parent) = openat2(&root, parent, flags, Mode::empty(), resolve) else { continue };
+        let Ok(stat) = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let _ = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => unlinkat(&parent, name, AtFlags::REMOVEDIR),
+            FileType::RegularFile if stat.st_size == 0 => unlinkat(&parent, name, AtFlags::empty()),
+            _ => Ok(()),
+        };
     }
 }
