@@ -20,6 +20,8 @@ pub use observed::{
 pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, WaitFor};
 
 use crate::model::ImageRef;
+// What a [`WaitFor`] speaks of.
+pub use crate::model::Condition;
 
 /// What an engine can and cannot do; the planner asks here, never "which engine".
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,11 +7,28 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{ContainerConfig, Error, NetworkConfig, PortConfig, Result, VolumeConfig};
+use serde::{Deserialize, Serialize};
+
+pub use super::lock::GroupLock;
+use super::{
+    ContainerConfig, Error, MountKind, NetworkConfig, NetworkNamespace, PortConfig, Result, VolumeConfig,
+    cgroup, client, logs,
+    network::{self, Lease},
+    ports,
+    protocol::Request,
+    run, signal,
+    state::{
+        Group, Place, Spec, Stage, State, entries, failed, file_error, make_dir, plain_name, read_json,
+        remove_dir, write_file, write_json,
+    },
+    volumes,
+    wait::{self, Deadline, Watcher},
+    worker,
+};
 use crate::model::Protocol;
 
 /// The two state trees.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Roots {
     /// Live state, on tmpfs: `/run/ficelle`.
     pub run: PathBuf,
@@ -30,12 +47,6 @@ impl Roots {
 #[derive(Clone, Debug)]
 pub struct Core {
     roots: Roots,
-}
-
-/// Exclusive over one group until dropped; the kernel frees it when the holder dies.
-#[derive(Debug)]
-pub struct GroupLock {
-    _file: std::fs::File,
 }
 
 /// A container as found.
@@ -59,7 +70,7 @@ pub struct ContainerRecord {
     pub anonymous_volumes: Vec<(String, String)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BoundPort {
     pub host_ip: IpAddr,
     pub host_port: u16,
@@ -86,7 +97,7 @@ pub enum Exit {
     Unknown,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Health {
     Starting,
     Healthy,
@@ -150,63 +161,202 @@ impl Core {
 
     /// Whether this process may do what the runtime needs, with the reason when not.
     pub fn permitted(&self) -> Result<()> {
-        unimplemented!()
+        if rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        Err(Error::Permission {
+            what: "running containers in the embedded engine".to_owned(),
+            need: "root (run it with sudo, or choose another engine with --engine docker)".to_owned(),
+        })
     }
 
     #[must_use]
     pub fn new_id() -> String {
-        unimplemented!()
+        wait::random_id()
     }
 
     /// Takes the group's lock; `waiting` is called once with the holder's description when it is taken.
     pub fn lock(&self, group: &str, purpose: &str, waiting: &mut dyn FnMut(&str)) -> Result<GroupLock> {
-        waiting(purpose);
-        unimplemented!("{group}")
+        GroupLock::take(self.group(group)?, purpose, waiting)
     }
 
-    /// Puts right what a killed command, keeper or supervisor of the group left.
+    /// Puts right what a killed command, keeper or supervisor of the group left. Its lock is held.
     pub fn repair(&self, group: &str) -> Result<()> {
-        unimplemented!("{group}")
+        let group = self.group(group)?;
+        let ids = group.ids()?;
+        let mut unattended = false;
+        for id in &ids {
+            let place = group.place(id)?;
+            let state: Option<State> = read_json(&place.run.join("state.json"))?;
+            unattended |= state.is_some_and(|state| !matches!(state.phase, Stage::Exited { .. }));
+        }
+        remove_remains(&group, &ids)?;
+        network::retain(&self.roots, &group.name, &ids.iter().map(String::as_str).collect::<Vec<_>>())?;
+        if unattended { client::ensure(&group) } else { Ok(()) }
     }
 
     /// The containers of a group, or of all groups, oldest first. Reads files only.
     pub fn containers(&self, group: Option<&str>) -> Result<Vec<ContainerRecord>> {
-        unimplemented!("{group:?}")
+        let groups = match group {
+            Some(group) => vec![group.to_owned()],
+            None => entries(&self.roots.data.join("p"))?,
+        };
+        let leases = network::leases(&self.roots)?;
+        let mut records = Vec::new();
+        for group in groups {
+            let group = self.group(&group)?;
+            for id in group.ids()? {
+                match record(&group.place(&id)?, &leases) {
+                    Ok(record) => records.push(record),
+                    // Removed meanwhile.
+                    Err(Error::NoContainer(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        records.sort_by_key(|record| record.created);
+        Ok(records)
     }
 
     /// Everything that would make `create` or `start` fail and can be known now.
     pub fn check(&self, config: &ContainerConfig) -> Vec<Error> {
-        unimplemented!("{config:?}")
+        super::check::check(&self.roots, config)
     }
 
     /// Ports of a group's containers that cannot be bound. Ports that the containers in `replaced`
     /// (ids) hold now count as free.
     pub fn check_ports(&self, group: &str, ports: &[PortConfig], replaced: &[String]) -> Vec<PortConflict> {
-        unimplemented!("{group} {ports:?} {replaced:?}")
+        let mut held = Vec::new();
+        // What cannot be read holds nothing that could be named.
+        for record in self.containers(None).unwrap_or_default() {
+            let config = &record.config;
+            let owner = format!("container {} of project {}", config.name, config.group);
+            let replaced = config.group == group && replaced.contains(&config.id);
+            held.extend(record.ports.iter().map(|&port| ports::Held { port, owner: owner.clone(), replaced }));
+        }
+        ports::check(ports, &held)
     }
 
     /// Makes the container: directories, volumes, addresses. Nothing runs yet.
     pub fn create(&self, config: &ContainerConfig) -> Result<()> {
-        unimplemented!("{config:?}")
+        let group = self.group(&config.group)?;
+        let place = group.place(&config.id)?;
+        if place.data.exists() {
+            return Ok(());
+        }
+        let replaced = match &config.replaces {
+            Some(id) => group.place(id)?.spec().ok(),
+            None => None,
+        };
+        let anonymous_volumes = self.anonymous_volumes(config, replaced.as_ref())?;
+        if let NetworkNamespace::Own(endpoints) = &config.network {
+            let replaces = config.replaces.as_deref();
+            network::lease(&self.roots, &config.group, &config.id, endpoints, replaces)?;
+        }
+        let spec = Spec { config: config.clone(), created: SystemTime::now(), anonymous_volumes };
+        let half = place.data.with_file_name(format!(".{}", config.id));
+        remove_dir(&half)?;
+        make_dir(&half)?;
+        write_json(&half.join("spec.json"), &spec)?;
+        make_dir(&place.run)?;
+        std::fs::rename(&half, &place.data).map_err(|e| file_error("cannot make", &place.data, e))
     }
 
     /// Returns when the program was executed, or with the reason why it could not be.
     pub fn start(&self, group: &str, id: &str) -> Result<()> {
-        unimplemented!("{group} {id}")
+        let group = self.group(group)?;
+        if !group.place(id)?.data.exists() {
+            return Err(Error::NoContainer(worker::short_id(id)));
+        }
+        client::ask(&group, &Request::Start { id: id.to_owned() })
     }
 
     /// Stop signal, grace (its own when `None`), SIGKILL; the restart policy ends too.
     pub fn stop(&self, group: &str, id: &str, grace: Option<Duration>) -> Result<()> {
-        unimplemented!("{group} {id} {grace:?}")
+        let group = self.group(group)?;
+        let place = group.place(id)?;
+        let spec = place.spec()?;
+        self.end_policy(&group, id, &place)?;
+        let Some(process) = place.state()?.and_then(|state| state.process) else { return Ok(()) };
+        if let Some(pidfd) = signal::pidfd(&process) {
+            let grace = grace.unwrap_or(spec.config.stop_grace);
+            let hopeless = !spec.config.init && signal::is_dropped(process.pid, spec.config.stop_signal);
+            let failed = |source| Error::System { what: "cannot signal the container".to_owned(), source };
+            if !grace.is_zero() && !hopeless {
+                signal::send(&pidfd, spec.config.stop_signal).map_err(failed)?;
+                wait_for_end(&pidfd, grace)?;
+            }
+            signal::send(&pidfd, libc::SIGKILL).map_err(failed)?;
+        }
+        self.wait(&group.name, id, Until::Exited, Some(Duration::from_secs(30)), &|| false).map(drop)
     }
 
+    /// Sends a signal by number. One that ends containers (SIGKILL, the stop signal) ends the restart
+    /// policy too.
     pub fn kill(&self, group: &str, id: &str, signal: i32) -> Result<()> {
-        unimplemented!("{group} {id} {signal}")
+        let group = self.group(group)?;
+        let place = group.place(id)?;
+        let spec = place.spec()?;
+        let process = place.state()?.and_then(|state| state.process);
+        let Some(pidfd) = process.as_ref().and_then(signal::pidfd) else {
+            return Err(Error::Condition(format!("container {} is not running", spec.config.name)));
+        };
+        if signal == libc::SIGKILL || signal == spec.config.stop_signal {
+            self.end_policy(&group, id, &place)?;
+        }
+        signal::send(&pidfd, signal).map_err(|source| match source.raw_os_error() {
+            Some(libc::EINVAL) => Error::Invalid(format!("no signal {signal}")),
+            _ => Error::System { what: "cannot signal the container".to_owned(), source },
+        })
+    }
+
+    /// From here on nothing starts it but a command.
+    fn end_policy(&self, group: &Group, id: &str, place: &Place) -> Result<()> {
+        if client::ask_living(group, &Request::Stop { id: id.to_owned() })? {
+            return Ok(());
+        }
+        make_dir(&place.run)?;
+        write_file(&place.run.join("stopped"), b"", 0o600)?;
+        // Somebody must see its end.
+        self.repair(&group.name)
     }
 
     /// Removes what does not run; repeated removal is no error.
     pub fn remove(&self, group: &str, id: &str, anonymous_volumes: bool) -> Result<()> {
-        unimplemented!("{group} {id} {anonymous_volumes}")
+        let group = self.group(group)?;
+        let place = group.place(id)?;
+        let spec = match place.spec() {
+            Ok(spec) => Some(spec),
+            Err(Error::NoContainer(_)) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(state) = place.state()?
+            && !matches!(state.phase, Stage::Exited { .. })
+        {
+            let name = spec.map_or_else(|| worker::short_id(id), |spec| spec.config.name);
+            return Err(Error::Conflict(format!("container {name} runs: stop it first")));
+        }
+        client::ask_living(&group, &Request::Forget { id: id.to_owned() })?;
+        cgroup::remove(&group.cgroup(id))?;
+        remove_dir(&place.run)?;
+        let half = place.data.with_file_name(format!(".{id}"));
+        if place.data.exists() {
+            std::fs::rename(&place.data, &half).map_err(|e| file_error("cannot remove", &place.data, e))?;
+        }
+        remove_dir(&half)?;
+        let mut result = network::release(&self.roots, id);
+        if anonymous_volumes && let Some(spec) = spec {
+            let handed_on = self.containers(Some(&group.name))?;
+            for (_, volume) in &spec.anonymous_volumes {
+                let used =
+                    handed_on.iter().any(|other| other.anonymous_volumes.iter().any(|(_, v)| v == volume));
+                if !used && let Err(error) = volumes::remove(&self.roots, volume) {
+                    result = Err(error);
+                }
+            }
+        }
+        remove_empty(&group)?;
+        result
     }
 
     /// Waits by events. An end that makes `until` impossible is [`Error::Condition`].
@@ -219,14 +369,32 @@ impl Core {
         deadline: Option<Duration>,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<ContainerRecord> {
-        unimplemented!("{group} {id} {until:?} {deadline:?} {}", cancelled())
+        const LONGEST: Duration = Duration::from_millis(100);
+        let group = self.group(group)?;
+        let place = group.place(id)?;
+        place.spec()?;
+        let watcher = Watcher::new()?;
+        watcher.add(&place.run)?;
+        let deadline = Deadline::new(deadline);
+        loop {
+            let record = record(&place, &network::leases(&self.roots)?)?;
+            if wait::reached(&record, until)? {
+                return Ok(record);
+            }
+            if cancelled() {
+                return Err(Error::Condition("cancelled".to_owned()));
+            }
+            if !watcher.wait(Some(deadline.left(LONGEST)?), None) {
+                // Nothing for a while: is there anybody who would tell?
+                client::ensure_if_unattended(&group, &place)?;
+            }
+        }
     }
 
     /// Runs a container to its end in the foreground and removes it; its output goes to `output`
     /// (true for stderr). No logs, no restart, no group needed.
     pub fn run(&self, config: &ContainerConfig, output: &mut dyn FnMut(bool, &[u8])) -> Result<Exit> {
-        output(false, b"");
-        unimplemented!("{config:?}")
+        run::run(&self.roots, config, output)
     }
 
     /// What a container wrote, in order; `sink` breaks to end.
@@ -237,44 +405,218 @@ impl Core {
         request: &LogRequest,
         sink: &mut dyn FnMut(LogRecord) -> ControlFlow<()>,
     ) -> Result<()> {
-        let _ = sink(LogRecord::Exited { exit: 0, restarting: false });
-        unimplemented!("{group} {id} {request:?}")
+        let place = self.group(group)?.place(id)?;
+        place.spec()?;
+        let log = place.data.join("log");
+        make_dir(&log)?;
+        let alive = || match place.state() {
+            Ok(Some(state)) => !matches!(state.phase, Stage::Exited { .. }),
+            // Not started yet: something may come.
+            Ok(None) => place.data.exists(),
+            Err(_) => false,
+        };
+        logs::read(&log, request, &alive, sink)
     }
 
     /// Calls `changed` now and whenever any container of the group changes, until it breaks.
     pub fn watch(&self, group: &str, changed: &mut dyn FnMut() -> ControlFlow<()>) -> Result<()> {
-        let _ = changed();
-        unimplemented!("{group}")
+        let group = self.group(group)?;
+        let watcher = Watcher::new()?;
+        loop {
+            watcher.add(&group.data().join("c"))?;
+            for id in group.ids()? {
+                watcher.add(&group.place(&id)?.run)?;
+            }
+            if changed().is_break() {
+                return Ok(());
+            }
+            watcher.wait(None, None);
+        }
     }
 
     pub fn create_network(&self, config: &NetworkConfig) -> Result<()> {
-        unimplemented!("{config:?}")
+        network::create(&self.roots, config)
     }
 
     /// [`Error::Conflict`] while a container is joined to it.
     pub fn remove_network(&self, name: &str) -> Result<()> {
-        unimplemented!("{name}")
+        let joined = self.networks()?.into_iter().find(|network| network.config.name == name);
+        match joined {
+            Some(network) if !network.containers.is_empty() => Err(Error::Conflict(format!(
+                "network `{name}` is used by container {}",
+                network.containers.join(", ")
+            ))),
+            _ => network::remove(&self.roots, name),
+        }
     }
 
     pub fn networks(&self) -> Result<Vec<NetworkRecord>> {
-        unimplemented!()
+        let containers = self.containers(None)?;
+        let on = |name: &str| {
+            let joined = containers.iter().filter(|record| joins(record, name));
+            joined.map(|record| record.config.name.clone()).collect()
+        };
+        let networks = network::list(&self.roots)?.into_iter();
+        Ok(networks.map(|config| NetworkRecord { containers: on(&config.name), config }).collect())
     }
 
     pub fn create_volume(&self, config: &VolumeConfig) -> Result<()> {
-        unimplemented!("{config:?}")
+        volumes::create(&self.roots, config)
     }
 
     /// [`Error::Conflict`] while a container uses it.
     pub fn remove_volume(&self, name: &str) -> Result<()> {
-        unimplemented!("{name}")
+        let users: Vec<String> = self
+            .containers(None)?
+            .into_iter()
+            .filter(|record| uses_volume(record, name))
+            .map(|record| record.config.name)
+            .collect();
+        if users.is_empty() {
+            volumes::remove(&self.roots, name)
+        } else {
+            Err(Error::Conflict(format!("volume `{name}` is used by container {}", users.join(", "))))
+        }
     }
 
     pub fn volumes(&self) -> Result<Vec<VolumeRecord>> {
-        unimplemented!()
+        volumes::list(&self.roots)
     }
 
     #[must_use]
     pub fn roots(&self) -> &Roots {
         &self.roots
     }
+
+    fn group(&self, name: &str) -> Result<Group> {
+        Group::new(&self.roots, name)
+    }
+
+    /// A volume for each anonymous mount: that of the container it replaces, or a new one.
+    fn anonymous_volumes(
+        &self,
+        config: &ContainerConfig,
+        replaced: Option<&Spec>,
+    ) -> Result<Vec<(String, String)>> {
+        let old = replaced.map(|spec| spec.anonymous_volumes.as_slice()).unwrap_or_default();
+        let anonymous =
+            config.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Anonymous { .. }));
+        anonymous
+            .map(|mount| {
+                if let Some(known) = old.iter().find(|(target, _)| target == &mount.target) {
+                    return Ok(known.clone());
+                }
+                let name = wait::random_id();
+                volumes::create(
+                    &self.roots,
+                    &VolumeConfig { name: name.clone(), ..VolumeConfig::default() },
+                )?;
+                Ok((mount.target.clone(), name))
+            })
+            .collect()
+    }
+}
+
+/// A container as its files and the kernel tell.
+fn record(place: &Place, leases: &[Lease]) -> Result<ContainerRecord> {
+    let Spec { config, created, anonymous_volumes } = place.spec()?;
+    let own = leases.iter().filter(|lease| lease.container == config.id);
+    let addresses = own.map(|lease| (lease.network.clone(), lease.address)).collect();
+    let state = place.state()?;
+    let phase = match state.as_ref().map(|state| state.phase) {
+        None => Phase::Created,
+        Some(Stage::Running) => Phase::Running,
+        Some(Stage::Restarting { .. }) => Phase::Restarting,
+        Some(Stage::Exited { exit }) => Phase::Exited(exit.into()),
+    };
+    let pid = state.as_ref().and_then(|state| state.process.as_ref()).map(|process| process.pid);
+    let health = match pid {
+        Some(pid) if config.health.is_some() => {
+            let known = place.health().filter(|health| health.pid == pid);
+            Some(known.map_or((Health::Starting, None), |known| (known.status, known.last_probe)))
+        }
+        _ => None,
+    };
+    let (health, last_probe) = health.map_or((None, None), |(status, probe)| (Some(status), probe));
+    Ok(ContainerRecord {
+        config,
+        phase,
+        health,
+        last_probe,
+        pid,
+        created,
+        started: state.as_ref().and_then(|state| state.started),
+        finished: state.as_ref().and_then(|state| state.finished),
+        restarts: state.as_ref().map_or(0, |state| state.restarts),
+        ports: state.map(|state| state.ports).unwrap_or_default(),
+        addresses,
+        anonymous_volumes,
+    })
+}
+
+fn joins(record: &ContainerRecord, network: &str) -> bool {
+    match &record.config.network {
+        NetworkNamespace::Own(endpoints) => endpoints.iter().any(|endpoint| endpoint.network == network),
+        _ => false,
+    }
+}
+
+fn uses_volume(record: &ContainerRecord, name: &str) -> bool {
+    let named =
+        |mount: &super::MountConfig| matches!(&mount.kind, MountKind::Volume { name: n, .. } if n == name);
+    record.config.mounts.iter().any(named)
+        || record.anonymous_volumes.iter().any(|(_, volume)| volume == name)
+}
+
+fn wait_for_end(pidfd: &std::os::fd::OwnedFd, grace: Duration) -> Result<()> {
+    let deadline = Deadline::new(Some(grace));
+    while let Ok(left) = deadline.left(grace) {
+        let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
+        let time = rustix::event::Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match rustix::event::poll(&mut fds, Some(&time)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(e) => return Err(failed("cannot wait for the container")(e)),
+        }
+    }
+    Ok(())
+}
+
+/// What creations and removals that were killed left: half-made directories, and run directories and
+/// control groups of containers that are no more.
+fn remove_remains(group: &Group, ids: &[String]) -> Result<()> {
+    let data = group.data().join("c");
+    let hidden =
+        std::fs::read_dir(&data).map(|listing| listing.flatten().collect()).unwrap_or_else(|_| Vec::new());
+    for entry in hidden {
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            remove_dir(&entry.path())?;
+        }
+    }
+    let runs = group.run().join("c");
+    for id in entries(&runs)? {
+        if !ids.contains(&id) && plain_name("container", &id).is_ok() {
+            cgroup::remove(&group.cgroup(&id))?;
+            remove_dir(&runs.join(&id))?;
+        }
+    }
+    Ok(())
+}
+
+/// A group without containers leaves no directory.
+fn remove_empty(group: &Group) -> Result<()> {
+    if !group.ids()?.is_empty() {
+        return Ok(());
+    }
+    client::wait_for_leave(group);
+    remove_dir(&group.run())?;
+    remove_dir(&group.data())?;
+    for root in [&group.roots.run, &group.roots.data] {
+        // Only when it was the last group.
+        let _ = std::fs::remove_dir(root.join("p"));
+    }
+    Ok(())
 }

@@ -3,9 +3,43 @@
 //! [`Core`] is the face; everything else stands behind it. A *group* is what containers share a
 //! keeper and a supervisor with (the embedded engine makes one per Compose project).
 
+pub mod anchor;
+mod cgroup;
+mod check;
+mod client;
 mod config;
 mod core;
+pub mod dns;
 mod error;
+mod exe;
+mod exec;
+mod health;
+mod init;
+pub mod ipam;
+mod keeper;
+mod launcher;
+mod lock;
+pub mod logs;
+pub mod netlink;
+pub mod netns;
+pub mod network;
+pub mod nft;
+mod oci;
+pub mod ports;
+mod process;
+mod protocol;
+mod restart;
+mod rootfs;
+mod run;
+pub mod seccomp;
+mod signal;
+mod state;
+mod supervisor;
+mod uplink;
+mod users;
+pub mod volumes;
+mod wait;
+mod worker;
 
 pub use self::{
     config::{
@@ -17,11 +51,21 @@ pub use self::{
         Phase, PortConflict, Roots, Until, VolumeRecord,
     },
     error::{Error, Result},
+    exe::{program, use_program},
 };
 
-/// Runs a hidden entry (keeper, supervisor, anchor, container init) when this process was started
-/// as one, and returns its exit code. Must be called before any thread exists.
+/// Runs a hidden entry (keeper, supervisor, anchor, foreground run) when this process was started as one,
+/// and returns its exit code. Must be called before any thread exists.
 #[must_use]
 pub fn entry() -> Option<i32> {
-    None
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map_while(|word| word.into_string().ok()).collect();
+    let (name, rest) = arguments.split_first()?;
+    match name.as_str() {
+        keeper::ENTRY => Some(keeper::entry(rest)),
+        supervisor::ENTRY => Some(supervisor::entry(rest)),
+        run::ENTRY => Some(run::entry()),
+        anchor::ENTRY => Some(anchor::entry(rest)),
+        _ => None,
+    }
 }

@@ -1,0 +1,123 @@
+//! Asking a group's keeper, and starting one where none is.
+
+use std::{
+    io::{Read, Write},
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    process::Stdio,
+    time::Duration,
+};
+
+use super::{
+    Error, Result, exe, keeper, lock,
+    protocol::{Reply, Request, Wire},
+    rootfs, signal,
+    state::{Group, Identity, Place, Stage, State, make_dir, read_json},
+    wait::{Deadline, Watcher},
+};
+
+/// A keeper that ends between our connection and its answer is asked for again this often.
+const TRIES: usize = 5;
+
+/// Asks, with a keeper started if there is none.
+pub fn ask(group: &Group, request: &Request) -> Result<()> {
+    for _ in 0..TRIES {
+        let stream = match connect(group) {
+            Some(stream) => stream,
+            None => {
+                spawn(group)?;
+                let Some(stream) = connect(group) else { continue };
+                stream
+            }
+        };
+        if let Some(reply) = talk(stream, request)? {
+            return reply;
+        }
+    }
+    Err(Error::Helper(format!("the keeper of `{}` ends as soon as it is asked", group.name)))
+}
+
+/// Asks a keeper that lives; false when there is none.
+pub fn ask_living(group: &Group, request: &Request) -> Result<bool> {
+    let Some(stream) = connect(group) else { return Ok(false) };
+    match talk(stream, request)? {
+        Some(reply) => reply.map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Makes sure that there is a keeper: one that answers, since a dying one still accepts.
+pub fn ensure(group: &Group) -> Result<()> {
+    ask(group, &Request::Hello)
+}
+
+/// Starts a keeper where a container runs and nobody would tell its end.
+pub fn ensure_if_unattended(group: &Group, place: &Place) -> Result<()> {
+    let state: Option<State> = read_json(&place.run.join("state.json"))?;
+    match state {
+        Some(state) if !matches!(state.phase, Stage::Exited { .. }) => ensure(group),
+        _ => Ok(()),
+    }
+}
+
+/// Until a keeper that has nothing left to do is gone.
+pub fn wait_for_leave(group: &Group) {
+    let Ok(Some(keeper)) = read_json::<Identity>(&group.run().join("keeper.json")) else { return };
+    let (Some(pidfd), Ok(watcher)) = (signal::pidfd(&keeper), Watcher::new()) else { return };
+    let deadline = Deadline::new(Some(Duration::from_secs(2)));
+    while let Ok(left) = deadline.left(Duration::from_secs(2)) {
+        if !keeper.lives() {
+            return;
+        }
+        watcher.wait(Some(left), Some(&pidfd));
+    }
+}
+
+fn connect(group: &Group) -> Option<UnixStream> {
+    // Through the descriptor: paths of sockets are short.
+    let dir = rootfs::open_path(&group.run()).ok()?;
+    UnixStream::connect(format!("/proc/self/fd/{}/keeper.sock", dir.as_raw_fd())).ok()
+}
+
+/// `None` when it ended before it answered.
+fn talk(mut stream: UnixStream, request: &Request) -> Result<Option<Result<()>>> {
+    let text = serde_json::to_vec(request).map_err(|e| Error::Helper(e.to_string()))?;
+    let mut answer = Vec::new();
+    let talked = stream
+        .write_all(&text)
+        .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
+        .and_then(|()| stream.read_to_end(&mut answer));
+    if talked.is_err() || answer.is_empty() {
+        return Ok(None);
+    }
+    match serde_json::from_slice(&answer) {
+        Ok(Reply::Done) => Ok(Some(Ok(()))),
+        Ok(Reply::Failed(wire)) => Ok(Some(Err(wire.into()))),
+        Err(e) => Err(Error::Helper(format!("the keeper said what is not understood: {e}"))),
+    }
+}
+
+/// Starts a keeper, unless another command is just doing so; returns when it listens.
+fn spawn(group: &Group) -> Result<()> {
+    make_dir(&group.run())?;
+    let _lock = lock::lock(&group.run().join("spawn.lock"), |_| {})?;
+    if connect(group).is_some() {
+        return Ok(());
+    }
+    let (mut command, _program) = exe::entry(keeper::ENTRY)?;
+    let failed = |source| Error::System { what: "cannot start the keeper".to_owned(), source };
+    let mut child = command
+        .args([group.roots.run.as_os_str(), group.roots.data.as_os_str(), group.name.as_ref()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let mut said = Vec::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        stdout.read_to_end(&mut said).map_err(failed)?;
+    }
+    // It has gone into the background; this one ends at once.
+    child.wait().map_err(failed)?;
+    match serde_json::from_slice::<Wire>(&said) {
+        Ok(wire) => Err(wire.into()),
+        Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,184 @@
+//! A further program in a running container: its namespaces, control groups, user, capabilities and
+//! seccomp filter, entered by ourselves. For a caller with a single thread.
+
+use std::{
+    fs::File,
+    io::Read,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::PathBuf,
+};
+
+use rustix::{
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid},
+    thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
+};
+
+use super::{
+    ContainerConfig, Error, Result, cgroup,
+    process::{self, ExecFailure, Program, tell},
+    seccomp, signal,
+    state::{Identity, failed},
+    users::{self, User},
+    worker,
+};
+
+/// A program that can be run in a container as often as wanted.
+#[derive(Debug)]
+pub struct Exec {
+    program: Program,
+    user: User,
+    cwd: String,
+    rlimits: Vec<(i32, libc::rlimit64)>,
+}
+
+/// It runs: a child of the caller, who must reap it.
+#[derive(Debug)]
+pub struct Running {
+    pub pidfd: OwnedFd,
+}
+
+impl Exec {
+    /// `args` as the container's own program is run: same user, environment and limits.
+    pub fn new(config: &ContainerConfig, process: &Identity, args: &[String]) -> Result<Self> {
+        let root = format!("/proc/{}/root", process.pid);
+        let root = super::rootfs::open_path(root.as_ref())?;
+        let user = users::resolve(root.as_fd(), &config.user, &config.groups)?;
+        let hostname = config.hostname.clone().unwrap_or_else(|| worker::short_id(&config.id));
+        let env = worker::environment(config, &user, &hostname);
+        let mut program = Program::new(args, &env)?;
+        program.capabilities = process::capability_set(&config.capabilities)?;
+        program.no_new_privileges = config.no_new_privileges;
+        if config.seccomp && !config.privileged {
+            program.filter = seccomp::default_filter(&config.capabilities);
+        }
+        let rlimits = config
+            .rlimits
+            .iter()
+            .filter_map(|limit| Some((process::rlimit(&limit.kind)?, limit)))
+            .map(|(kind, limit)| (kind, libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard }))
+            .collect();
+        Ok(Self { program, user, cwd: config.cwd.clone(), rlimits })
+    }
+
+    /// Runs it with these streams; returns when it was executed.
+    pub fn spawn(&self, process: &Identity, streams: &[OwnedFd; 3]) -> Result<Running> {
+        let container = signal::pidfd(process)
+            .ok_or_else(|| Error::Condition("the container does not run any more".to_owned()))?;
+        let cgroups = cgroup::of_process(process.pid)?;
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
+        // SAFETY: the caller has a single thread, so the child may go on as an ordinary program.
+        match unsafe { libc::fork() } {
+            -1 => Err(Error::System { what: "cannot fork".into(), source: std::io::Error::last_os_error() }),
+            0 => {
+                let failure = self.enter(&container, &cgroups, streams, &writer);
+                tell(writer.as_raw_fd(), &Told::Failed(failure));
+                // SAFETY: leaves without running what belongs to the process it was forked from.
+                unsafe { libc::_exit(1) }
+            }
+            between => {
+                drop(writer);
+                let _ = waitpid(Pid::from_raw(between), WaitOptions::empty());
+                hear(reader)
+            }
+        }
+    }
+
+    /// In the process between: into the container's groups and namespaces, then a sibling there,
+    /// since a pid namespace counts from the next process on. Returns only on failure.
+    fn enter(
+        &self,
+        container: &OwnedFd,
+        cgroups: &[PathBuf],
+        streams: &[OwnedFd; 3],
+        report: &OwnedFd,
+    ) -> ExecFailure {
+        let step =
+            |step: &str, e: rustix::io::Errno| ExecFailure { step: step.into(), errno: e.raw_os_error() };
+        // Nobody in there may look into our memory before it is gone.
+        // SAFETY: integers only.
+        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+        if cgroup::enter(cgroups, 0).is_err() {
+            return ExecFailure { step: "cannot enter the control groups".into(), errno: libc::EIO };
+        }
+        let all = ThreadNameSpaceType::MOUNT
+            | ThreadNameSpaceType::PROCESS_ID
+            | ThreadNameSpaceType::NETWORK
+            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+            | ThreadNameSpaceType::CONTROL_GROUP;
+        if let Err(e) = move_into_thread_name_spaces(container.as_fd(), all) {
+            return step("cannot enter the container", e);
+        }
+        let flags = libc::c_ulong::from((libc::CLONE_PARENT | libc::SIGCHLD).cast_unsigned());
+        // SAFETY: as fork, of a process with one thread; the new one is a child of our parent.
+        match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+            -1 => ExecFailure {
+                step: "cannot fork".into(),
+                errno: std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
+            },
+            0 => {
+                let failure = match self.inside(streams) {
+                    Ok(()) => self.program.become_it(),
+                    Err((what, e)) => step(what, e),
+                };
+                tell(report.as_raw_fd(), &Told::Failed(failure));
+                // SAFETY: as in `spawn`.
+                unsafe { libc::_exit(127) }
+            }
+            pid => {
+                tell(report.as_raw_fd(), &Told::Pid(i32::try_from(pid).unwrap_or(0)));
+                // SAFETY: as in `spawn`.
+                unsafe { libc::_exit(0) }
+            }
+        }
+    }
+
+    /// In the container: session, streams, directory, limits, user.
+    fn inside(&self, streams: &[OwnedFd; 3]) -> Result<(), (&'static str, rustix::io::Errno)> {
+        let in_step = |step: &'static str| move |e| (step, e);
+        rustix::process::setsid().map_err(in_step("cannot make a session"))?;
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        rustix::stdio::dup2_stdin(&streams[0])
+            .and_then(|()| rustix::stdio::dup2_stdout(&streams[1]))
+            .and_then(|()| rustix::stdio::dup2_stderr(&streams[2]))
+            .map_err(in_step("cannot set the streams"))?;
+        // SAFETY: marks what is above the streams to close on exec; nothing is closed now.
+        unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+        rustix::process::chdir(&self.cwd).map_err(in_step("cannot enter the working directory"))?;
+        for (kind, limit) in &self.rlimits {
+            process::set_rlimit(*kind, limit).map_err(in_step("cannot set a limit"))?;
+        }
+        process::switch_user(&self.user).map_err(in_step("cannot become the user"))
+    }
+}
+
+/// What comes over the pipe before the program is executed.
+#[derive(serde::Serialize, serde::Deserialize)]
+enum Told {
+    Pid(i32),
+    Failed(ExecFailure),
+}
+
+fn hear(reader: OwnedFd) -> Result<Running> {
+    let mut text = Vec::new();
+    File::from(reader)
+        .read_to_end(&mut text)
+        .map_err(|source| Error::System { what: "cannot hear the program".into(), source })?;
+    let mut pid = None;
+    for told in serde_json::Deserializer::from_slice(&text).into_iter::<Told>() {
+        match told {
+            Ok(Told::Pid(number)) => pid = Pid::from_raw(number),
+            Ok(Told::Failed(failure)) => {
+                if let Some(pid) = pid {
+                    let _ = waitpid(Some(pid), WaitOptions::empty());
+                }
+                return Err(failure.into_error());
+            }
+            Err(_) => break,
+        }
+    }
+    let pid = pid.ok_or_else(|| Error::Helper("the container ended meanwhile".to_owned()))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(failed("cannot follow the program"))?;
+    Ok(Running { pidfd })
+}

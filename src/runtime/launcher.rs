@@ -1,0 +1,180 @@
+//! Starting the main process of a container. The only file that knows libcontainer.
+//!
+//! libcontainer changes the process that calls it (directory, oom score, dumpable) and forks Rust
+//! code, so it is called in a worker: a short-lived process of one thread. What it does not do well
+//! is done in [`Exec`], which runs in the new process where libcontainer would execute the program:
+//! the seccomp filter comes ready-made, signals are as a program expects them, and why a program
+//! could not be executed is told with its errno.
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    path::PathBuf,
+};
+
+use libcontainer::{
+    container::{Container, builder::ContainerBuilder},
+    oci_spec::runtime::Spec,
+    syscall::syscall::SyscallType,
+    workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
+};
+use rustix::pipe::{PipeFlags, pipe_with};
+use serde_json::Value;
+
+use super::{
+    Error, Result, init,
+    process::{ExecFailure, Program, tell},
+    state::{Identity, failed, make_dir, remove_dir, write_json},
+};
+
+/// What to start.
+#[derive(Debug)]
+pub struct Launch {
+    pub id: String,
+    /// The OCI document.
+    pub document: Value,
+    /// A directory for the launcher's own files, gone when the container is.
+    pub scratch: PathBuf,
+    pub program: Program,
+    /// Reap orphans and forward signals in front of the program.
+    pub init: bool,
+    /// A terminal of its own is to be its controlling one.
+    pub stdio: Stdio,
+}
+
+#[derive(Debug)]
+pub enum Stdio {
+    /// Standard input, output and error.
+    Streams([OwnedFd; 3]),
+    /// A socket that a terminal's master is sent to, by path.
+    Console(PathBuf),
+}
+
+/// One way of starting containers. The new process is a child of the caller's parent, which learns
+/// its end.
+pub trait Launcher {
+    /// Makes the process, up to where it would execute the program.
+    fn create(&self, launch: Launch) -> Result<Box<dyn Created>>;
+}
+
+/// A process that waits to execute its program.
+pub trait Created {
+    fn process(&self) -> &Identity;
+    /// Returns when the program was executed, or with the reason why it could not be.
+    fn start(self: Box<Self>) -> Result<()>;
+}
+
+/// libcontainer 0.7.
+#[derive(Debug)]
+pub struct Libcontainer;
+
+impl Launcher for Libcontainer {
+    fn create(&self, launch: Launch) -> Result<Box<dyn Created>> {
+        let Launch { id, document, scratch, program, init, stdio } = launch;
+        // What an attempt that was killed left would be in the way.
+        remove_dir(&scratch)?;
+        make_dir(&scratch)?;
+        write_json(&scratch.join("config.json"), &document)?;
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
+        let program = Exec { program, init, report: writer.as_raw_fd() };
+        let wrong = |error: &dyn std::error::Error| Error::Helper(told("cannot make the container", error));
+
+        let builder = ContainerBuilder::new(id, SyscallType::default())
+            .with_executor(program)
+            .with_root_path(&scratch)
+            .map_err(|e| wrong(&e))?;
+        let builder = match stdio {
+            Stdio::Streams([stdin, stdout, stderr]) => {
+                builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr)
+            }
+            Stdio::Console(path) => builder.with_console_socket(Some(path)),
+        };
+        let container = builder
+            .as_init(&scratch)
+            .with_systemd(false)
+            .with_detach(true)
+            .as_sibling(true)
+            .build()
+            .map_err(|e| wrong(&e))?;
+        let process = container
+            .pid()
+            .and_then(|pid| Identity::of(pid.as_raw()))
+            .ok_or_else(|| Error::Helper("the container's process ended before it was started".to_owned()))?;
+        Ok(Box::new(Waiting { container, process, reader, writer }))
+    }
+}
+
+struct Waiting {
+    container: Container,
+    process: Identity,
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl Created for Waiting {
+    fn process(&self) -> &Identity {
+        &self.process
+    }
+
+    /// The pipe closes by itself when the program is executed: silence is success.
+    fn start(mut self: Box<Self>) -> Result<()> {
+        self.container.start().map_err(|e| Error::Helper(told("cannot start the container", &e)))?;
+        drop(self.writer);
+        let mut text = Vec::new();
+        std::io::Read::read_to_end(&mut fs::File::from(self.reader), &mut text)
+            .map_err(|source| Error::System { what: "cannot hear the container".to_owned(), source })?;
+        if text.is_empty() {
+            return Ok(());
+        }
+        match serde_json::from_slice::<ExecFailure>(&text) {
+            Ok(failure) => Err(failure.into_error()),
+            Err(e) => Err(Error::Helper(format!("the container's process said what is not understood: {e}"))),
+        }
+    }
+}
+
+fn told(what: &str, error: &dyn std::error::Error) -> String {
+    let mut text = format!("{what}: {error}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// Executes the program in libcontainer's place.
+#[derive(Clone)]
+struct Exec {
+    program: Program,
+    init: bool,
+    /// Closes on exec.
+    report: RawFd,
+}
+
+impl Executor for Exec {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        if spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false) {
+            init::take_terminal();
+        }
+        let failure =
+            if self.init { init::run(&self.program, self.report) } else { self.program.become_it() };
+        tell(self.report, &failure);
+        Err(ExecutorError::Other(failure.step))
+    }
+
+    /// Nothing: a program is looked for when it is executed, with the code of its failure.
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        Ok(())
+    }
+
+    /// Nothing: the program is executed with its own environment, in order.
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! One changing command per group at a time: a kernel lock that dies with its holder.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Seek, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::{
+    Result,
+    state::{Group, failed, file_error, make_dir},
+};
+
+/// Exclusive over one group until dropped; the kernel frees it when the holder dies.
+#[derive(Debug)]
+pub struct GroupLock {
+    file: File,
+    path: PathBuf,
+    group: Group,
+}
+
+impl GroupLock {
+    /// Waits for another holder; `waiting` is called once with its description.
+    pub(super) fn take(group: Group, purpose: &str, waiting: &mut dyn FnMut(&str)) -> Result<Self> {
+        let dir = group.roots.run.join("p");
+        make_dir(&dir)?;
+        let path = dir.join(format!(".{}.lock", group.name));
+        let mut file = lock(&path, |file| waiting(&holder(file)))?;
+        let note = format!("{purpose} (pid {})", std::process::id());
+        let write = |file: &mut File| {
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(note.as_bytes())
+        };
+        write(&mut file).map_err(|e| file_error("cannot write", &path, e))?;
+        Ok(Self { file, path, group })
+    }
+}
+
+impl Drop for GroupLock {
+    /// Leaves no file when the group is gone.
+    fn drop(&mut self) {
+        if !self.group.run().exists() && !self.group.data().exists() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+/// Opens and locks the file at `path`. A file that its last holder removed meanwhile is no lock:
+/// then once more.
+pub(super) fn lock(path: &Path, mut taken: impl FnMut(&File)) -> Result<File> {
+    let mut told = false;
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|e| file_error("cannot open", path, e))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if !told {
+                taken(&file);
+                told = true;
+            }
+            rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))
+                .map_err(failed(format!("cannot lock `{}`", path.display())))?;
+        }
+        let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| a.ino() == b.ino() && a.dev() == b.dev();
+        match (file.metadata(), std::fs::metadata(path)) {
+            (Ok(ours), Ok(theirs)) if same(&ours, &theirs) => return Ok(file),
+            _ => {}
+        }
+    }
+}
+
+fn holder(mut file: &File) -> String {
+    let mut note = String::new();
+    let _ = file.rewind();
+    match file.take(200).read_to_string(&mut note) {
+        Ok(_) if !note.is_empty() => note,
+        _ => "another command".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::{super::Roots, *};
+
+    #[test]
+    fn a_second_command_waits_and_hears_who_holds_the_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = Group::new(&Roots::below(dir.path()), "g").unwrap();
+        let first = GroupLock::take(group.clone(), "up", &mut |_| panic!("free")).unwrap();
+        let (heard, hears) = mpsc::channel();
+        let second = std::thread::spawn(move || {
+            let lock =
+                GroupLock::take(group, "down", &mut |holder| heard.send(holder.to_owned()).unwrap()).unwrap();
+            drop(lock);
+        });
+        let holder = hears.recv().unwrap();
+        assert_eq!(holder, format!("up (pid {})", std::process::id()));
+        drop(first);
+        second.join().unwrap();
+        assert!(!dir.path().join("run/p/.g.lock").exists(), "nothing is left when the group is gone");
+    }
+
+    #[test]
+    fn a_lock_file_removed_by_its_holder_is_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = lock(&path, |_| {}).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let second = lock(&path, |_| panic!("another file")).unwrap();
+        assert_ne!(first.metadata().unwrap().ino(), second.metadata().unwrap().ino());
+    }
+}

@@ -1,0 +1,214 @@
+//! The root filesystem of a container: an overlay of layers and one writable directory, mounted in
+//! the caller's own mount namespace so that the host's never sees it.
+
+use std::{
+    fs,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+        OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
+        open_tree,
+    },
+    thread::{UnshareFlags, unshare_unsafe},
+};
+
+use super::{
+    Error, Result, Upper,
+    state::{failed, make_dir},
+};
+
+/// Leaves the host's mount namespace: from here on mounts of this process are its own, while those
+/// the host makes or removes are still followed. Only for a process with a single thread.
+pub fn own_mounts() -> Result<()> {
+    // SAFETY: a new mount namespace invalidates nothing that Rust relies on; one thread only.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(failed("cannot leave the mount namespace"))?;
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+        .map_err(failed("cannot separate mounts from those of the host"))
+}
+
+/// The writable part: where it is, and made when missing.
+pub fn upper_dirs(upper: &Upper, own: &Path) -> Result<(PathBuf, PathBuf)> {
+    let (fs, work) = match upper {
+        Upper::Own => (own.join("upper"), own.join("work")),
+        Upper::Dir(dir) => (dir.join("fs"), dir.join("work")),
+    };
+    if !fs.exists() {
+        make_dir(&fs)?;
+        // The root directory of a container is open to all its users.
+        fs::set_permissions(&fs, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .map_err(|source| Error::File { what: "cannot open to all", path: fs.clone(), source })?;
+    }
+    make_dir(&work)?;
+    Ok((fs, work))
+}
+
+/// Mounts the overlay at `target`; `layers` has the base first.
+pub fn mount(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<()> {
+    let what = || format!("cannot mount the root filesystem at `{}`", target.display());
+    let layers = layers
+        .iter()
+        .rev()
+        .map(|layer| {
+            openat(CWD, layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|e| Error::File { what: "cannot open layer", path: layer.clone(), source: e.into() })
+        })
+        .collect::<Result<Vec<OwnedFd>>>()?;
+    let upper = open_path(upper)?;
+    let work = open_path(work)?;
+    match mount_new(&layers, &upper, &work, target) {
+        // Kernels before 6.5 know no `lowerdir+`.
+        Err(Errno::INVAL | Errno::NOSYS) => mount_old(&layers, &upper, &work, target),
+        other => other,
+    }
+    .map_err(failed(what()))
+}
+
+/// Short whatever the path: values of fsconfig end at 255 bytes.
+fn name_of(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path) -> Result<(), Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in layers {
+        fsconfig_set_string(context.as_fd(), "lowerdir+", name_of(layer))?;
+    }
+    fsconfig_set_string(context.as_fd(), "upperdir", name_of(upper))?;
+    fsconfig_set_string(context.as_fd(), "workdir", name_of(work))?;
+    fsconfig_create(context.as_fd())?;
+    let mounted = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+fn mount_old(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path) -> Result<(), Errno> {
+    let lower = layers.iter().map(name_of).collect::<Vec<_>>().join(":");
+    let options = format!("lowerdir={lower},upperdir={},workdir={}", name_of(upper), name_of(work));
+    let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())
+}
+
+/// Attaches what stands at `source` (an `O_PATH` descriptor: no path is walked again) at `target`.
+pub fn attach(source: BorrowedFd<'_>, target: &Path) -> Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    let what = || format!("cannot mount at `{}`", target.display());
+    let tree = open_tree(source, "", flags).map_err(failed(what()))?;
+    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed(what()))
+}
+
+/// Refuses a root filesystem whose /dev, /proc or /sys is a link: what is mounted there could land
+/// on the host (CVE-2026-41579 and its kin).
+pub fn refuse_links(root: BorrowedFd<'_>) -> Result<()> {
+    for name in ["dev", "proc", "sys"] {
+        match statat(root, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {}
+            Err(Errno::NOENT) => {}
+            Ok(_) => return Err(Error::Invalid(format!("the image's /{name} is not a directory"))),
+            Err(e) => return Err(failed(format!("cannot examine the image's /{name}"))(e)),
+        }
+    }
+    Ok(())
+}
+
+/// Makes directory `path` (absolute) and its parents below `root`, never following a link out of it.
+pub fn make_dirs(root: BorrowedFd<'_>, path: &str, uid: u32, gid: u32) -> Result<OwnedFd> {
+    let what = || format!("cannot make directory `{path}` in the container");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at = openat2(root, ".", flags, Mode::empty(), ResolveFlags::IN_ROOT).map_err(failed(what()))?;
+    let mut walked = String::new();
+    for part in Path::new(path).components() {
+        let std::path::Component::Normal(name) = part else { continue };
+        walked.push('/');
+        walked.push_str(&name.to_string_lossy());
+        // From the root again: a link on the way may be absolute.
+        at = match open_inside(root, &walked, flags) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => {
+                mkdirat(&at, name, Mode::from_raw_mode(0o755)).map_err(failed(what()))?;
+                let made = openat(&at, name, flags | OFlags::NOFOLLOW, Mode::empty());
+                let made = made.map_err(failed(what()))?;
+                if (uid, gid) != (0, 0) {
+                    let owner = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+                    rustix::fs::chownat(&made, "", Some(owner.0), Some(owner.1), AtFlags::EMPTY_PATH)
+                        .map_err(failed(what()))?;
+                }
+                made
+            }
+            Err(Errno::NOTDIR) => {
+                return Err(Error::Invalid(format!("`{walked}` in the container is not a directory")));
+            }
+            Err(e) => return Err(failed(what())(e)),
+        };
+    }
+    Ok(at)
+}
+
+/// Opens `path` below `root` as a process in the container would, links included.
+pub fn open_inside(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+pub fn open_path(path: &Path) -> Result<OwnedFd> {
+    openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| Error::File {
+        what: "cannot open",
+        path: path.to_owned(),
+        source: e.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn directories_are_made_inside_even_through_hostile_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        let outside = dir.path().join("outside");
+        fs::create_dir_all(root.join("real")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        symlink(&outside, root.join("absolute")).unwrap();
+        symlink("../../../../../../real", root.join("relative")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        let fd = open_path(&root).unwrap();
+
+        make_dirs(fd.as_fd(), "/relative/a/b", 5, 6).unwrap();
+        let made = fs::metadata(root.join("real/a/b")).unwrap();
+        assert!(made.is_dir());
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), 5);
+
+        assert!(make_dirs(fd.as_fd(), "/absolute/x", 0, 0).is_err(), "its target is missing inside");
+        assert!(make_dirs(fd.as_fd(), "/loop/x", 0, 0).is_err());
+        make_dirs(fd.as_fd(), "/../../up", 0, 0).unwrap();
+        assert!(root.join("up").is_dir());
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        assert!(!dir.path().join("up").exists());
+    }
+
+    #[test]
+    fn a_root_with_links_for_dev_proc_or_sys_is_refused() {
+        for name in ["dev", "proc", "sys"] {
+            for target in ["/tmp", "usr"] {
+                let dir = tempfile::tempdir().unwrap();
+                fs::create_dir(dir.path().join("usr")).unwrap();
+                symlink(target, dir.path().join(name)).unwrap();
+                let root = open_path(dir.path()).unwrap();
+                assert!(matches!(refuse_links(root.as_fd()), Err(Error::Invalid(_))), "{name} -> {target}");
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("dev")).unwrap();
+        refuse_links(open_path(dir.path()).unwrap().as_fd()).unwrap();
+    }
+}

@@ -1,0 +1,172 @@
+//! Processes by descriptor: signals that never hit a stranger, ends of processes that are not our
+//! children, and whether a signal would be heard at all.
+
+use std::{
+    fs,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::{Error, Result, state::Identity};
+
+/// A descriptor of the process, if it is still the same one.
+pub fn pidfd(identity: &Identity) -> Option<OwnedFd> {
+    let pidfd = pidfd_open(Pid::from_raw(identity.pid)?, PidfdFlags::empty()).ok()?;
+    // Checked after opening: what lives now is what we have opened.
+    identity.lives().then_some(pidfd)
+}
+
+/// Sends a signal by number.
+pub fn send(pidfd: &OwnedFd, signal: i32) -> std::io::Result<()> {
+    // SAFETY: no information is passed along, so the pointer may be null.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    match std::io::Error::last_os_error() {
+        _ if sent == 0 => Ok(()),
+        // It has ended: that is what signals are for.
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Blocks signals and makes a descriptor that tells of them.
+pub fn descriptor(signals: &[i32]) -> Result<OwnedFd> {
+    let failed = |what: &str| Error::System { what: what.into(), source: std::io::Error::last_os_error() };
+    // SAFETY: the set is initialised by sigemptyset; the descriptor that signalfd returns is ours.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
+        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) < 0 {
+            return Err(failed("cannot block signals"));
+        }
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 { Err(failed("cannot listen for signals")) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+/// Takes what the descriptor has to tell.
+pub fn drain(signals: BorrowedFd<'_>) {
+    let mut buffer = [0; 1024];
+    while matches!(rustix::io::read(signals, &mut buffer), Ok(length) if length > 0) {}
+}
+
+/// How a process ended that somebody else reaped: its code, or 128 and the signal. Kernels before
+/// 6.15 do not tell.
+pub fn exit_of(pidfd: &OwnedFd) -> Option<i32> {
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    /// `_IOWR(0xFF, 11, struct pidfd_info)` with its first published size, 64 bytes.
+    const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
+    #[repr(C)]
+    #[derive(Default)]
+    struct PidfdInfo {
+        mask: u64,
+        cgroup_id: u64,
+        /// pid, tgid, ppid; then real, effective, saved and file system user and group.
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the structure has the size that the request names, and lives through the call.
+    let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    if done < 0 || info.mask & PIDFD_INFO_EXIT == 0 {
+        return None;
+    }
+    Some(if libc::WIFEXITED(info.exit_code) {
+        libc::WEXITSTATUS(info.exit_code)
+    } else {
+        128 + libc::WTERMSIG(info.exit_code)
+    })
+}
+
+/// Whether the kernel certainly drops `signal` sent to this first process of a pid namespace: it
+/// neither catches, blocks nor waits for it. Then no grace can help.
+pub fn is_dropped(pid: i32, signal: i32) -> bool {
+    // An ignored SIGKILL is no such thing.
+    if signal == libc::SIGKILL || signal == libc::SIGSTOP || !(1..=64).contains(&signal) {
+        return false;
+    }
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    let mut any = false;
+    for thread in threads.flatten() {
+        any = true;
+        let deaf = fs::read_to_string(thread.path().join("status")).is_ok_and(|text| is_deaf(&text, signal))
+            && fs::read_to_string(thread.path().join("syscall")).is_ok_and(|text| !is_waiting(&text));
+        if !deaf {
+            return false;
+        }
+    }
+    any
+}
+
+/// The status neither catches nor blocks the signal.
+fn is_deaf(status: &str, signal: i32) -> bool {
+    let bit = 1_u64 << (signal - 1);
+    let set = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    // A blocked signal is kept for somebody who will look for it (signalfd, sigwait).
+    matches!((set("SigCgt:"), set("SigBlk:")), (Some(caught), Some(blocked)) if (caught | blocked) & bit == 0)
+}
+
+/// In `rt_sigtimedwait`, which shows neither as caught nor as blocked (tini), or on the processor,
+/// where nobody can tell.
+fn is_waiting(syscall: &str) -> bool {
+    let number = syscall.split(' ').next().unwrap_or_default();
+    number.parse() == Ok(libc::SYS_rt_sigtimedwait) || syscall.starts_with("running")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn status(caught: u64, blocked: u64) -> String {
+        format!("Name:\tx\nSigBlk:\t{blocked:016x}\nSigIgn:\t0000000000000000\nSigCgt:\t{caught:016x}\n")
+    }
+
+    #[test]
+    fn a_signal_is_dropped_only_when_nobody_could_hear_it() {
+        assert!(is_deaf(&status(0, 0), 15));
+        assert!(is_deaf(&status(1 << 1, 0), 15), "catches SIGINT only");
+        assert!(!is_deaf(&status(1 << 14, 0), 15));
+        assert!(!is_deaf(&status(0, 1 << 14), 15), "a signalfd may tell it");
+        assert!(!is_deaf("", 15), "what cannot be read is not known");
+        assert!(is_waiting(&format!("{} 0x0 0x0", libc::SYS_rt_sigtimedwait)), "tini");
+        assert!(!is_waiting(&format!("{} 0x0", libc::SYS_clock_nanosleep)));
+        assert!(is_waiting("running"));
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_read_from_its_descriptor_after_it_was_reaped() {
+        let mut child = Command::new("sh").args(["-c", "exit 9"]).spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        child.wait().unwrap();
+        match exit_of(&pidfd) {
+            Some(code) => assert_eq!(code, 9),
+            None => println!("SKIPPED: this kernel does not tell (it takes 6.15)"),
+        }
+    }
+
+    #[test]
+    fn a_descriptor_is_only_given_for_the_same_process() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let identity = Identity::of(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(pidfd(&Identity { start: identity.start + 1, ..identity.clone() }).is_none());
+        send(&pidfd(&identity).unwrap(), libc::SIGKILL).unwrap();
+        child.wait().unwrap();
+        assert!(pidfd(&identity).is_none());
+    }
+}

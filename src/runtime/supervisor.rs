@@ -1,0 +1,297 @@
+//! The supervisor: one process per group, on one thread of tokio. Puts what containers write into
+//! their logs, runs health probes, answers DNS and serves published ports. It may die at any time:
+//! the keeper holds what must not be lost and starts another.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    process::Stdio,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    pipe::{PipeFlags, SpliceFlags, pipe_with, splice},
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    task::{JoinHandle, LocalSet},
+};
+
+use super::{
+    BoundPort, Error, Result, Roots, client, dns, exe, health, logs,
+    ports::Proxy,
+    process,
+    protocol::{self, Drained, Notice},
+    signal,
+    state::{Ended, Group, Identity, Place, Spec, failed, file_error, write_json},
+};
+
+/// Name of the entry, and of its arguments: the two roots and the group. Standard input is the socket
+/// of the keeper.
+pub const ENTRY: &str = "__supervisor";
+
+/// Starts one from the keeper, which has a single thread; its number, and the keeper's end.
+pub fn spawn(group: &Group) -> Result<(i32, OwnedFd)> {
+    let (ours, theirs) = protocol::pair()?;
+    rustix::io::ioctl_fionbio(&ours, true).map_err(failed("cannot prepare a socket"))?;
+    let (mut command, _program) = exe::entry(ENTRY)?;
+    let child = command
+        .arg(&group.roots.run)
+        .arg(&group.roots.data)
+        .arg(&group.name)
+        .stdin(theirs)
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|source| Error::System { what: "cannot start the supervisor".into(), source })?;
+    let pid = i32::try_from(child.id()).map_err(|_| Error::Helper("a process number too large".into()))?;
+    Ok((pid, ours))
+}
+
+/// The hidden entry.
+pub fn entry(arguments: &[String]) -> i32 {
+    let [run, data, group] = arguments else { return 2 };
+    process::set_name("ficelle-superv");
+    // The keeper blocks what it reads from a descriptor.
+    let _ = process::unblock_signals();
+    let roots = Roots { run: run.into(), data: data.into() };
+    let Ok(group) = Group::new(&roots, group) else { return 2 };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return 1 };
+    match LocalSet::new().block_on(&runtime, supervise(group)) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+/// Until the keeper closes its end.
+async fn supervise(group: Group) -> Result<()> {
+    let socket =
+        rustix::io::dup(rustix::stdio::stdin()).map_err(failed("cannot open the keeper's socket"))?;
+    rustix::io::ioctl_fionbio(&socket, true).map_err(failed("cannot prepare a socket"))?;
+    let socket = Rc::new(asynchronous(socket)?);
+    let mut watched: HashMap<String, Watched> = HashMap::new();
+    let names = Arc::new(dns::Names::new(&group.roots));
+    let mut proxy = None;
+    let mut _anchor = None;
+    loop {
+        let heard = socket
+            .async_io(Interest::READABLE, |socket| protocol::receive::<Notice>(socket.as_fd()))
+            .await
+            .map_err(|source| Error::System { what: "cannot hear the keeper".into(), source })?;
+        match heard {
+            None => return bridge(&group, watched).await,
+            Some((Notice::Anchor, mut descriptors)) => {
+                // Without us and without a keeper the networks would end.
+                _anchor = descriptors.pop();
+                // Nobody reads what it has to note; the limit shows in connections that wait.
+                proxy = descriptors.pop().map(|netns| Arc::new(Proxy::new(netns, |_| {})));
+            }
+            Some((Notice::Running { id, process, ports, address, dns, terminal }, mut descriptors)) => {
+                let terminal = if terminal { descriptors.pop() } else { None };
+                let sockets = if dns { descriptors.split_off(ports.len()) } else { Vec::new() };
+                // Told once more, when ports were taken over: begin anew.
+                if let Some(old) = watched.remove(&id) {
+                    old.leave();
+                }
+                let Ok(mut container) = Watched::new(&group, &id, &process, terminal) else { continue };
+                if let Ok(sockets) = <[OwnedFd; 2]>::try_from(sockets) {
+                    container.answer(sockets, &names, &id);
+                }
+                if let (Some(proxy), Some(address)) = (&proxy, address) {
+                    container.publish(proxy, &ports, descriptors, address);
+                }
+                watched.insert(id, container);
+            }
+            Some((Notice::Ended { id, exit, restarting }, _)) => {
+                if let Some(container) = watched.remove(&id).or_else(|| Watched::late(&group, &id).ok()) {
+                    container.finish(exit, restarting);
+                }
+                protocol::send(socket.get_ref().as_fd(), &Drained { id }, &[])?;
+            }
+        }
+    }
+}
+
+/// The keeper is gone. When it had nothing left to keep, so do we; else another is started, which
+/// ends us when it holds all that we do. Should that fail, the ends of containers are written down here.
+async fn bridge(group: &Group, watched: HashMap<String, Watched>) -> Result<()> {
+    if watched.is_empty() {
+        return Ok(());
+    }
+    let _ = client::ensure(group);
+    for (id, container) in watched {
+        let exit = match &container.pidfd {
+            Some(pidfd) => orphan_end(pidfd).await?,
+            None => None,
+        };
+        let ended = Ended { exit, finished: SystemTime::now() };
+        write_json(&group.place(&id)?.run.join("exit"), &ended)?;
+        container.finish(exit, false);
+    }
+    Ok(())
+}
+
+/// How a process ended whose parent is whoever reaps orphans.
+async fn orphan_end(pidfd: &OwnedFd) -> Result<Option<i32>> {
+    let ended = asynchronous(rustix::io::dup(pidfd).map_err(failed("cannot copy a descriptor"))?)?;
+    let _ = ended.readable().await;
+    Ok(signal::exit_of(pidfd))
+}
+
+/// What goes on for one running container.
+struct Watched {
+    /// None: it has ended.
+    pidfd: Option<OwnedFd>,
+    streams: Vec<Rc<Stream>>,
+    writer: Option<Rc<RefCell<logs::Writer>>>,
+    /// Ended with it.
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// One way out of a container: a FIFO or the master of its terminal.
+struct Stream {
+    fd: AsyncFd<OwnedFd>,
+    stderr: bool,
+    /// None: read and thrown away.
+    log: Option<Rc<RefCell<logs::Writer>>>,
+    /// A terminal cannot be spliced into a file, but into a pipe.
+    between: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Watched {
+    fn new(group: &Group, id: &str, process: &Identity, terminal: Option<OwnedFd>) -> Result<Self> {
+        let place = group.place(id)?;
+        let spec = place.spec()?;
+        let pidfd = signal::pidfd(process);
+        let mut container = Self::open(&place, &spec, terminal, pidfd)?;
+        for stream in &container.streams {
+            container.tasks.push(tokio::task::spawn_local(follow(Rc::clone(stream))));
+        }
+        if let Some(check) = spec.config.health.clone() {
+            let watch = health::watch(place, spec, check, process.clone());
+            container.tasks.push(tokio::task::spawn_local(watch));
+        }
+        Ok(container)
+    }
+
+    /// It ended while there was no supervisor: what it wrote is still in the FIFOs.
+    fn late(group: &Group, id: &str) -> Result<Self> {
+        let place = group.place(id)?;
+        Self::open(&place, &place.spec()?, None, None)
+    }
+
+    fn open(
+        place: &Place,
+        spec: &Spec,
+        terminal: Option<OwnedFd>,
+        pidfd: Option<OwnedFd>,
+    ) -> Result<Self> {
+        let writer = match spec.config.logs {
+            true => Some(Rc::new(RefCell::new(logs::Writer::open(&place.data.join("log"))?))),
+            false => None,
+        };
+        let stream = |fd: OwnedFd, stderr, between| -> Result<Rc<Stream>> {
+            rustix::io::ioctl_fionbio(&fd, true).map_err(failed("cannot prepare a pipe"))?;
+            Ok(Rc::new(Stream { fd: asynchronous(fd)?, stderr, log: writer.clone(), between }))
+        };
+        let streams = match terminal {
+            Some(master) => {
+                let pipe = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
+                vec![stream(master, false, Some(pipe.map_err(failed("cannot make a pipe"))?))?]
+            }
+            None if spec.config.tty => Vec::new(),
+            None => vec![
+                stream(open_fifo(place, "out")?, false, None)?,
+                stream(open_fifo(place, "err")?, true, None)?,
+            ],
+        };
+        Ok(Self { pidfd, streams, writer, tasks: Vec::new() })
+    }
+
+    /// Answers its questions for names.
+    fn answer(&mut self, sockets: [OwnedFd; 2], names: &Arc<dns::Names>, id: &str) {
+        let serving = dns::serve(dns::Sockets::from_descriptors(sockets), Arc::clone(names), id.to_owned());
+        self.tasks.push(tokio::task::spawn_local(async move { drop(serving.await) }));
+    }
+
+    /// Carries what comes in at its published ports.
+    fn publish(&mut self, proxy: &Arc<Proxy>, ports: &[BoundPort], listeners: Vec<OwnedFd>, to: Ipv4Addr) {
+        for (port, listener) in ports.iter().zip(listeners) {
+            let target = SocketAddr::from((to, port.target));
+            let serving = Arc::clone(proxy).serve(listener, port.protocol, target);
+            self.tasks.push(tokio::task::spawn_local(async move { drop(serving.await) }));
+        }
+    }
+
+    /// Somebody else goes on with it.
+    fn leave(self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+
+    /// The process is gone: what is in the pipes is all there will ever be.
+    fn finish(self, exit: Option<i32>, restarting: bool) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        for stream in &self.streams {
+            while matches!(stream.take(), Ok(length) if length > 0) {}
+        }
+        if let Some(writer) = &self.writer {
+            let _ = writer.borrow_mut().ended(exit.unwrap_or(-1), restarting);
+        }
+    }
+}
+
+impl Stream {
+    /// Moves what there is; 0 or an error when there is nothing now.
+    fn take(&self) -> std::io::Result<usize> {
+        let from = self.fd.get_ref().as_fd();
+        match (&self.log, &self.between) {
+            (Some(writer), None) => writer.borrow_mut().splice(self.stderr, from),
+            (Some(writer), Some((out, into))) => {
+                let flags = SpliceFlags::NONBLOCK;
+                splice(from, None, into, None, 64 << 10, flags)?;
+                writer.borrow_mut().splice(self.stderr, out.as_fd())
+            }
+            (None, _) => discard(from),
+        }
+    }
+}
+
+async fn follow(stream: Rc<Stream>) {
+    loop {
+        let Ok(mut ready) = stream.fd.readable().await else { return };
+        match stream.take() {
+            Ok(0) => ready.clear_ready(),
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => ready.clear_ready(),
+            // A terminal that nobody has open says EIO until somebody opens it again; a full disk
+            // may become less full. Neither is worth a busy loop.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+fn discard(from: BorrowedFd<'_>) -> std::io::Result<usize> {
+    let mut buffer = [0; 16 << 10];
+    Ok(rustix::io::read(from, &mut buffer)?)
+}
+
+fn open_fifo(place: &Place, name: &str) -> Result<OwnedFd> {
+    let path = place.run.join(name);
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| file_error("cannot open", &path, e.into()))
+}
+
+/// A descriptor that the event loop waits for.
+pub fn asynchronous(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one open descriptor for as long as the `AsyncFd` owns it.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
+        .map_err(|error| Error::System { what: "cannot wait for a descriptor".into(), source: error.into() })
+}

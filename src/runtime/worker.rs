@@ -1,0 +1,518 @@
+//! Makes one container out of its specification: root filesystem, volumes, network, files, then the
+//! launcher. Runs in a process of its own with a single thread, since it leaves the host's mounts
+//! and calls the launcher; whoever forked it hears one [`Report`].
+
+use std::{
+    fs,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::{
+            fs::{FileTypeExt, MetadataExt, PermissionsExt},
+            net::UnixListener,
+        },
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::{
+    BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots,
+    anchor::Anchor, cgroup, dns,
+    launcher::{Launch, Launcher, Libcontainer, Stdio},
+    network::{self, Lease},
+    oci::{self, DeviceNode, Resolved},
+    ports,
+    process::{self, DEFAULT_PATH, Program},
+    protocol::{Report, Started, Wire, borrow, send},
+    rootfs, seccomp,
+    state::{Group, Identity, Place, Spec, entries, failed, file_error, make_dir, write_file},
+    users::{self, User},
+    volumes,
+};
+
+/// One start of one container.
+#[derive(Debug)]
+pub struct Job {
+    pub roots: Roots,
+    pub place: Place,
+    pub spec: Spec,
+    /// Path of its control groups.
+    pub cgroup: String,
+    /// Standard input, output and error; a terminal of its own when `None`.
+    pub stdio: Option<[OwnedFd; 3]>,
+    /// Listeners are held already.
+    pub bound: Option<Vec<BoundPort>>,
+    /// For a container on networks.
+    pub anchor: Option<Anchor>,
+}
+
+/// Forks a worker that does `job` and answers over `socket`. The caller has one thread.
+pub fn fork(socket: &OwnedFd, job: impl FnOnce() -> Result<(Report, Vec<OwnedFd>)>) -> Result<i32> {
+    // SAFETY: the caller has a single thread, so the child may go on as an ordinary program.
+    match unsafe { libc::fork() } {
+        -1 => Err(Error::System { what: "cannot fork".into(), source: std::io::Error::last_os_error() }),
+        0 => {
+            process::set_name("ficelle-worker");
+            let (report, descriptors) =
+                job().unwrap_or_else(|error| (Report::Failed(Wire::from(&error)), Vec::new()));
+            let code = i32::from(send(socket.as_fd(), &report, &borrow(&descriptors)).is_err());
+            // SAFETY: leaves without running what belongs to the process it was forked from.
+            unsafe { libc::_exit(code) }
+        }
+        pid => Ok(pid),
+    }
+}
+
+/// Everything from the specification to the running program.
+pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
+    let Job { roots, place, spec, cgroup, stdio, bound, anchor } = job;
+    let config = &spec.config;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let (ports, mut descriptors) = match bound {
+        Some(ports) => (ports, Vec::new()),
+        None => bind(&config.ports)?,
+    };
+
+    rootfs::own_mounts()?;
+    let root = mount_root(config, &place)?;
+    let fd = rootfs::open_path(&root)?;
+    rootfs::refuse_links(fd.as_fd())?;
+    let user = users::resolve(fd.as_fd(), &config.user, &config.groups)?;
+    make_cwd(fd.as_fd(), config)?;
+    let sources = mount_sources(&roots, &spec, &place, fd.as_fd())?;
+    let hostname = config.hostname.clone().unwrap_or_else(|| short_id(&config.id));
+    let leases = leases(&roots, config)?;
+    let network = network(&roots, config, anchor.as_ref(), &leases)?;
+    let names = match &network {
+        Some(namespace) if !leases.is_empty() => dns::Sockets::open(namespace.as_fd())?.into_descriptors().into(),
+        _ => Vec::new(),
+    };
+    let files = files(&roots, config, &leases, &place, &hostname)?;
+
+    let mut config = config.clone();
+    config.env = environment(&config, &user, &hostname);
+    let resolved = Resolved {
+        rootfs: root,
+        sources,
+        files,
+        network: network.as_ref().map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))),
+        devices: devices(&config)?,
+        cgroup: cgroup.clone(),
+        hostname,
+        user,
+    };
+    let console = console(&place, stdio.is_none())?;
+    let stdio = match (stdio, &console) {
+        (Some(streams), _) => Stdio::Streams(owned_by(streams, &resolved.user)?),
+        (None, Some((_, path))) => Stdio::Console(path.clone()),
+        (None, None) => return Err(Error::Helper("neither streams nor a terminal".into())),
+    };
+    let created = Libcontainer.create(Launch {
+        id: config.id.clone(),
+        document: oci::document(&config, &resolved)?,
+        scratch: place.run.join("launch"),
+        program: program(&config)?,
+        init: config.init,
+        stdio,
+    })?;
+    if !config.privileged {
+        cgroup::deny_tunnels(&cgroup)?;
+    }
+    let process = created.process().clone();
+    let (dns, terminal) = (!names.is_empty(), console.is_some());
+    descriptors.extend(names);
+    if let Some((listener, path)) = console {
+        descriptors.push(master(&listener)?);
+        fs::remove_file(&path).map_err(|e| file_error("cannot remove", &path, e))?;
+    }
+    created.start()?;
+    if !leases.is_empty() {
+        network::set_up(&roots, &config.id, true)?;
+    }
+    let address = leases.first().map(|lease| lease.address);
+    let restart = config.restart;
+    Ok((Report::Started(Started { process, ports, address, dns, restart, terminal }), descriptors))
+}
+
+/// What a keeper that took over from a dead one must hold for a container that runs on.
+pub fn take_over(roots: &Roots, spec: &Spec, process: &Identity) -> Result<(Report, Vec<OwnedFd>)> {
+    let (ports, mut descriptors) = bind(&spec.config.ports)?;
+    let leases = leases(roots, &spec.config)?;
+    if !leases.is_empty() {
+        let namespace = namespace_of(process)?;
+        descriptors.extend(dns::Sockets::open(namespace.as_fd())?.into_descriptors());
+        network::set_up(roots, &spec.config.id, true)?;
+    }
+    let address = leases.first().map(|lease| lease.address);
+    Ok((Report::TakenOver { ports, address, dns: !leases.is_empty() }, descriptors))
+}
+
+/// Listeners for the published ports, in the host's network.
+fn bind(ports: &[PortConfig]) -> Result<(Vec<BoundPort>, Vec<OwnedFd>)> {
+    let bound = ports.iter().map(|port| {
+        let (fd, address) = ports::bind(port)?;
+        let (target, protocol) = (port.target, port.protocol);
+        Ok((BoundPort { host_ip: address.ip(), host_port: address.port(), target, protocol }, fd))
+    });
+    bound.collect::<Result<Vec<_>>>().map(|bound| bound.into_iter().unzip())
+}
+
+fn mount_root(config: &ContainerConfig, place: &Place) -> Result<PathBuf> {
+    let (upper, work) = rootfs::upper_dirs(&config.rootfs.upper, &place.data)?;
+    let target = place.run.join("rootfs");
+    make_dir(&target)?;
+    let mut layers = config.rootfs.layers.clone();
+    if layers.is_empty() {
+        // An overlay needs something below.
+        let empty = place.run.join("empty");
+        make_dir(&empty)?;
+        fs::set_permissions(&empty, fs::Permissions::from_mode(0o755))
+            .map_err(|e| file_error("cannot open to all", &empty, e))?;
+        layers.push(empty);
+    }
+    rootfs::mount(&layers, &upper, &work, &target)?;
+    Ok(target)
+}
+
+fn make_cwd(root: std::os::fd::BorrowedFd<'_>, config: &ContainerConfig) -> Result<()> {
+    check_cwd(&config.cwd)?;
+    rootfs::make_dirs(root, &config.cwd, 0, 0).map(drop)
+}
+
+/// A working directory below /proc could be a way out of the container (CVE-2024-21626).
+pub fn check_cwd(cwd: &str) -> Result<()> {
+    let path = Path::new(cwd);
+    let parent = path.components().any(|part| matches!(part, std::path::Component::ParentDir));
+    if !path.is_absolute() || parent || path.starts_with("/proc") {
+        return Err(Error::Invalid(format!("`{cwd}` cannot be the working directory")));
+    }
+    Ok(())
+}
+
+/// Puts what the container mounts where the launcher can take it by a path nobody else can change.
+fn mount_sources(
+    roots: &Roots,
+    spec: &Spec,
+    place: &Place,
+    root: std::os::fd::BorrowedFd<'_>,
+) -> Result<Vec<Option<PathBuf>>> {
+    let staging = place.run.join("mounts");
+    make_dir(&staging)?;
+    let mut sources = Vec::new();
+    for (number, mount) in spec.config.mounts.iter().enumerate() {
+        let source = match &mount.kind {
+            MountKind::Tmpfs { .. } => None,
+            MountKind::Volume { name, nocopy, subpath } => {
+                Some(volume(roots, name, &mount.target, *nocopy, subpath.as_deref(), root)?)
+            }
+            MountKind::Anonymous { nocopy } => {
+                let name = spec.anonymous_volumes.iter().find(|(target, _)| target == &mount.target);
+                let (_, name) = name.ok_or_else(|| Error::NoVolume(mount.target.clone()))?;
+                Some(volume(roots, name, &mount.target, *nocopy, None, root)?)
+            }
+            MountKind::Bind { path, create, .. } => Some(bind_source(path, *create)?),
+        };
+        sources.push(match source {
+            Some(source) => Some(stage(&source, &staging.join(number.to_string()))?),
+            None => None,
+        });
+    }
+    Ok(sources)
+}
+
+/// The directory (or what lies at `subpath` in it) of a volume, filled from the image when new.
+fn volume(
+    roots: &Roots,
+    name: &str,
+    target: &str,
+    nocopy: bool,
+    subpath: Option<&str>,
+    root: std::os::fd::BorrowedFd<'_>,
+) -> Result<OwnedFd> {
+    let data = volumes::data_dir(roots, name);
+    if !data.exists() {
+        return Err(Error::NoVolume(name.to_owned()));
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    if !nocopy && let Ok(source) = rootfs::open_inside(root, target, flags) {
+        volumes::seed(&data, source.as_fd())?;
+    }
+    // Only now: seeding puts another directory in its place.
+    let fd = rootfs::open_path(&data)?;
+    match subpath {
+        None => Ok(fd),
+        Some(path) => rootfs::open_inside(fd.as_fd(), path, OFlags::PATH)
+            .map_err(failed(format!("cannot open `{path}` in volume `{name}`"))),
+    }
+}
+
+fn bind_source(path: &Path, create: bool) -> Result<OwnedFd> {
+    if create && !path.exists() {
+        fs::create_dir_all(path).map_err(|e| file_error("cannot make directory", path, e))?;
+    }
+    rootfs::open_path(path)
+}
+
+/// Mounts what is open at `target`, which is made a directory or file as it is.
+fn stage(source: &OwnedFd, target: &Path) -> Result<PathBuf> {
+    let stat = rustix::fs::fstat(source).map_err(failed("cannot examine a mount source"))?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
+        if target.is_file() {
+            fs::remove_file(target).map_err(|e| file_error("cannot remove", target, e))?;
+        }
+        make_dir(target)?;
+    } else {
+        if target.is_dir() {
+            fs::remove_dir(target).map_err(|e| file_error("cannot remove", target, e))?;
+        }
+        write_file(target, b"", 0o600)?;
+    }
+    rootfs::attach(source.as_fd(), target)?;
+    Ok(target.to_owned())
+}
+
+/// The container's places on its networks: those it was given when it was made, or new ones after
+/// the machine was down.
+fn leases(roots: &Roots, config: &ContainerConfig) -> Result<Vec<Lease>> {
+    match &config.network {
+        NetworkNamespace::Own(endpoints) if !endpoints.is_empty() => {
+            network::lease(roots, &config.group, &config.id, endpoints, config.replaces.as_deref())
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// The namespace to join; `None` is the host's.
+fn network(
+    roots: &Roots,
+    config: &ContainerConfig,
+    anchor: Option<&Anchor>,
+    leases: &[Lease],
+) -> Result<Option<OwnedFd>> {
+    match (&config.network, anchor) {
+        (NetworkNamespace::Host, _) => Ok(None),
+        (NetworkNamespace::Own(_), Some(anchor)) => network::prepare(anchor, leases).map(Some),
+        (NetworkNamespace::Own(_) | NetworkNamespace::None, _) => network::loopback_only().map(Some),
+        (NetworkNamespace::Container(id), _) => namespace_of(&running(roots, id)?.1).map(Some),
+    }
+}
+
+/// The place and the main process of a container of any group that runs.
+fn running(roots: &Roots, id: &str) -> Result<(Place, Identity)> {
+    for group in entries(&roots.data.join("p"))? {
+        let place = Group::new(roots, &group)?.place(id)?;
+        if let Some(process) = place.state()?.and_then(|state| state.process) {
+            return Ok((place, process));
+        }
+    }
+    Err(Error::Condition(format!("container {} does not run, and its network is to be joined", short_id(id))))
+}
+
+fn namespace_of(process: &Identity) -> Result<OwnedFd> {
+    let path = format!("/proc/{}/ns/net", process.pid);
+    let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed(format!("cannot open `{path}`")))?;
+    // What was opened was that of this process only if it lives still.
+    if process.lives() { Ok(fd) } else { Err(Error::Condition("the container has ended".to_owned())) }
+}
+
+const FILES: [(&str, &str); 3] =
+    [("/etc/resolv.conf", "resolv.conf"), ("/etc/hosts", "hosts"), ("/etc/hostname", "hostname")];
+
+/// Our own resolv.conf, hosts and hostname, or those of the container whose network is shared.
+fn files(
+    roots: &Roots,
+    config: &ContainerConfig,
+    leases: &[Lease],
+    place: &Place,
+    hostname: &str,
+) -> Result<Vec<(&'static str, PathBuf)>> {
+    if let NetworkNamespace::Container(id) = &config.network {
+        let (other, _) = running(roots, id)?;
+        return Ok(FILES.map(|(target, name)| (target, other.run.join(name))).to_vec());
+    }
+    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let resolver = if leases.is_empty() { host } else { dns::resolv_conf(&host) };
+    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+    for (name, address) in &config.extra_hosts {
+        hosts.push_str(&format!("{address}\t{name}\n"));
+    }
+    for lease in leases {
+        hosts.push_str(&format!("{}\t{hostname}\n", lease.address));
+    }
+    let contents = [resolver, hosts, format!("{hostname}\n")];
+    FILES
+        .into_iter()
+        .zip(contents)
+        .map(|((target, name), content)| {
+            let path = place.run.join(name);
+            write_file(&path, content.as_bytes(), 0o644)?;
+            Ok((target, path))
+        })
+        .collect()
+}
+
+/// What a program expects and the image does not say.
+pub fn environment(config: &ContainerConfig, user: &User, hostname: &str) -> Vec<String> {
+    let mut env = config.env.clone();
+    let mut add = |name: &str, value: &str| {
+        if !env.iter().any(|variable| variable.split('=').next() == Some(name)) {
+            env.push(format!("{name}={value}"));
+        }
+    };
+    add("PATH", DEFAULT_PATH);
+    add("HOSTNAME", hostname);
+    add("HOME", &user.home);
+    if config.tty {
+        add("TERM", "xterm");
+    }
+    env
+}
+
+fn program(config: &ContainerConfig) -> Result<Program> {
+    let mut program = Program::new(&config.args, &config.env)?;
+    program.capabilities = process::capability_set(&config.capabilities)?;
+    program.no_new_privileges = config.no_new_privileges;
+    if config.seccomp && !config.privileged {
+        program.filter = seccomp::default_filter(&config.capabilities);
+    }
+    Ok(program)
+}
+
+pub fn short_id(id: &str) -> String {
+    id.get(..12).unwrap_or(id).to_owned()
+}
+
+/// The devices asked for, or all of the host's.
+fn devices(config: &ContainerConfig) -> Result<Vec<DeviceNode>> {
+    let mut nodes = Vec::new();
+    if config.privileged {
+        host_devices(Path::new("/dev"), &mut nodes);
+    }
+    for device in &config.devices {
+        if !device.container.starts_with("/dev") {
+            return Err(Error::Unsupported(format!(
+                "device `{}` outside /dev in the container",
+                device.container.display()
+            )));
+        }
+        let node = device_node(&device.host, &device.container, &device.access).ok_or_else(|| {
+            Error::Invalid(format!("`{}` is not a device of this machine", device.host.display()))
+        })?;
+        nodes.retain(|known: &DeviceNode| known.path != node.path);
+        nodes.push(node);
+    }
+    Ok(nodes)
+}
+
+fn device_node(host: &Path, container: &Path, access: &str) -> Option<DeviceNode> {
+    let meta = fs::metadata(host).ok()?;
+    let block = meta.file_type().is_block_device();
+    if !block && !meta.file_type().is_char_device() {
+        return None;
+    }
+    Some(DeviceNode {
+        path: container.to_owned(),
+        block,
+        major: rustix::fs::major(meta.rdev()),
+        minor: rustix::fs::minor(meta.rdev()),
+        mode: meta.mode() & 0o7777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+        access: access.to_owned(),
+    })
+}
+
+/// Nodes below a directory, but for those the container has of its own.
+fn host_devices(dir: &Path, nodes: &mut Vec<DeviceNode>) {
+    const OWN: [&str; 7] = ["pts", "shm", "mqueue", "fd", "console", "ptmx", "lxc"];
+    let Ok(listing) = fs::read_dir(dir) else { return };
+    for entry in listing.flatten() {
+        let path = entry.path();
+        let Ok(kind) = entry.file_type() else { continue };
+        if OWN.iter().any(|own| path == Path::new("/dev").join(own)) || kind.is_symlink() {
+            continue;
+        }
+        if kind.is_dir() {
+            host_devices(&path, nodes);
+        } else if let Some(node) = device_node(&path, &path, "rwm") {
+            nodes.push(node);
+        }
+    }
+}
+
+/// A program may open its streams again by name, so they belong to its user.
+fn owned_by(streams: [OwnedFd; 3], user: &User) -> Result<[OwnedFd; 3]> {
+    for stream in &streams {
+        let stat = rustix::fs::fstat(stream).map_err(failed("cannot examine a stream"))?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(user.uid), rustix::fs::Gid::from_raw(user.gid));
+            rustix::fs::fchown(stream, Some(uid), Some(gid)).map_err(failed("cannot hand over a stream"))?;
+        }
+    }
+    Ok(streams)
+}
+
+/// Where the launcher sends the master of the container's terminal.
+fn console(place: &Place, wanted: bool) -> Result<Option<(UnixListener, PathBuf)>> {
+    if !wanted {
+        return Ok(None);
+    }
+    let path = place.run.join("console");
+    super::state::remove_file(&path)?;
+    // Paths of sockets are short: through the directory's descriptor any path fits.
+    let dir = rootfs::open_path(&place.run)?;
+    let listener = UnixListener::bind(format!("/proc/self/fd/{}/console", dir.as_raw_fd()))
+        .map_err(|e| file_error("cannot listen at", &path, e))?;
+    // Only the worker hears it, and libcontainer takes paths of any length itself.
+    Ok(Some((listener, path)))
+}
+
+fn master(listener: &UnixListener) -> Result<OwnedFd> {
+    let gone = |e: std::io::Error| Error::System { what: "cannot take over the terminal".into(), source: e };
+    let (stream, _) = listener.accept().map_err(gone)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(gone)?;
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
+    let mut text = [0; 64];
+    rustix::net::recvmsg(
+        &stream,
+        &mut [std::io::IoSliceMut::new(&mut text)],
+        &mut control,
+        rustix::net::RecvFlags::CMSG_CLOEXEC,
+    )
+    .map_err(|e| gone(e.into()))?;
+    let mut descriptors = control.drain().filter_map(|message| match message {
+        rustix::net::RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    descriptors.next().ok_or_else(|| Error::Helper("the launcher sent no terminal".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::oci::tests::config, *};
+
+    #[test]
+    fn a_working_directory_that_could_lead_out_is_refused() {
+        for cwd in ["/proc/self/fd/7", "/proc", "relative", "/a/../../b", ""] {
+            assert!(check_cwd(cwd).is_err(), "{cwd}");
+        }
+        check_cwd("/srv/app").unwrap();
+        check_cwd("/").unwrap();
+    }
+
+    #[test]
+    fn the_environment_is_completed_and_never_overruled() {
+        let user = User { uid: 1, gid: 1, groups: Vec::new(), home: "/home/u".into() };
+        let mut config = config();
+        config.env = vec!["B=2".into(), "HOME=/mine".into(), "A=1".into(), "PATHS=x".into()];
+        let env = environment(&config, &user, "h");
+        assert_eq!(
+            env,
+            ["B=2", "HOME=/mine", "A=1", "PATHS=x", &format!("PATH={DEFAULT_PATH}"), "HOSTNAME=h"]
+        );
+    }
+}
