@@ -63,6 +63,57 @@ pub fn permit_out(uplink: &str) -> io::Result<()> {
 /// Rules of the host that end with this value, or with its process.
 pub struct HostRules(Socket);
 
+/// Rules in a chain of somebody else, to be taken out again.
+#[derive(Debug)]
+pub struct Guests {
+    chain: &'static str,
+    handles: Vec<[u8; 8]>,
+}
+
+/// The filter table of iptables, as far as it stands in nf_tables.
+const IPTABLES: &str = "filter";
+/// The chain that Docker keeps for others, else the one that everything passes.
+const OPEN_TO_GUESTS: [&str; 2] = ["DOCKER-USER", "FORWARD"];
+
+/// In the host's namespace: where iptables is in use, what passes `link` is accepted there too. What
+/// one table accepts another can still drop, and Docker and ufw drop what they do not know.
+pub fn ask_iptables(link: &str) -> io::Result<Option<Guests>> {
+    for chain in OPEN_TO_GUESTS {
+        let mut batch = Batch::new(Family::Ip);
+        for direction in [META_IIFNAME, META_OIFNAME] {
+            let mut rule = Rule::default();
+            // As iptables itself writes `-i link -j ACCEPT`, so that it can read it.
+            let text = [link.as_bytes(), &[0]].concat();
+            rule.meta(direction).equal(&text).count().accept();
+            batch.guest(IPTABLES, chain, rule);
+        }
+        match batch.transact() {
+            Ok((_, handles)) => return Ok(Some(Guests { chain, handles })),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+impl Guests {
+    /// Takes the rules out. A chain that is gone took them along.
+    pub fn leave(self) -> io::Result<()> {
+        let mut batch = Batch::new(Family::Ip);
+        for handle in &self.handles {
+            batch.message(DELETE_RULE, 0, |message| {
+                message.text(1, IPTABLES);
+                message.text(2, self.chain);
+                message.bytes(3, handle);
+            });
+        }
+        match batch.commit() {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl fmt::Debug for HostRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("HostRules").field(&self.0.as_raw_fd()).finish()
@@ -217,6 +268,13 @@ impl Rule {
         })
     }
 
+    fn count(&mut self) -> &mut Self {
+        self.expression("counter", |data| {
+            data.bytes(1, &[0; 8]);
+            data.bytes(2, &[0; 8]);
+        })
+    }
+
     /// Goes on for packets of connections that were opened from the other side.
     fn answers(&mut self) -> &mut Self {
         self.expression("ct", |data| {
@@ -259,6 +317,7 @@ impl Rule {
 const NEW_TABLE: u16 = 0;
 const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
+const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
 const BATCH_BEGIN: u16 = 0x10;
@@ -267,6 +326,7 @@ const SUBSYSTEM: u16 = 10;
 
 const REQUEST: u16 = 1;
 const ACK: u16 = 4;
+const ECHO: u16 = 8;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 
@@ -305,6 +365,15 @@ impl Batch {
 
     fn rule(&mut self, table: &str, chain: &str, rule: Rule) {
         self.message(NEW_RULE, CREATE | APPEND, |message| {
+            message.text(1, table);
+            message.text(2, chain);
+            message.nest(4, |expressions| *expressions = rule.0);
+        });
+    }
+
+    /// A rule before all others of the chain, whose handle is told.
+    fn guest(&mut self, table: &str, chain: &str, rule: Rule) {
+        self.message(NEW_RULE, CREATE | ECHO, |message| {
             message.text(1, table);
             message.text(2, chain);
             message.nest(4, |expressions| *expressions = rule.0);
@@ -367,18 +436,28 @@ impl Batch {
     }
 
     /// Carries the transaction out in the network namespace of the calling thread.
-    fn commit(mut self) -> io::Result<Socket> {
+    fn commit(self) -> io::Result<Socket> {
+        Ok(self.transact()?.0)
+    }
+
+    /// The socket it went through and the handles of the rules that were to be told.
+    fn transact(mut self) -> io::Result<(Socket, Vec<[u8; 8]>)> {
         self.control(BATCH_END);
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.send(&self.bytes, 0)?;
         let mut acks = 0;
+        let mut handles = Vec::new();
         while acks < self.acks {
             let (bytes, _) = socket.recv_from_full()?;
             acks += acknowledged(&bytes)?;
+            handles.extend(
+                messages(&bytes)
+                    .filter_map(|(kind, body)| (kind == SUBSYSTEM << 8 | NEW_RULE).then(|| handle(body))?),
+            );
         }
-        Ok(socket)
+        Ok((socket, handles))
     }
 }
 
@@ -386,20 +465,42 @@ impl Batch {
 fn acknowledged(bytes: &[u8]) -> io::Result<usize> {
     const ERROR: u16 = 2;
     let mut count = 0;
-    let mut rest = bytes;
-    while let (Some(length), Some(kind)) = (rest.first_chunk::<4>(), rest.get(4..6)) {
-        let length = u32::from_ne_bytes(*length) as usize;
-        if kind == ERROR.to_ne_bytes()
-            && let Some(code) = rest.get(16..20).and_then(<[u8]>::first_chunk::<4>)
-        {
-            match i32::from_ne_bytes(*code) {
-                0 => count += 1,
-                code => return Err(io::Error::from_raw_os_error(code.wrapping_neg())),
-            }
+    for (_, body) in messages(bytes).filter(|&(kind, _)| kind == ERROR) {
+        match body.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
+            Some(0) => count += 1,
+            Some(code) => return Err(io::Error::from_raw_os_error(code.wrapping_neg())),
+            None => {}
         }
-        rest = rest.get(length.next_multiple_of(4).max(16)..).unwrap_or_default();
     }
     Ok(count)
+}
+
+/// Type and body of each message.
+fn messages(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    const HEADER: usize = 16;
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let header = rest.first_chunk::<HEADER>()?;
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        let body = rest.get(HEADER..length.max(HEADER))?;
+        rest = rest.get(length.next_multiple_of(4).max(HEADER)..).unwrap_or_default();
+        Some((kind, body))
+    })
+}
+
+/// The handle in a message about a rule.
+fn handle(body: &[u8]) -> Option<[u8; 8]> {
+    const HANDLE: u16 = 3;
+    let mut rest = body.get(4..)?;
+    while let Some(header) = rest.first_chunk::<4>() {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]])).max(4);
+        if u16::from_ne_bytes([header[2], header[3]]) == HANDLE {
+            return rest.get(4..length)?.first_chunk().copied();
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    None
 }
 
 /// Netlink attributes; numbers are big-endian as nf_tables wants them.
