@@ -1,7 +1,7 @@
 //! The way out for root: a cable from the anchor's namespace to the host, over which the host's kernel
 //! forwards. Everything it changes on the host goes away with the anchor: the link with the namespace,
-//! our rules with the process, those among others' when it ends, and forwarding is turned off again by the last of us if it was off before
-//! the first, and nobody else came to need it.
+//! our rules with the process, those among others' when it ends. Forwarding is turned off again by the
+//! last of us if it was off before the first, and nobody else came to need it.
 
 use std::{
     fs, io,
