@@ -131,6 +131,13 @@ pub fn remove(roots: &Roots, name: &str) -> Result<()> {
     }
 }
 
+/// Whether the network has a way out ([`Anchor::open_way_out`](anchor::Anchor::open_way_out) makes it).
+pub fn leads_out(roots: &Roots, name: &str) -> Result<bool> {
+    check_name(name)?;
+    let network = read::<Network>(&path_of(roots, name))?;
+    Ok(!network.ok_or_else(|| Error::NoNetwork(name.to_owned()))?.asked.internal)
+}
+
 /// All networks by name, each with the subnet and gateway it has.
 pub fn list(roots: &Roots) -> Result<Vec<NetworkConfig>> {
     let mut networks: Vec<NetworkConfig> = stored(roots)?
@@ -373,6 +380,8 @@ mod tests {
         create(roots, &network("a", None)).unwrap();
         assert_eq!(list(roots).unwrap(), first);
         assert!(first[0].subnet.is_some() && first[0].gateway.is_some());
+        assert!(leads_out(roots, "a").unwrap());
+        assert!(matches!(leads_out(roots, "b"), Err(Error::NoNetwork(_))));
         let error = create(roots, &NetworkConfig { internal: true, ..network("a", None) }).unwrap_err();
         assert_eq!(error.to_string(), "network `a` exists with another configuration (of project `demo`)");
     }
