@@ -183,3 +183,31 @@ fn without_a_name_server_the_answer_is_a_failure_and_a_deaf_one_is_passed_over()
     supervisor.serve_names(&names(&second, &["127.77.0.4", "127.77.0.3"]), &web);
     assert_eq!(web.ask("example.org", TYPE::A).1, ["192.0.2.99"]);
 }
+
+#[test]
+fn a_flood_of_questions_does_not_stop_the_answers() {
+    let Some(stage) = stage() else { return };
+    stage.network("a", false);
+    let anchor = anchor::connect(&stage.roots).unwrap();
+    let supervisor = Supervisor::start();
+    let web = stage.container(&anchor, "web-1", "web", &["a"]);
+    // Bound and deaf: each question forwarded waits for its time to run out.
+    let _deaf = UdpSocket::bind((Ipv4Addr::new(127, 77, 0, 5), 53)).unwrap();
+    supervisor.serve_names(&names(&stage, &["127.77.0.5"]), &web);
+    let flood = web.within(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+    let question = query("example.org", TYPE::A);
+    for _ in 0..20_000 {
+        flood.send_to(&question, (Ipv4Addr::new(127, 0, 0, 11), 53)).unwrap();
+    }
+    // What the kernel dropped from a full queue is asked again, as the C library does.
+    let socket = web.within(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+    socket.connect((Ipv4Addr::new(127, 0, 0, 11), 53)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut buffer = [0; 512];
+    eventually("an own name is answered", || {
+        socket.send(&query("web", TYPE::A)).unwrap();
+        socket.recv(&mut buffer).is_ok_and(|count| read(&buffer[..count]).1 == [web.address().to_string()])
+    });
+    let open = fs::read_dir("/proc/self/fd").unwrap().count();
+    assert!(open < 900, "{open} descriptors");
+}
