@@ -221,7 +221,7 @@ impl Core {
 
     /// Everything that would make `create` or `start` fail and can be known now.
     pub fn check(&self, config: &ContainerConfig) -> Vec<Error> {
-        super::check::check(&self.roots, config)
+        super::check::check(config)
     }
 
     /// Ports of a group's containers that cannot be bound. Ports that the containers in `replaced`
@@ -233,7 +233,11 @@ impl Core {
             let config = &record.config;
             let owner = format!("container {} of project {}", config.name, config.group);
             let replaced = config.group == group && replaced.contains(&config.id);
-            held.extend(record.ports.iter().map(|&port| ports::Held { port, owner: owner.clone(), replaced }));
+            held.extend(record.ports.iter().map(|&port| ports::Held {
+                port,
+                owner: owner.clone(),
+                replaced,
+            }));
         }
         ports::check(ports, &held)
     }

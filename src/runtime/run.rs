@@ -42,11 +42,7 @@ pub fn run(
     if matches!(&config.network, NetworkNamespace::Own(networks) if !networks.is_empty()) {
         return Err(Error::Unsupported("networks of a foreground run: nobody would answer names".to_owned()));
     }
-    let spec = Spec {
-        config: config.clone(),
-        created: SystemTime::now(),
-        anonymous_volumes: Vec::new(),
-    };
+    let spec = Spec { config: config.clone(), created: SystemTime::now(), anonymous_volumes: Vec::new() };
     let (ours, theirs) = protocol::pair()?;
     let (out, out_end) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
     let (err, err_end) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
@@ -159,7 +155,15 @@ fn attend(socket: &OwnedFd, roots: &Roots, place: &Place, spec: Spec, cgroup: &s
         let (roots, place, cgroup) = (roots.clone(), place.clone(), cgroup.to_owned());
         move || {
             let stdio = streams()?;
-            worker::start(worker::Job { roots, place, spec, cgroup, stdio: Some(stdio), bound: None, anchor: None })
+            worker::start(worker::Job {
+                roots,
+                place,
+                spec,
+                cgroup,
+                stdio: Some(stdio),
+                bound: None,
+                anchor: None,
+            })
         }
     };
     let pid = worker::fork(&theirs, job)?;
