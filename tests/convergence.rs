@@ -6,7 +6,7 @@ use ficelle::{
     apply::Event,
     engine::{Container, Engine, Health, Op, Silent},
     engines::simulated::{Behaviour, Effect},
-    model::{Condition, Project},
+    model::{Condition, NetworkMode, Project},
     plan::{Goal, WaitOptions},
 };
 
@@ -44,33 +44,77 @@ fn a_changed_variable_recreates_that_service_alone() {
     assert_eq!(after.len(), 2);
 }
 
+/// What is there, and what the file says next.
+fn changes() -> Vec<(&'static str, Project, Project)> {
+    let changed = |old: &Project, edit: fn(&mut Project)| {
+        let mut new = old.clone();
+        edit(&mut new);
+        new
+    };
+    let db = service("db").anonymous("/var");
+    let tied = project([db.clone(), service("web").needs_and_restarts("db")]);
+    let mut side = service("side").anonymous("/tmp");
+    side.container.network = NetworkMode::Service("db".to_owned());
+    let sharing = project([db.clone(), side]);
+    let ended = project([db.clone().command("exit 0"), service("web").scale(2)]);
+    let new_db = |new: &mut Project| new.services["db"] = service("db").anonymous("/var").env("A", "1");
+    let network = |new: &mut Project| {
+        new.networks["default"].internal = true;
+        new.services["db"] = service("db").anonymous("/var").env("A", "1");
+    };
+    vec![
+        ("a dependent that restarts", tied.clone(), changed(&tied, new_db)),
+        ("a shared namespace", sharing.clone(), changed(&sharing, new_db)),
+        ("one that had ended", ended.clone(), changed(&ended, new_db)),
+        ("a network made anew", tied.clone(), changed(&tied, network)),
+        ("a network made anew, and a namespace", sharing.clone(), changed(&sharing, network)),
+    ]
+}
+
 #[test]
 fn a_recreate_that_stops_anywhere_is_finished_by_the_next_up() {
-    let old = project([service("db").anonymous("/var"), service("web").needs_and_restarts("db")]);
-    let new =
-        project([service("db").anonymous("/var").env("A", "1"), service("web").needs_and_restarts("db")]);
-    for effect in [None, Some(Effect::None), Some(Effect::Done)] {
-        for at in 0..12 {
-            let stage = Stage::new();
-            assert!(stage.play(&old, &up(&old)).report.is_success());
-            let volumes = stage.observe(&old).volumes;
-            match effect {
-                None => stage.engine.crash_after(at),
-                Some(effect) => stage.engine.fail_after(at, effect),
-            }
-            stage.play(&new, &up(&new));
-            stage.engine.heal();
-            let again = stage.play(&new, &up(&new));
-            assert!(again.report.is_success(), "{effect:?} at {at}: {again:?}");
-            let containers = stage.containers(&new);
-            assert_eq!(containers.len(), 2, "{effect:?} at {at}: {containers:?}");
-            assert!(containers.iter().all(|c| c.state.is_running()), "{effect:?} at {at}");
-            let db = containers.iter().find(|c| c.service == "db").unwrap();
-            assert_eq!(db.spec.as_ref(), Some(&new.services["db"].container));
-            assert_eq!(stage.observe(&new).volumes, volumes, "the anonymous volume is handed on");
-            assert_eq!(stage.plan(&new, &up(&new)).unwrap().steps, []);
+    for (what, old, new) in changes() {
+        let mut at = 0;
+        // Until no operation is left to stop at.
+        while stops_at(what, &old, &new, at) {
+            at += 1;
         }
+        assert!(at >= 3, "{what}: stopped at {at} operations only");
     }
+}
+
+/// Whether there was an operation number `at` to fail, and the next `up` made good.
+fn stops_at(what: &str, old: &Project, new: &Project, at: usize) -> bool {
+    let mut reached = false;
+    for effect in [None, Some(Effect::None), Some(Effect::Done)] {
+        let about = format!("{what}: {effect:?} at {at}");
+        let stage = Stage::new();
+        assert!(stage.play(old, &up(old)).report.is_success());
+        let volumes = stage.observe(old).volumes;
+        match effect {
+            None => stage.engine.crash_after(at),
+            Some(effect) => stage.engine.fail_after(at, effect),
+        }
+        reached |= !stage.play(new, &up(new)).report.is_success();
+        stage.engine.heal();
+        let again = stage.play(new, &up(new));
+        assert!(again.report.is_success(), "{about}: {again:?}");
+        let containers = stage.containers(new);
+        let wanted: u32 = new.services.values().map(|service| service.scale).sum();
+        assert_eq!(containers.len(), wanted as usize, "{about}: {containers:?}");
+        for container in &containers {
+            let service = &new.services[&container.service];
+            assert!(container.state.is_running(), "{about}: {}", container.name);
+            assert_eq!(container.spec.as_ref(), Some(&service.container), "{about}");
+            if let NetworkMode::Service(owner) = &service.container.network {
+                let owner = containers.iter().find(|c| c.service == *owner).unwrap();
+                assert!(container.created > owner.created, "{about}: its namespace is gone");
+            }
+        }
+        assert_eq!(stage.observe(new).volumes, volumes, "{about}: anonymous volumes are handed on");
+        assert_eq!(stage.plan(new, &up(new)).unwrap().steps, [], "{about}");
+    }
+    reached
 }
 
 #[test]
@@ -100,6 +144,17 @@ fn a_replacement_that_cannot_be_made_leaves_the_old_container_running() {
     assert_eq!(played.report.skipped.len(), 3, "stop, remove and start: {:?}", played.report);
     assert_eq!(stage.identities(&new), before);
     assert!(stage.containers(&new)[0].state.is_running());
+}
+
+#[test]
+fn what_a_replacement_takes_over_is_not_removed_before_it_is_there() {
+    let stage = Stage::new();
+    let old = project([service("job").anonymous("/var").command("true")]);
+    assert!(stage.play(&old, &up(&old)).report.is_success());
+    stage.engine.fail_matching(|op| matches!(op, Op::Create(_)));
+    let new = project([service("job").anonymous("/var").command("false")]);
+    assert!(!stage.play(&new, &up(&new)).report.is_success());
+    assert_eq!(stage.containers(&new).len(), 1);
 }
 
 #[test]
