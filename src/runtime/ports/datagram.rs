@@ -161,6 +161,7 @@ fn client(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "a family is a small number")]
 fn sockaddr_v4(address: SocketAddrV4) -> libc::sockaddr_in {
     libc::sockaddr_in {
         sin_family: libc::AF_INET as _,
@@ -170,6 +171,7 @@ fn sockaddr_v4(address: SocketAddrV4) -> libc::sockaddr_in {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "a family is a small number")]
 fn sockaddr_v6(address: SocketAddrV6) -> libc::sockaddr_in6 {
     libc::sockaddr_in6 {
         sin6_family: libc::AF_INET6 as _,
