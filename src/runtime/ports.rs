@@ -1,6 +1,7 @@
 //! Published ports: taking one on the host, and saying who has it when it is taken. What passes
 //! through them is the business of [`Proxy`].
 
+mod datagram;
 mod holder;
 mod proxy;
 
