@@ -232,7 +232,11 @@ impl Core {
             let config = &record.config;
             let owner = format!("container {} of project {}", config.name, config.group);
             let replaced = config.group == group && replaced.contains(&config.id);
-            held.extend(record.ports.iter().map(|&port| ports::Held { port, owner: owner.clone(), replaced }));
+            held.extend(record.ports.iter().map(|&port| ports::Held {
+                port,
+                owner: owner.clone(),
+                replaced,
+            }));
         }
         ports::check(ports, &held)
     }

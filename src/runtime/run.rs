@@ -36,11 +36,7 @@ pub fn run(roots: &Roots, config: &ContainerConfig, output: &mut dyn FnMut(bool,
     if matches!(&config.network, NetworkNamespace::Own(networks) if !networks.is_empty()) {
         return Err(Error::Unsupported("networks of a foreground run: nobody would answer names".to_owned()));
     }
-    let spec = Spec {
-        config: config.clone(),
-        created: SystemTime::now(),
-        anonymous_volumes: Vec::new(),
-    };
+    let spec = Spec { config: config.clone(), created: SystemTime::now(), anonymous_volumes: Vec::new() };
     let (ours, theirs) = protocol::pair()?;
     let (out, out_end) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
     let (err, err_end) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
@@ -126,6 +122,11 @@ fn carry_out(socket: &OwnedFd, roots: &Roots, spec: Spec) -> Result<i32> {
     for path in made {
         remove_if_empty(&path);
     }
+    if result.is_err() {
+        // Nothing of a failed start may stay, and what is not collected still is in its group.
+        cgroup::kill(&cgroup);
+        while wait(WaitOptions::empty()).is_ok() {}
+    }
     let removed = cgroup::remove(&cgroup).and(remove_dir(&dir));
     let _ = fs::remove_dir(roots.run.join("once"));
     let exit = result?;
@@ -141,7 +142,15 @@ fn attend(socket: &OwnedFd, roots: &Roots, place: &Place, spec: Spec, cgroup: &s
         let (roots, place, cgroup) = (roots.clone(), place.clone(), cgroup.to_owned());
         move || {
             let stdio = streams()?;
-            worker::start(worker::Job { roots, place, spec, cgroup, stdio: Some(stdio), bound: None, anchor: None })
+            worker::start(worker::Job {
+                roots,
+                place,
+                spec,
+                cgroup,
+                stdio: Some(stdio),
+                bound: None,
+                anchor: None,
+            })
         }
     };
     let pid = worker::fork(&theirs, job)?;
