@@ -4,7 +4,6 @@ mod build;
 mod convergence;
 mod convergence_properties;
 mod images;
-mod images;
 mod network;
 mod plan_text;
 mod readme;
