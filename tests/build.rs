@@ -439,7 +439,12 @@ fn mistakes_are_told_with_file_and_line() {
         ("FROM base\nCOPY --from=localhost:1/nope /x /", 2, "cannot use image `localhost:1/nope`", ""),
         ("FROM base\nRUN --mount=type=secret,id=s,required x", 2, "secret s: not found", ""),
         ("FROM base\nADD https://example.com/x /", 2, "ADD cannot fetch", ""),
-        ("FROM base\nCOPY file file /x", 2, "with more than one source file", ""),
+        (
+            "FROM base\nCOPY file Dockerfile /x",
+            2,
+            "When using COPY with more than one source file",
+            "write `/x/`",
+        ),
         ("FROM base\nCOPY file /etc/motd/x", 2, "", ""),
         ("FROM base\nEXPOSE http", 2, "invalid port `http`", ""),
         ("FROM base\nENV A=${B", 2, "failed to process", ""),
@@ -473,6 +478,20 @@ fn triggers_of_a_base_run_first_and_once() {
     let BuildError::Dockerfile { line, message, .. } = failed.error() else { panic!() };
     assert_eq!(*line, 3);
     assert_eq!(message, "in `ONBUILD COPY file /first` of the base image: \"/file\": not found");
+}
+
+#[test]
+fn a_step_that_changes_nothing_makes_no_layer() {
+    let workshop = workshop!();
+    let outcome = workshop
+        .build("FROM base\nRUN true\nRUN --mount=type=tmpfs,target=/usr/share/x true\nWORKDIR /etc\n");
+    assert_eq!(outcome.image().layers.len(), 1);
+    let changed = workshop.build("FROM base\nRUN chmod 700 /etc\n");
+    assert_eq!(changed.image().layers.len(), 2);
+    assert_eq!(changed.path("etc").unwrap().metadata().unwrap().mode() & 0o777, 0o700);
+    let emptied = workshop
+        .build("FROM base\nRUN rm -r /usr/share && mkdir /usr/share\nCOPY Dockerfile Dockerfile /etc");
+    assert_eq!(emptied.image().layers.len(), 3);
 }
 
 #[test]
