@@ -224,6 +224,22 @@ fn a_layer_that_covers_its_root_hides_all_below_it() {
 }
 
 #[test]
+fn an_image_may_have_a_layer_twice() {
+    let f = Fixture::new();
+    let (empty, again) = (layer(&[]), layer(&[("again", "x")]));
+    let base = layer(&[("base", ""), ("again", "old")]);
+    let made = Made::new(vec![base, empty.clone(), again.clone(), layer(&[(".wh.again", "")]), empty, again]);
+    let image = f.loaded(&made, "twice");
+    assert_eq!(image.layers.len(), 6);
+    let Some(mounted) = Mounted::new(&image, f.store.scratch().unwrap()) else { return };
+    assert_eq!(mounted.names(""), ["again", "base"]);
+    assert_eq!(mounted.read("again"), "x");
+    drop(mounted);
+    f.store.remove(&name("twice"), &[]).unwrap();
+    assert_eq!(f.entries("layers"), [""; 0]);
+}
+
+#[test]
 fn archives_may_be_compressed_or_directories() {
     let f = Fixture::new();
     let made = two_layers();
