@@ -37,6 +37,8 @@ const MAX_ERROR: u64 = 64 << 10;
 const TRIES: u32 = 5;
 /// Of one blob, whatever the progress.
 const MAX_CUTS: u32 = 200;
+/// For a handshake with what may be no TLS server.
+const PROBE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// A registry that wants us to wait longer is told of instead.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -86,9 +88,9 @@ impl Client {
             Self { http, auth, endpoint: endpoint.clone(), scheme, repository: image.repository.clone() };
         if let [first, second] = endpoint.schemes[..] {
             client.scheme = first;
-            if let Err(HttpError::Connect(_) | HttpError::Broken(_)) =
-                client.once(Method::GET, "/v2/", &HeaderMap::new()).await
-            {
+            let headers = HeaderMap::new();
+            let probe = tokio::time::timeout(PROBE, client.once(Method::GET, "/v2/", &headers)).await;
+            if let Ok(Err(HttpError::Connect(_) | HttpError::Broken(_))) | Err(_) = probe {
                 client.scheme = second;
             }
         }
@@ -432,7 +434,7 @@ async fn said(response: Response<Incoming>) -> String {
 
 /// Doubles each time, with chance in it so that many clients do not come back together.
 fn pause(failures: u32) -> Duration {
-    let base = FIRST_PAUSE * 2u32.pow(failures.min(5));
+    let base = FIRST_PAUSE * 2u32.pow(failures.saturating_sub(1).min(5));
     let chance = RandomState::new().hash_one(failures) % 500;
     base.mul_f64(0.75 + chance as f64 / 1000.0)
 }
