@@ -2,5 +2,6 @@
 
 mod build;
 mod images;
+mod network;
 mod runtime;
 mod tidy;

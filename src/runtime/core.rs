@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 pub use super::lock::GroupLock;
 use super::{
     ContainerConfig, Error, MountKind, NetworkConfig, NetworkNamespace, PortConfig, Result, VolumeConfig,
-    cgroup, client, logs, process,
+    cgroup, client, logs,
+    network::{self, Lease},
+    ports,
     protocol::Request,
     run, signal,
     state::{
@@ -190,6 +192,7 @@ impl Core {
             unattended |= state.is_some_and(|state| !matches!(state.phase, Stage::Exited { .. }));
         }
         remove_remains(&group, &ids)?;
+        network::retain(&self.roots, &group.name, &ids.iter().map(String::as_str).collect::<Vec<_>>())?;
         if unattended { client::ensure(&group) } else { Ok(()) }
     }
 
@@ -199,11 +202,12 @@ impl Core {
             Some(group) => vec![group.to_owned()],
             None => entries(&self.roots.data.join("p"))?,
         };
+        let leases = network::leases(&self.roots)?;
         let mut records = Vec::new();
         for group in groups {
             let group = self.group(&group)?;
             for id in group.ids()? {
-                match record(&group.place(&id)?) {
+                match record(&group.place(&id)?, &leases) {
                     Ok(record) => records.push(record),
                     // Removed meanwhile.
                     Err(Error::NoContainer(_)) => {}
@@ -223,8 +227,19 @@ impl Core {
     /// Ports of a group's containers that cannot be bound. Ports that the containers in `replaced`
     /// (ids) hold now count as free.
     pub fn check_ports(&self, group: &str, ports: &[PortConfig], replaced: &[String]) -> Vec<PortConflict> {
-        let _ = (group, ports, replaced);
-        Vec::new()
+        let mut held = Vec::new();
+        // What cannot be read holds nothing that could be named.
+        for record in self.containers(None).unwrap_or_default() {
+            let config = &record.config;
+            let owner = format!("container {} of project {}", config.name, config.group);
+            let replaced = config.group == group && replaced.contains(&config.id);
+            held.extend(record.ports.iter().map(|&port| ports::Held {
+                port,
+                owner: owner.clone(),
+                replaced,
+            }));
+        }
+        ports::check(ports, &held)
     }
 
     /// Makes the container: directories, volumes, addresses. Nothing runs yet.
@@ -239,12 +254,11 @@ impl Core {
             None => None,
         };
         let anonymous_volumes = self.anonymous_volumes(config, replaced.as_ref())?;
-        let spec = Spec {
-            config: config.clone(),
-            created: SystemTime::now(),
-            addresses: Vec::new(),
-            anonymous_volumes,
-        };
+        if let NetworkNamespace::Own(endpoints) = &config.network {
+            let replaces = config.replaces.as_deref();
+            network::lease(&self.roots, &config.group, &config.id, endpoints, replaces)?;
+        }
+        let spec = Spec { config: config.clone(), created: SystemTime::now(), anonymous_volumes };
         let half = place.data.with_file_name(format!(".{}", config.id));
         remove_dir(&half)?;
         make_dir(&half)?;
@@ -335,7 +349,7 @@ impl Core {
             std::fs::rename(&place.data, &half).map_err(|e| file_error("cannot remove", &place.data, e))?;
         }
         remove_dir(&half)?;
-        let mut result = Ok(());
+        let mut result = network::release(&self.roots, id);
         if anonymous_volumes && let Some(spec) = spec {
             let handed_on = self.containers(Some(&group.name))?;
             for (_, volume) in &spec.anonymous_volumes {
@@ -368,7 +382,7 @@ impl Core {
         watcher.add(&place.run)?;
         let deadline = Deadline::new(deadline);
         loop {
-            let record = record(&place)?;
+            let record = record(&place, &network::leases(&self.roots)?)?;
             if wait::reached(&record, until)? {
                 return Ok(record);
             }
@@ -437,17 +451,29 @@ impl Core {
     }
 
     pub fn create_network(&self, config: &NetworkConfig) -> Result<()> {
-        Err(Error::Unsupported(format!("network `{}`", config.name)))
+        network::create(&self.roots, config)
     }
 
     /// [`Error::Conflict`] while a container is joined to it.
     pub fn remove_network(&self, name: &str) -> Result<()> {
-        let _ = name;
-        Ok(())
+        let joined = self.networks()?.into_iter().find(|network| network.config.name == name);
+        match joined {
+            Some(network) if !network.containers.is_empty() => Err(Error::Conflict(format!(
+                "network `{name}` is used by container {}",
+                network.containers.join(", ")
+            ))),
+            _ => network::remove(&self.roots, name),
+        }
     }
 
     pub fn networks(&self) -> Result<Vec<NetworkRecord>> {
-        Ok(Vec::new())
+        let containers = self.containers(None)?;
+        let on = |name: &str| {
+            let joined = containers.iter().filter(|record| joins(record, name));
+            joined.map(|record| record.config.name.clone()).collect()
+        };
+        let networks = network::list(&self.roots)?.into_iter();
+        Ok(networks.map(|config| NetworkRecord { containers: on(&config.name), config }).collect())
     }
 
     pub fn create_volume(&self, config: &VolumeConfig) -> Result<()> {
@@ -508,8 +534,10 @@ impl Core {
 }
 
 /// A container as its files and the kernel tell.
-fn record(place: &Place) -> Result<ContainerRecord> {
-    let Spec { config, created, addresses, anonymous_volumes } = place.spec()?;
+fn record(place: &Place, leases: &[Lease]) -> Result<ContainerRecord> {
+    let Spec { config, created, anonymous_volumes } = place.spec()?;
+    let own = leases.iter().filter(|lease| lease.container == config.id);
+    let addresses = own.map(|lease| (lease.network.clone(), lease.address)).collect();
     let state = place.state()?;
     let phase = match state.as_ref().map(|state| state.phase) {
         None => Phase::Created,
@@ -540,6 +568,13 @@ fn record(place: &Place) -> Result<ContainerRecord> {
         addresses,
         anonymous_volumes,
     })
+}
+
+fn joins(record: &ContainerRecord, network: &str) -> bool {
+    match &record.config.network {
+        NetworkNamespace::Own(endpoints) => endpoints.iter().any(|endpoint| endpoint.network == network),
+        _ => false,
+    }
 }
 
 fn uses_volume(record: &ContainerRecord, name: &str) -> bool {

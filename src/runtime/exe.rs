@@ -22,6 +22,8 @@ use rustix::{
 
 use super::{Error, Result, state::file_error};
 
+const OURSELVES: &str = "/proc/self/exe";
+
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
 /// Says which binary has the hidden entries, where it is not this one (tests); the first call counts.
@@ -31,19 +33,21 @@ pub fn use_program(path: PathBuf) {
 
 /// The binary that has the hidden entries.
 pub fn program() -> PathBuf {
-    PROGRAM.get().cloned().unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+    PROGRAM.get().cloned().unwrap_or_else(|| PathBuf::from(OURSELVES))
 }
 
-/// A command that runs the hidden entry `name` from a copy that cannot be written to. The
-/// environment of the caller stays behind.
-pub fn entry(name: &str) -> Result<(Command, OwnedFd)> {
+/// A command that runs the hidden entry `name` from a copy that cannot be written to, and what keeps
+/// that copy. The environment of the caller stays behind.
+pub fn entry(name: &str) -> Result<(Command, Option<OwnedFd>)> {
     let path = program();
-    let real = path.canonicalize().map_err(|e| file_error("cannot find", &path, e))?;
-    let sealed = match overlaid(&real) {
-        Ok(fd) => fd,
-        Err(_) => copied(&real)?,
+    // In a hidden entry we are such a copy, which has no path.
+    let sealed = match path.canonicalize() {
+        Ok(real) => Some(overlaid(&real).or_else(|_| copied(&real))?),
+        Err(_) if path == Path::new(OURSELVES) => None,
+        Err(e) => return Err(file_error("cannot find", &path, e)),
     };
-    let mut command = Command::new(format!("/proc/self/fd/{}", sealed.as_raw_fd()));
+    let path = sealed.as_ref().map_or(path, |fd| format!("/proc/self/fd/{}", fd.as_raw_fd()).into());
+    let mut command = Command::new(path);
     command.arg0("ficelle").arg(name).env_clear().stdin(Stdio::null()).stderr(Stdio::null());
     Ok((command, sealed))
 }

@@ -7,6 +7,7 @@ use std::{
     collections::{HashMap, VecDeque},
     fs::{self, File},
     io::{Read, Write},
+    net::Ipv4Addr,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::{
@@ -24,8 +25,10 @@ use rustix::{
 };
 
 use super::{
-    Error, RestartConfig, Result, Roots, cgroup, process,
-    protocol::{self, Drained, Notice, Reply, Report, Request, Started, Wire, borrow},
+    ContainerConfig, Error, NetworkNamespace, RestartConfig, Result, Roots,
+    anchor::{self, Anchor},
+    cgroup, network, process,
+    protocol::{self, Drained, Notice, Reply, Report, Request, Started, Wire},
     restart::{Backoff, Next},
     rootfs, signal,
     state::{
@@ -53,9 +56,12 @@ struct Keeper {
     workers: Vec<Worker>,
     /// Ends of processes whose worker has not told yet what they are.
     unclaimed: HashMap<i32, Option<i32>>,
+    /// Control groups to remove as soon as their last process is collected.
+    remains: Vec<String>,
     /// Until when somebody may ask first.
     expecting: Option<Instant>,
-    _anchor: Option<()>,
+    /// Held as long as we live, once a container was on a network.
+    anchor: Option<Anchor>,
 }
 
 struct Supervisor {
@@ -72,7 +78,10 @@ struct Held {
     /// Our ends of its standard streams.
     _pipes: Vec<OwnedFd>,
     ports: Vec<OwnedFd>,
+    /// Sockets of its name server.
+    dns: Vec<OwnedFd>,
     terminal: Option<OwnedFd>,
+    address: Option<Ipv4Addr>,
     /// Set where the process is not our child.
     pidfd: Option<OwnedFd>,
     running_since: Instant,
@@ -103,13 +112,14 @@ struct Worker {
 enum Purpose {
     Start,
     Restart,
-    Bind,
+    TakeOver,
 }
 
 /// The hidden entry: goes into the background, says on standard output that it is ready.
 pub fn entry(arguments: &[String]) -> i32 {
     let [run, data, group] = arguments else { return 2 };
     let roots = Roots { run: run.into(), data: data.into() };
+    close_all_but(&mut []);
     // SAFETY: no thread exists yet.
     match unsafe { libc::fork() } {
         0 => {}
@@ -174,8 +184,9 @@ impl Keeper {
             workers: Vec::new(),
             unclaimed: HashMap::new(),
             group,
+            remains: Vec::new(),
             expecting: Some(Instant::now() + PATIENCE),
-            _anchor: None,
+            anchor: None,
         };
         keeper.adopt()?;
         let me = Identity::of(rustix::process::getpid().as_raw_nonzero().get());
@@ -194,17 +205,34 @@ impl Keeper {
             }
             self.adopt_one(id, place, state);
         }
-        // Only now that we hold the FIFOs may the last other holder go.
+        // Only now that we hold the FIFOs may the last other holder go; what it listened at is free
+        // when it is gone.
         if let Some(old) = old
             && let Some(pidfd) = signal::pidfd(&old)
         {
             let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+            let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+            let _ = poll(&mut fds, Some(&timespec(PATIENCE)));
+        }
+        let running: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|(_, held)| held.pidfd.is_some())
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in running {
+            // Without it the container runs on, but is not reached by its ports and finds no names.
+            let _ = self.fork_worker(&id, Purpose::TakeOver, Vec::new());
         }
         Ok(())
     }
 
     fn adopt_one(&mut self, id: String, place: Place, state: State) {
         let spec = place.spec().ok();
+        if let Some(spec) = &spec {
+            // Before the last other holder of the networks goes. Failing, it is tried once more.
+            let _ = self.ensure_anchor(&spec.config);
+        }
         let policy = spec.as_ref().map_or(RestartConfig::No, |spec| spec.config.restart);
         let pidfd = state.process.as_ref().and_then(signal::pidfd);
         let restarting = matches!(state.phase, Stage::Restarting { .. });
@@ -216,7 +244,9 @@ impl Keeper {
             backoff: Backoff::with_count(state.restarts),
             _pipes: open_pipes(&place).unwrap_or_default(),
             ports: Vec::new(),
+            dns: Vec::new(),
             terminal: None,
+            address: None,
             pidfd,
             running_since: Instant::now(),
             restart_at: restarting.then(Instant::now),
@@ -225,23 +255,21 @@ impl Keeper {
             place,
             state,
         };
-        let ports = !held.state.ports.is_empty();
         if lost {
             let ended = ended.unwrap_or(Ended { exit: None, finished: SystemTime::now() });
             held.end(ended);
         }
-        self.containers.insert(id.clone(), held);
+        self.containers.insert(id, held);
         self.expecting = None;
-        if ports && !lost {
-            let _ = self.fork_worker(&id, Purpose::Bind, Vec::new());
-        }
     }
 
     fn run(&mut self) {
         loop {
             self.ensure_supervisor();
-            if self.is_idle() && self.leave() {
-                return;
+            while self.is_idle() {
+                if self.leave() {
+                    return;
+                }
             }
             let ready = self.wait();
             if ready.signals {
@@ -253,6 +281,9 @@ impl Keeper {
             self.check_adopted(&ready.adopted);
             if ready.supervisor {
                 self.hear_supervisor();
+            }
+            if ready.anchor {
+                self.revive_anchor();
             }
             if ready.listener {
                 self.accept();
@@ -276,6 +307,9 @@ impl Keeper {
             }
             self.serve(client);
             return false;
+        }
+        for cgroup in self.remains.drain(..) {
+            let _ = cgroup::remove(&cgroup);
         }
         if let Some(supervisor) = self.supervisor.take() {
             // It ends when our end of its socket is closed.
@@ -302,6 +336,9 @@ impl Keeper {
         if let Some(supervisor) = &self.supervisor {
             fds.push(PollFd::new(&supervisor.socket, PollFlags::IN));
         }
+        if let Some(anchor) = &self.anchor {
+            fds.push(PollFd::from_borrowed_fd(anchor.connection(), PollFlags::HUP));
+        }
         let timeout = self.next_time().map(timespec);
         let _ = poll(&mut fds, timeout.as_ref());
         let mut hit = fds.iter().map(|fd| !fd.revents().is_empty());
@@ -311,7 +348,8 @@ impl Keeper {
             listener: next(),
             workers: self.workers.iter().filter(|_| next()).map(|worker| worker.pid).collect(),
             adopted: adopted.iter().filter(|_| next()).map(|(id, _)| (*id).clone()).collect(),
-            supervisor: next(),
+            supervisor: self.supervisor.is_some() && next(),
+            anchor: self.anchor.is_some() && next(),
         }
     }
 
@@ -418,26 +456,51 @@ impl Keeper {
         make_dir(&place.run)?;
         make_pipes(&place)?;
         let pipes = open_pipes(&place)?;
+        let spec = place.spec()?;
+        self.ensure_anchor(&spec.config)?;
         let held = self.containers.get(id);
         let bound = held
-            .filter(|held| purpose == Purpose::Restart && !held.ports.is_empty())
+            .filter(|held| purpose == Purpose::Restart && held.ports.len() == spec.config.ports.len())
             .map(|held| held.state.ports.clone());
-        let (group, id) = (self.group.clone(), id.to_owned());
+        let had = held.map(|held| held.state.clone());
+        let (group, cgroup) = (self.group.clone(), self.group.cgroup(id));
         let (ours, theirs) = protocol::pair()?;
-        let keep = theirs.as_raw_fd();
+        let mut kept = vec![theirs.as_raw_fd()];
+        if let Some(anchor) = &self.anchor {
+            kept.extend([anchor.netns().as_raw_fd(), anchor.connection().as_raw_fd()]);
+        }
+        let anchor = &mut self.anchor;
         let pid = worker::fork(&theirs, move || {
             // What the keeper holds is not the worker's: its lock and sockets must die with it.
-            close_all_but(keep);
-            let spec = place.spec()?;
-            if purpose == Purpose::Bind {
-                let (ports, descriptors) = worker::bind(&spec.config.ports)?;
-                return Ok((Report::Bound { ports }, descriptors));
+            close_all_but(&mut kept);
+            if let (Purpose::TakeOver, Some(State { process: Some(process), ports, .. })) = (purpose, had) {
+                return worker::take_over(&group.roots, &spec, &process, &ports);
             }
             let stdio = streams(&place, &spec.config)?;
-            let cgroup = group.cgroup(&id);
-            worker::start(worker::Job { roots: group.roots, place, spec, cgroup, stdio, bound })
+            let (roots, anchor) = (group.roots, anchor.take());
+            worker::start(worker::Job { roots, place, spec, cgroup, stdio, bound, anchor })
         });
         Ok((pid?, ours, pipes))
+    }
+
+    /// Networks need the namespace of their bridges, which lives as long as we hold it.
+    fn ensure_anchor(&mut self, config: &ContainerConfig) -> Result<()> {
+        let networks = matches!(&config.network, NetworkNamespace::Own(joined) if !joined.is_empty());
+        if networks && self.anchor.is_none() {
+            self.anchor = Some(anchor::connect(&self.group.roots)?);
+            self.tell_anchor();
+        }
+        Ok(())
+    }
+
+    fn revive_anchor(&mut self) {
+        self.anchor = self.anchor.take().and_then(|anchor| anchor.revive(&self.group.roots).ok());
+    }
+
+    fn tell_anchor(&self) {
+        if let Some(anchor) = &self.anchor {
+            self.tell(&Notice::Anchor, &[anchor.netns(), anchor.connection()]);
+        }
     }
 
     fn hear_workers(&mut self, ready: &[i32]) {
@@ -458,10 +521,13 @@ impl Keeper {
                 self.started(worker, started, descriptors);
                 Ok(())
             }
-            Ok(Some((Report::Bound { ports }, descriptors))) => {
+            Ok(Some((Report::TakenOver { ports, address, dns }, mut descriptors))) => {
                 if let Some(held) = self.containers.get_mut(&worker.id) {
+                    held.dns = if dns { descriptors.split_off(ports.len()) } else { Vec::new() };
                     held.ports = descriptors;
+                    held.address = address;
                     held.state.ports = ports;
+                    let _ = held.place.write_state(&held.state);
                 }
                 self.tell_running(&worker.id);
                 Ok(())
@@ -471,7 +537,7 @@ impl Keeper {
             Err(source) => Err(Error::System { what: "cannot hear the worker".into(), source }),
         };
         if let Err(error) = &result
-            && worker.purpose != Purpose::Bind
+            && worker.purpose != Purpose::TakeOver
         {
             self.not_started(worker, error);
         }
@@ -482,9 +548,10 @@ impl Keeper {
 
     fn started(&mut self, worker: &mut Worker, started: Started, mut descriptors: Vec<OwnedFd>) {
         let Ok(place) = self.group.place(&worker.id) else { return };
-        let Started { process, ports, restart, terminal } = started;
+        let Started { process, ports, address, dns, restart, terminal } = started;
         let old = self.containers.remove(&worker.id);
         let terminal = if terminal { descriptors.pop() } else { None };
+        let dns = if dns { descriptors.split_off(descriptors.len().saturating_sub(2)) } else { Vec::new() };
         let (backoff, old_ports) = match old {
             Some(old) if worker.purpose == Purpose::Restart => (old.backoff, old.ports),
             _ => (Backoff::default(), Vec::new()),
@@ -503,7 +570,9 @@ impl Keeper {
             backoff,
             _pipes: std::mem::take(&mut worker.pipes),
             ports: if descriptors.is_empty() { old_ports } else { descriptors },
+            dns,
             terminal,
+            address,
             pidfd: None,
             running_since: Instant::now(),
             restart_at: None,
@@ -522,7 +591,10 @@ impl Keeper {
 
     /// A failed start leaves a container that never ran as it was; a failed restart is an end.
     fn not_started(&mut self, worker: &Worker, error: &Error) {
-        let _ = cgroup::remove(&self.group.cgroup(&worker.id));
+        // A worker that was killed may have left a process that waits to be started.
+        let cgroup = self.group.cgroup(&worker.id);
+        cgroup::kill(&cgroup);
+        self.remains.push(cgroup);
         if worker.purpose == Purpose::Restart && self.containers.contains_key(&worker.id) {
             let exit = match error {
                 Error::Exec { code, .. } => Some(*code),
@@ -536,6 +608,11 @@ impl Keeper {
 
     /// Collects every child that has ended.
     fn reap(&mut self) {
+        self.collect();
+        self.remains.retain(|cgroup| cgroup::remove(cgroup).is_err());
+    }
+
+    fn collect(&mut self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
             let exit =
@@ -567,7 +644,15 @@ impl Keeper {
     fn ended(&mut self, id: &str, exit: Option<i32>) {
         let Some(held) = self.containers.get_mut(id) else { return };
         held.end(Ended { exit, finished: SystemTime::now() });
-        let _ = cgroup::remove(&self.group.cgroup(id));
+        if held.address.is_some() {
+            let _ = network::set_up(&self.group.roots, id, false);
+        }
+        // Others may share its network namespace; the name server was for it alone.
+        held.dns.clear();
+        let cgroup = self.group.cgroup(id);
+        if cgroup::remove(&cgroup).is_err() {
+            self.remains.push(cgroup);
+        }
         self.tell_ended(id);
     }
 
@@ -643,6 +728,7 @@ impl Keeper {
         let Ok((pid, socket)) = supervisor::spawn(&self.group) else { return };
         let _ = write_json(&self.group.run().join("supervisor.json"), &Identity::of(pid));
         self.supervisor = Some(Supervisor { pid, socket });
+        self.tell_anchor();
         let ids: Vec<String> = self.containers.keys().cloned().collect();
         for id in ids {
             self.tell_running(&id);
@@ -656,11 +742,13 @@ impl Keeper {
         let notice = Notice::Running {
             id: id.to_owned(),
             process,
-            ports: held.state.ports.clone(),
+            ports: if held.ports.is_empty() { Vec::new() } else { held.state.ports.clone() },
+            address: held.address,
+            dns: !held.dns.is_empty(),
             terminal: held.terminal.is_some(),
         };
         let descriptors: Vec<BorrowedFd<'_>> =
-            borrow(&held.ports).into_iter().chain(held.terminal.as_ref().map(AsFd::as_fd)).collect();
+            held.ports.iter().chain(&held.dns).chain(&held.terminal).map(AsFd::as_fd).collect();
         self.tell(&notice, &descriptors);
     }
 
@@ -704,6 +792,8 @@ struct Ready {
     workers: Vec<i32>,
     adopted: Vec<String>,
     supervisor: bool,
+    /// It was killed.
+    anchor: bool,
 }
 
 impl Held {
@@ -768,7 +858,7 @@ fn open_pipe(place: &Place, name: &str, flags: OFlags) -> Result<OwnedFd> {
 }
 
 /// The container's ends: readable and writable, so that no death of a reader is a SIGPIPE for it.
-fn streams(place: &Place, config: &super::ContainerConfig) -> Result<Option<[OwnedFd; 3]>> {
+fn streams(place: &Place, config: &ContainerConfig) -> Result<Option<[OwnedFd; 3]>> {
     if config.tty {
         return Ok(None);
     }
@@ -781,14 +871,17 @@ fn streams(place: &Place, config: &super::ContainerConfig) -> Result<Option<[Own
     Ok(Some([stdin, open_pipe(place, "out", OFlags::empty())?, open_pipe(place, "err", OFlags::empty())?]))
 }
 
-/// In a worker: closes every descriptor above the streams but one.
-fn close_all_but(socket: RawFd) {
-    let keep = socket.cast_unsigned();
-    for (first, last) in [(3, keep.saturating_sub(1)), (keep + 1, u32::MAX)] {
-        if first <= last {
-            // SAFETY: the worker never returns to code that owns these descriptors.
-            unsafe { libc::close_range(first, last, 0) };
+/// Closes every descriptor above the streams but these: what a shell left open is not ours, and
+/// what the keeper holds is not a worker's.
+pub fn close_all_but(kept: &mut [RawFd]) {
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.iter().map(|fd| fd.cast_unsigned()).chain([u32::MAX]) {
+        if first < fd {
+            // SAFETY: nobody in this process goes on to use these descriptors.
+            unsafe { libc::close_range(first, fd - 1, 0) };
         }
+        first = fd.saturating_add(1);
     }
 }
 

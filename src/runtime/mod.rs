@@ -3,21 +3,29 @@
 //! [`Core`] is the face; everything else stands behind it. A *group* is what containers share a
 //! keeper and a supervisor with (the embedded engine makes one per Compose project).
 
+pub mod anchor;
 mod cgroup;
 mod check;
 mod client;
 mod config;
 mod core;
+pub mod dns;
 mod error;
 mod exe;
 mod exec;
 mod health;
 mod init;
+pub mod ipam;
 mod keeper;
 mod launcher;
 mod lock;
 pub mod logs;
+pub mod netlink;
+pub mod netns;
+pub mod network;
+pub mod nft;
 mod oci;
+pub mod ports;
 mod process;
 mod protocol;
 mod restart;
@@ -45,7 +53,7 @@ pub use self::{
     exe::{program, use_program},
 };
 
-/// Runs a hidden entry (keeper, supervisor, foreground run) when this process was started as one,
+/// Runs a hidden entry (keeper, supervisor, anchor, foreground run) when this process was started as one,
 /// and returns its exit code. Must be called before any thread exists.
 #[must_use]
 pub fn entry() -> Option<i32> {
@@ -56,6 +64,7 @@ pub fn entry() -> Option<i32> {
         keeper::ENTRY => Some(keeper::entry(rest)),
         supervisor::ENTRY => Some(supervisor::entry(rest)),
         run::ENTRY => Some(run::entry()),
+        anchor::ENTRY => Some(anchor::entry(rest)),
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     mem::MaybeUninit,
+    net::Ipv4Addr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
@@ -37,34 +38,44 @@ pub enum Reply {
     Failed(Wire),
 }
 
-/// What a worker answers; ports and then the terminal come along as descriptors.
+/// What a worker answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Report {
     Started(Started),
-    /// Listeners only (a keeper that took over from a dead one).
-    Bound {
+    /// To a keeper that took over from a dead one. Descriptors as of [`Started`].
+    TakenOver {
         ports: Vec<BoundPort>,
+        address: Option<Ipv4Addr>,
+        dns: bool,
     },
     Failed(Wire),
 }
 
+/// Descriptors: a listener for each port (none when they were held already), the two sockets of the
+/// name server, the master of the terminal.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Started {
     pub process: Identity,
     pub ports: Vec<BoundPort>,
+    /// Where the ports lead to.
+    pub address: Option<Ipv4Addr>,
+    pub dns: bool,
     pub restart: RestartConfig,
-    /// The last descriptor is the master of its terminal.
     pub terminal: bool,
 }
 
 /// From keeper to supervisor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Notice {
-    /// Descriptors: a listener for each port, then the terminal.
+    /// Descriptors: the namespace of the bridges, and a hold on the anchor.
+    Anchor,
+    /// Descriptors: a listener for each port, the sockets of the name server, the terminal.
     Running {
         id: String,
         process: Identity,
         ports: Vec<BoundPort>,
+        address: Option<Ipv4Addr>,
+        dns: bool,
         terminal: bool,
     },
     Ended {

@@ -18,7 +18,7 @@ use rustix::{
 };
 
 use super::{
-    ContainerConfig, Error, Exit, Result, Roots, Upper, cgroup, exe, process,
+    ContainerConfig, Error, Exit, NetworkNamespace, Result, Roots, Upper, cgroup, exe, keeper, process,
     protocol::{self, Report, RunOrder, RunResult, Wire},
     rootfs, signal,
     state::{Place, Spec, failed, make_dir, plain_name, remove_dir},
@@ -39,12 +39,10 @@ pub fn run(
 ) -> Result<Exit> {
     plain_name("container", &config.id)?;
     plain_name("group", &config.group)?;
-    let spec = Spec {
-        config: config.clone(),
-        created: SystemTime::now(),
-        addresses: Vec::new(),
-        anonymous_volumes: Vec::new(),
-    };
+    if matches!(&config.network, NetworkNamespace::Own(networks) if !networks.is_empty()) {
+        return Err(Error::Unsupported("networks of a foreground run: nobody would answer names".to_owned()));
+    }
+    let spec = Spec { config: config.clone(), created: SystemTime::now(), anonymous_volumes: Vec::new() };
     let (ours, theirs) = protocol::pair()?;
     let (out, out_end) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
     let (err, err_end) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
@@ -116,6 +114,7 @@ fn pass_on(
 /// The hidden entry.
 pub fn entry() -> i32 {
     process::set_name("ficelle-run");
+    keeper::close_all_but(&mut []);
     let _ = rustix::process::setsid();
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 1 };
@@ -141,6 +140,11 @@ fn carry_out(socket: &OwnedFd, roots: &Roots, spec: Spec) -> Result<i32> {
     if let Upper::Dir(dir) = &upper {
         remove_empty(&dir.join("fs"), &made);
     }
+    if result.is_err() {
+        // Nothing of a failed start may stay, and what is not collected still is in its group.
+        cgroup::kill(&cgroup);
+        while wait(WaitOptions::empty()).is_ok() {}
+    }
     let removed = cgroup::remove(&cgroup).and(remove_dir(&dir));
     let _ = fs::remove_dir(roots.run.join("once"));
     let exit = result?;
@@ -156,7 +160,15 @@ fn attend(socket: &OwnedFd, roots: &Roots, place: &Place, spec: Spec, cgroup: &s
         let (roots, place, cgroup) = (roots.clone(), place.clone(), cgroup.to_owned());
         move || {
             let stdio = streams()?;
-            worker::start(worker::Job { roots, place, spec, cgroup, stdio: Some(stdio), bound: None })
+            worker::start(worker::Job {
+                roots,
+                place,
+                spec,
+                cgroup,
+                stdio: Some(stdio),
+                bound: None,
+                anchor: None,
+            })
         }
     };
     let pid = worker::fork(&theirs, job)?;

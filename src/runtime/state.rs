@@ -18,8 +18,6 @@ use super::{BoundPort, ContainerConfig, Error, Exit, Health, Result, Roots};
 pub struct Spec {
     pub config: ContainerConfig,
     pub created: SystemTime,
-    /// Network name and leased address.
-    pub addresses: Vec<(String, std::net::Ipv4Addr)>,
     /// Target and volume name.
     pub anonymous_volumes: Vec<(String, String)>,
 }

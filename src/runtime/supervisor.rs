@@ -5,10 +5,12 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
+    net::{Ipv4Addr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    process::{Command, Stdio},
+    process::Stdio,
     rc::Rc,
-    time::Duration,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use rustix::{
@@ -21,9 +23,12 @@ use tokio::{
 };
 
 use super::{
-    Error, Result, Roots, health, logs, process,
+    BoundPort, Error, Result, Roots, client, dns, exe, health, logs,
+    ports::Proxy,
+    process,
     protocol::{self, Drained, Notice},
-    state::{Group, Identity, Place, Spec, failed, file_error},
+    signal,
+    state::{Ended, Group, Identity, Place, Spec, failed, file_error, write_json},
 };
 
 /// Name of the entry, and of its arguments: the two roots and the group. Standard input is the socket
@@ -34,14 +39,13 @@ pub const ENTRY: &str = "__supervisor";
 pub fn spawn(group: &Group) -> Result<(i32, OwnedFd)> {
     let (ours, theirs) = protocol::pair()?;
     rustix::io::ioctl_fionbio(&ours, true).map_err(failed("cannot prepare a socket"))?;
-    let child = Command::new(super::program())
-        .arg(ENTRY)
+    let (mut command, _program) = exe::entry(ENTRY)?;
+    let child = command
         .arg(&group.roots.run)
         .arg(&group.roots.data)
         .arg(&group.name)
         .stdin(theirs)
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
         .spawn()
         .map_err(|source| Error::System { what: "cannot start the supervisor".into(), source })?;
     let pid = i32::try_from(child.id()).map_err(|_| Error::Helper("a process number too large".into()))?;
@@ -70,18 +74,37 @@ async fn supervise(group: Group) -> Result<()> {
     rustix::io::ioctl_fionbio(&socket, true).map_err(failed("cannot prepare a socket"))?;
     let socket = Rc::new(asynchronous(socket)?);
     let mut watched: HashMap<String, Watched> = HashMap::new();
+    let names = Arc::new(dns::Names::new(&group.roots));
+    let mut proxy = None;
+    let mut _anchor = None;
     loop {
         let heard = socket
             .async_io(Interest::READABLE, |socket| protocol::receive::<Notice>(socket.as_fd()))
             .await
             .map_err(|source| Error::System { what: "cannot hear the keeper".into(), source })?;
         match heard {
-            None => return Ok(()),
-            Some((Notice::Running { id, process, ports: _, terminal }, mut descriptors)) => {
+            None => return bridge(&group, watched).await,
+            Some((Notice::Anchor, mut descriptors)) => {
+                // Without us and without a keeper the networks would end.
+                _anchor = descriptors.pop();
+                // Nobody reads what it has to note; the limit shows in connections that wait.
+                proxy = descriptors.pop().map(|netns| Arc::new(Proxy::new(netns, |_| {})));
+            }
+            Some((Notice::Running { id, process, ports, address, dns, terminal }, mut descriptors)) => {
                 let terminal = if terminal { descriptors.pop() } else { None };
-                if let Ok(container) = Watched::new(&group, &id, &process, terminal) {
-                    watched.insert(id, container);
+                let sockets = if dns { descriptors.split_off(ports.len()) } else { Vec::new() };
+                // Told once more, when ports were taken over: begin anew.
+                if let Some(old) = watched.remove(&id) {
+                    old.leave();
                 }
+                let Ok(mut container) = Watched::new(&group, &id, &process, terminal) else { continue };
+                if let Ok(sockets) = <[OwnedFd; 2]>::try_from(sockets) {
+                    container.answer(sockets, &names, &id);
+                }
+                if let (Some(proxy), Some(address)) = (&proxy, address) {
+                    container.publish(proxy, &ports, descriptors, address);
+                }
+                watched.insert(id, container);
             }
             Some((Notice::Ended { id, exit, restarting }, _)) => {
                 if let Some(container) = watched.remove(&id).or_else(|| Watched::late(&group, &id).ok()) {
@@ -93,8 +116,36 @@ async fn supervise(group: Group) -> Result<()> {
     }
 }
 
+/// The keeper is gone. When it had nothing left to keep, so do we; else another is started, which
+/// ends us when it holds all that we do. Should that fail, the ends of containers are written down here.
+async fn bridge(group: &Group, watched: HashMap<String, Watched>) -> Result<()> {
+    if watched.is_empty() {
+        return Ok(());
+    }
+    let _ = client::ensure(group);
+    for (id, container) in watched {
+        let exit = match &container.pidfd {
+            Some(pidfd) => orphan_end(pidfd).await?,
+            None => None,
+        };
+        let ended = Ended { exit, finished: SystemTime::now() };
+        write_json(&group.place(&id)?.run.join("exit"), &ended)?;
+        container.finish(exit, false);
+    }
+    Ok(())
+}
+
+/// How a process ended whose parent is whoever reaps orphans.
+async fn orphan_end(pidfd: &OwnedFd) -> Result<Option<i32>> {
+    let ended = asynchronous(rustix::io::dup(pidfd).map_err(failed("cannot copy a descriptor"))?)?;
+    let _ = ended.readable().await;
+    Ok(signal::exit_of(pidfd))
+}
+
 /// What goes on for one running container.
 struct Watched {
+    /// None: it has ended.
+    pidfd: Option<OwnedFd>,
     streams: Vec<Rc<Stream>>,
     writer: Option<Rc<RefCell<logs::Writer>>>,
     /// Ended with it.
@@ -115,7 +166,8 @@ impl Watched {
     fn new(group: &Group, id: &str, process: &Identity, terminal: Option<OwnedFd>) -> Result<Self> {
         let place = group.place(id)?;
         let spec = place.spec()?;
-        let mut container = Self::open(&place, &spec, terminal)?;
+        let pidfd = signal::pidfd(process);
+        let mut container = Self::open(&place, &spec, terminal, pidfd)?;
         for stream in &container.streams {
             container.tasks.push(tokio::task::spawn_local(follow(Rc::clone(stream))));
         }
@@ -129,10 +181,10 @@ impl Watched {
     /// It ended while there was no supervisor: what it wrote is still in the FIFOs.
     fn late(group: &Group, id: &str) -> Result<Self> {
         let place = group.place(id)?;
-        Self::open(&place, &place.spec()?, None)
+        Self::open(&place, &place.spec()?, None, None)
     }
 
-    fn open(place: &Place, spec: &Spec, terminal: Option<OwnedFd>) -> Result<Self> {
+    fn open(place: &Place, spec: &Spec, terminal: Option<OwnedFd>, pidfd: Option<OwnedFd>) -> Result<Self> {
         let writer = match spec.config.logs {
             true => Some(Rc::new(RefCell::new(logs::Writer::open(&place.data.join("log"))?))),
             false => None,
@@ -152,7 +204,29 @@ impl Watched {
                 stream(open_fifo(place, "err")?, true, None)?,
             ],
         };
-        Ok(Self { streams, writer, tasks: Vec::new() })
+        Ok(Self { pidfd, streams, writer, tasks: Vec::new() })
+    }
+
+    /// Answers its questions for names.
+    fn answer(&mut self, sockets: [OwnedFd; 2], names: &Arc<dns::Names>, id: &str) {
+        let serving = dns::serve(dns::Sockets::from_descriptors(sockets), Arc::clone(names), id.to_owned());
+        self.tasks.push(tokio::task::spawn_local(async move { drop(serving.await) }));
+    }
+
+    /// Carries what comes in at its published ports.
+    fn publish(&mut self, proxy: &Arc<Proxy>, ports: &[BoundPort], listeners: Vec<OwnedFd>, to: Ipv4Addr) {
+        for (port, listener) in ports.iter().zip(listeners) {
+            let target = SocketAddr::from((to, port.target));
+            let serving = Arc::clone(proxy).serve(listener, port.protocol, target);
+            self.tasks.push(tokio::task::spawn_local(async move { drop(serving.await) }));
+        }
+    }
+
+    /// Somebody else goes on with it.
+    fn leave(self) {
+        for task in &self.tasks {
+            task.abort();
+        }
     }
 
     /// The process is gone: what is in the pipes is all there will ever be.

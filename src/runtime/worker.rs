@@ -18,13 +18,17 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, Result, Roots, cgroup,
+    BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots,
+    anchor::Anchor,
+    cgroup, dns,
     launcher::{Launch, Launcher, Libcontainer, Stdio},
+    network::{self, Lease},
     oci::{self, DeviceNode, Resolved},
+    ports,
     process::{self, DEFAULT_PATH, Program},
     protocol::{Report, Started, Wire, borrow, send},
     rootfs, seccomp,
-    state::{Place, Spec, failed, file_error, make_dir, write_file},
+    state::{Group, Identity, Place, Spec, entries, failed, file_error, make_dir, write_file},
     users::{self, User},
     volumes,
 };
@@ -41,6 +45,8 @@ pub struct Job {
     pub stdio: Option<[OwnedFd; 3]>,
     /// Listeners are held already.
     pub bound: Option<Vec<BoundPort>>,
+    /// For a container on networks.
+    pub anchor: Option<Anchor>,
 }
 
 /// Forks a worker that does `job` and answers over `socket`. The caller has one thread.
@@ -62,7 +68,7 @@ pub fn fork(socket: &OwnedFd, job: impl FnOnce() -> Result<(Report, Vec<OwnedFd>
 
 /// Everything from the specification to the running program.
 pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
-    let Job { roots, place, spec, cgroup, stdio, bound } = job;
+    let Job { roots, place, spec, cgroup, stdio, bound, anchor } = job;
     let config = &spec.config;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let (ports, mut descriptors) = match bound {
@@ -78,8 +84,15 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     make_cwd(fd.as_fd(), config)?;
     let sources = mount_sources(&roots, &spec, &place, fd.as_fd())?;
     let hostname = config.hostname.clone().unwrap_or_else(|| short_id(&config.id));
-    let network = network(&roots, config)?;
-    let files = files(&roots, &spec, &place, &hostname)?;
+    let leases = leases(&roots, config)?;
+    let network = network(&roots, config, anchor.as_ref(), &leases)?;
+    let names = match &network {
+        Some(namespace) if !leases.is_empty() => {
+            dns::Sockets::open(namespace.as_fd())?.into_descriptors().into()
+        }
+        _ => Vec::new(),
+    };
+    let files = files(&roots, config, &leases, &place, &hostname)?;
 
     let mut config = config.clone();
     config.env = environment(&config, &user, &hostname);
@@ -107,25 +120,57 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         init: config.init,
         stdio,
     })?;
+    let process = created.process().clone();
     if !config.privileged {
         cgroup::deny_tunnels(&cgroup)?;
     }
-    let process = created.process().clone();
-    let terminal = console.is_some();
+    let (dns, terminal) = (!names.is_empty(), console.is_some());
+    descriptors.extend(names);
     if let Some((listener, path)) = console {
         descriptors.push(master(&listener)?);
         fs::remove_file(&path).map_err(|e| file_error("cannot remove", &path, e))?;
     }
     created.start()?;
-    Ok((Report::Started(Started { process, ports, restart: config.restart, terminal }), descriptors))
+    if !leases.is_empty() {
+        network::set_up(&roots, &config.id, true)?;
+    }
+    let address = leases.first().map(|lease| lease.address);
+    let restart = config.restart;
+    Ok((Report::Started(Started { process, ports, address, dns, restart, terminal }), descriptors))
+}
+
+/// What a keeper that took over from a dead one must hold for a container that runs on.
+/// Its ports stay the same.
+pub fn take_over(
+    roots: &Roots,
+    spec: &Spec,
+    process: &Identity,
+    had: &[BoundPort],
+) -> Result<(Report, Vec<OwnedFd>)> {
+    let same =
+        spec.config.ports.iter().zip(had).map(|(port, had)| PortConfig {
+            published: Some((had.host_port, had.host_port)),
+            ..port.clone()
+        });
+    let (ports, mut descriptors) = bind(&same.collect::<Vec<_>>())?;
+    let leases = leases(roots, &spec.config)?;
+    if !leases.is_empty() {
+        let namespace = namespace_of(process)?;
+        descriptors.extend(dns::Sockets::open(namespace.as_fd())?.into_descriptors());
+        network::set_up(roots, &spec.config.id, true)?;
+    }
+    let address = leases.first().map(|lease| lease.address);
+    Ok((Report::TakenOver { ports, address, dns: !leases.is_empty() }, descriptors))
 }
 
 /// Listeners for the published ports, in the host's network.
-pub fn bind(ports: &[super::PortConfig]) -> Result<(Vec<BoundPort>, Vec<OwnedFd>)> {
-    if ports.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
-    }
-    Err(Error::Unsupported("published ports".into()))
+fn bind(ports: &[PortConfig]) -> Result<(Vec<BoundPort>, Vec<OwnedFd>)> {
+    let bound = ports.iter().map(|port| {
+        let (fd, address) = ports::bind(port)?;
+        let (target, protocol) = (port.target, port.protocol);
+        Ok((BoundPort { host_ip: address.ip(), host_port: address.port(), target, protocol }, fd))
+    });
+    bound.collect::<Result<Vec<_>>>().map(|bound| bound.into_iter().unzip())
 }
 
 fn mount_root(config: &ContainerConfig, place: &Place) -> Result<PathBuf> {
@@ -242,45 +287,80 @@ fn stage(source: &OwnedFd, target: &Path) -> Result<PathBuf> {
     Ok(target.to_owned())
 }
 
-/// The namespace to join; `None` is the host's.
-fn network(_roots: &Roots, config: &ContainerConfig) -> Result<Option<OwnedFd>> {
+/// The container's places on its networks: those it was given when it was made, or new ones after
+/// the machine was down.
+fn leases(roots: &Roots, config: &ContainerConfig) -> Result<Vec<Lease>> {
     match &config.network {
-        NetworkNamespace::Host => Ok(None),
-        NetworkNamespace::None | NetworkNamespace::Own(_) => loopback().map(Some),
-        NetworkNamespace::Container(id) => Err(Error::NoContainer(id.clone())),
+        NetworkNamespace::Own(endpoints) if !endpoints.is_empty() => {
+            network::lease(roots, &config.group, &config.id, endpoints, config.replaces.as_deref())
+        }
+        _ => Ok(Vec::new()),
     }
 }
 
-fn loopback() -> Result<OwnedFd> {
-    // SAFETY: a new network namespace changes neither memory nor descriptors.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
-        .map_err(failed("cannot make a network namespace"))?;
-    rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed("cannot open the network namespace"))
+/// The namespace to join; `None` is the host's.
+fn network(
+    roots: &Roots,
+    config: &ContainerConfig,
+    anchor: Option<&Anchor>,
+    leases: &[Lease],
+) -> Result<Option<OwnedFd>> {
+    match (&config.network, anchor) {
+        (NetworkNamespace::Host, _) => Ok(None),
+        (NetworkNamespace::Own(_), Some(anchor)) => network::prepare(anchor, leases).map(Some),
+        (NetworkNamespace::Own(_) | NetworkNamespace::None, _) => network::loopback_only().map(Some),
+        (NetworkNamespace::Container(id), _) => namespace_of(&running(roots, id)?.1).map(Some),
+    }
 }
 
-/// Our own resolv.conf, hosts and hostname.
-fn files(_roots: &Roots, spec: &Spec, place: &Place, hostname: &str) -> Result<Vec<(&'static str, PathBuf)>> {
-    let config = &spec.config;
-    let resolver = match &config.network {
-        NetworkNamespace::Own(_) => "nameserver 127.0.0.11\noptions ndots:0\n".to_owned(),
-        _ => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-    };
+/// The place and the main process of a container of any group that runs.
+fn running(roots: &Roots, id: &str) -> Result<(Place, Identity)> {
+    for group in entries(&roots.data.join("p"))? {
+        let place = Group::new(roots, &group)?.place(id)?;
+        if let Some(process) = place.state()?.and_then(|state| state.process) {
+            return Ok((place, process));
+        }
+    }
+    Err(Error::Condition(format!("container {} does not run, and its network is to be joined", short_id(id))))
+}
+
+fn namespace_of(process: &Identity) -> Result<OwnedFd> {
+    let path = format!("/proc/{}/ns/net", process.pid);
+    let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed(format!("cannot open `{path}`")))?;
+    // What was opened was that of this process only if it lives still.
+    if process.lives() { Ok(fd) } else { Err(Error::Condition("the container has ended".to_owned())) }
+}
+
+const FILES: [(&str, &str); 3] =
+    [("/etc/resolv.conf", "resolv.conf"), ("/etc/hosts", "hosts"), ("/etc/hostname", "hostname")];
+
+/// Our own resolv.conf, hosts and hostname, or those of the container whose network is shared.
+fn files(
+    roots: &Roots,
+    config: &ContainerConfig,
+    leases: &[Lease],
+    place: &Place,
+    hostname: &str,
+) -> Result<Vec<(&'static str, PathBuf)>> {
+    if let NetworkNamespace::Container(id) = &config.network {
+        let (other, _) = running(roots, id)?;
+        return Ok(FILES.map(|(target, name)| (target, other.run.join(name))).to_vec());
+    }
+    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let resolver = if leases.is_empty() { host } else { dns::resolv_conf(&host) };
     let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
     for (name, address) in &config.extra_hosts {
         hosts.push_str(&format!("{address}\t{name}\n"));
     }
-    for (_, address) in &spec.addresses {
-        hosts.push_str(&format!("{address}\t{hostname}\n"));
+    for lease in leases {
+        hosts.push_str(&format!("{}\t{hostname}\n", lease.address));
     }
-    let contents = [
-        ("/etc/resolv.conf", "resolv.conf", resolver),
-        ("/etc/hosts", "hosts", hosts),
-        ("/etc/hostname", "hostname", format!("{hostname}\n")),
-    ];
-    contents
+    let contents = [resolver, hosts, format!("{hostname}\n")];
+    FILES
         .into_iter()
-        .map(|(target, name, content)| {
+        .zip(contents)
+        .map(|((target, name), content)| {
             let path = place.run.join(name);
             write_file(&path, content.as_bytes(), 0o644)?;
             Ok((target, path))

@@ -1,0 +1,327 @@
+//! The anchor: one process per state tree that holds the network namespace of the bridges. It lives as
+//! long as anybody holds a connection to it, then ends and leaves nothing.
+//!
+//! The races are closed by one lock: who looks for the anchor connects (or makes the listener and
+//! connects) while holding it, and the anchor takes its socket away only while holding it.
+
+use std::{
+    fs::{self, File},
+    io::{self, IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::{
+            net::{UnixListener, UnixStream},
+            process::CommandExt,
+        },
+    },
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{FlockOperation, Mode, OFlags},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags,
+    },
+};
+
+use super::{Error, Result, Roots, netlink, netlink::Netlink, netns, nft};
+
+/// First argument of the hidden entry.
+pub const ENTRY: &str = "__anchor";
+
+const SOCKET: &str = "anchor.sock";
+const LOCK: &str = "anchor.lock";
+/// An anchor that ends between our connect and its answer is looked for again, this often.
+const ATTEMPTS: usize = 5;
+
+/// A hold on the anchor. The namespace is usable as long as this lives.
+#[derive(Debug)]
+pub struct Anchor {
+    connection: UnixStream,
+    netns: OwnedFd,
+}
+
+impl Anchor {
+    /// The namespace with the bridges.
+    #[must_use]
+    pub fn netns(&self) -> BorrowedFd<'_> {
+        self.netns.as_fd()
+    }
+
+    /// Becomes readable (hung up) when the anchor was killed; [`Anchor::revive`] then.
+    #[must_use]
+    pub fn connection(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+
+    /// Connects again after the anchor was killed; a new one takes over this namespace, so nothing
+    /// in it is lost.
+    pub fn revive(self, roots: &Roots) -> Result<Self> {
+        seek(roots, Some(self.netns.as_fd()))
+    }
+}
+
+/// Connects to the anchor, started when there is none.
+pub fn connect(roots: &Roots) -> Result<Anchor> {
+    seek(roots, None)
+}
+
+/// Connects to the anchor if it lives.
+pub fn existing(roots: &Roots) -> Result<Option<Anchor>> {
+    if !roots.run.join(SOCKET).exists() {
+        return Ok(None);
+    }
+    let connection = {
+        let _lock = lock(&roots.run)?;
+        dial(&directory(&roots.run)?)
+    };
+    match connection {
+        Ok(connection) => match receive(&connection)? {
+            Reply::Netns(netns) => Ok(Some(Anchor { connection, netns })),
+            Reply::Failed(_) | Reply::Gone => Ok(None),
+        },
+        Err(error) if absent(&error) => Ok(None),
+        Err(error) => Err(file_error("connect to", &roots.run.join(SOCKET), error)),
+    }
+}
+
+fn seek(roots: &Roots, adopt: Option<BorrowedFd<'_>>) -> Result<Anchor> {
+    fs::create_dir_all(&roots.run).map_err(|error| file_error("make", &roots.run, error))?;
+    for _ in 0..ATTEMPTS {
+        let connection = dial_or_start(roots, adopt)?;
+        match receive(&connection)? {
+            Reply::Netns(netns) => return Ok(Anchor { connection, netns }),
+            Reply::Failed(message) => return Err(Error::Helper(message)),
+            Reply::Gone => {}
+        }
+    }
+    Err(Error::Helper(format!("the network anchor of {} ends as soon as it starts", roots.run.display())))
+}
+
+/// A connection, perhaps to a listener whose process is only being started.
+fn dial_or_start(roots: &Roots, adopt: Option<BorrowedFd<'_>>) -> Result<UnixStream> {
+    let path = roots.run.join(SOCKET);
+    let _lock = lock(&roots.run)?;
+    let directory = directory(&roots.run)?;
+    match dial(&directory) {
+        Ok(connection) => return Ok(connection),
+        Err(error) if absent(&error) => {}
+        Err(error) => return Err(file_error("connect to", &path, error)),
+    }
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(file_error("remove", &path, error));
+        }
+        _ => {}
+    }
+    let listener =
+        UnixListener::bind(short(&directory)).map_err(|error| file_error("listen at", &path, error))?;
+    let connection = dial(&directory).map_err(|error| file_error("connect to", &path, error))?;
+    start(&roots.run, listener, adopt)?;
+    Ok(connection)
+}
+
+fn start(run: &Path, listener: UnixListener, adopt: Option<BorrowedFd<'_>>) -> Result<()> {
+    let failed = |error| Error::System { what: "start the network anchor".to_owned(), source: error };
+    let mut command = Command::new(super::program());
+    command.arg0("ficelle-anchor").arg(ENTRY).arg(run).stdin(OwnedFd::from(listener)).stderr(Stdio::null());
+    match adopt {
+        Some(netns) => command.arg("adopt").stdout(netns.try_clone_to_owned().map_err(failed)?),
+        None => command.stdout(Stdio::null()),
+    };
+    // It forks itself into the background at once, so this is no long wait.
+    let status = command.status().map_err(failed)?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::Helper(format!("the network anchor failed ({status})")))
+    }
+}
+
+/// The hidden entry: the listener is its standard input, a namespace to take over its standard
+/// output. Must run before any thread exists.
+#[must_use]
+pub fn entry(args: &[String]) -> i32 {
+    let Some(run) = args.first() else { return 2 };
+    let adopt = args.get(1).is_some_and(|arg| arg == "adopt");
+    // SAFETY: this process has one thread, and the child goes on as an ordinary process.
+    match unsafe { libc::fork() } {
+        -1 => 1,
+        0 => match hold(Path::new(run), adopt) {
+            Ok(()) => 0,
+            Err(_) => 1,
+        },
+        _ => 0,
+    }
+}
+
+fn hold(run: &Path, adopt: bool) -> io::Result<()> {
+    // SAFETY: nothing in this process owns a descriptor above standard error.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/")?;
+    // SAFETY: standard input is the listener, handed over by `start`, and used by nothing else.
+    let listener = UnixListener::from(unsafe { OwnedFd::from_raw_fd(0) });
+    let netns = furnish(adopt).map_err(|error| format!("failed to set up the network namespace: {error}"));
+    serve(run, &listener, netns.as_ref())
+}
+
+/// The namespace to hold: a new one with loopback and the rules of isolation, or the one handed over.
+fn furnish(adopt: bool) -> io::Result<OwnedFd> {
+    let null = File::options().write(true).open("/dev/null")?;
+    if adopt {
+        let netns = rustix::io::dup(rustix::stdio::stdout())?;
+        rustix::io::fcntl_setfd(&netns, rustix::io::FdFlags::CLOEXEC)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        return Ok(netns);
+    }
+    netns::leave()?;
+    // Our networks are IPv4 only: no bridge may get an IPv6 address by itself.
+    for scope in ["all", "default"] {
+        if let Err(error) = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1")
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+    }
+    Netlink::open()?.all(&[netlink::set_up(1)])?;
+    nft::isolate()?;
+    netns::current()
+}
+
+/// Hands the namespace to everybody who connects, until nobody is connected any more.
+fn serve(run: &Path, listener: &UnixListener, netns: Result<&OwnedFd, &String>) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let mut holders: Vec<UnixStream> = Vec::new();
+    loop {
+        while let Some(holder) = next(listener)? {
+            answer(&holder, netns);
+            holders.push(holder);
+        }
+        if holders.is_empty() && retire(run, listener)? {
+            return Ok(());
+        }
+        let mut watched = vec![PollFd::new(listener, PollFlags::IN)];
+        watched.extend(holders.iter().map(|holder| PollFd::new(holder, PollFlags::RDHUP)));
+        match poll(&mut watched, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut gone = watched[1..].iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
+        holders.retain(|_| gone.next() != Some(true));
+    }
+}
+
+fn next(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
+    match listener.accept() {
+        Ok((holder, _)) => Ok(Some(holder)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes the socket away, unless somebody has just connected.
+fn retire(run: &Path, listener: &UnixListener) -> io::Result<bool> {
+    let Ok(_lock) = lock(run) else { return Ok(true) };
+    let mut waiting = [PollFd::new(listener, PollFlags::IN)];
+    if poll(&mut waiting, Some(&rustix::time::Timespec::default()))? > 0 {
+        return Ok(false);
+    }
+    match fs::remove_file(run.join(SOCKET)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(true),
+    }
+}
+
+/// Zero and the namespace, or the text of what went wrong. Who is gone before is noticed by poll.
+fn answer(holder: &UnixStream, netns: Result<&OwnedFd, &String>) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds;
+    let text = match netns {
+        Ok(netns) => {
+            fds = [netns.as_fd()];
+            control.push(SendAncillaryMessage::ScmRights(&fds));
+            &[0][..]
+        }
+        Err(message) => message.as_bytes(),
+    };
+    let _ = rustix::net::sendmsg(holder, &[IoSlice::new(text)], &mut control, SendFlags::NOSIGNAL);
+}
+
+enum Reply {
+    Netns(OwnedFd),
+    Failed(String),
+    /// It ended before it answered.
+    Gone,
+}
+
+fn receive(connection: &UnixStream) -> Result<Reply> {
+    let mut text = [0; 512];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let mut slices = [IoSliceMut::new(&mut text)];
+        match rustix::net::recvmsg(connection, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::CONNRESET) => return Ok(Reply::Gone),
+            other => break other,
+        }
+    };
+    let count = received
+        .map_err(|error| Error::System {
+            what: "receive the network namespace from the anchor".to_owned(),
+            source: error.into(),
+        })?
+        .bytes;
+    let netns = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok(match (netns, count) {
+        (Some(netns), _) => Reply::Netns(netns),
+        (None, 0) => Reply::Gone,
+        (None, _) => Reply::Failed(String::from_utf8_lossy(&text[..count]).into_owned()),
+    })
+}
+
+fn lock(run: &Path) -> Result<File> {
+    let path = run.join(LOCK);
+    let failed = |error| file_error("lock", &path, error);
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed(error.into())),
+            Ok(()) => return Ok(file),
+        }
+    }
+}
+
+fn directory(run: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(run, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| file_error("open", run, error.into()))
+}
+
+fn dial(directory: &OwnedFd) -> io::Result<UnixStream> {
+    UnixStream::connect(short(directory))
+}
+
+/// The socket by a path that fits into 108 bytes wherever the state tree is.
+fn short(directory: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())
+}
+
+/// Nobody listens there.
+fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn file_error(what: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::File { what, path: path.to_owned(), source }
+}

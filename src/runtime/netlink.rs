@@ -1,0 +1,289 @@
+//! Links, addresses and routes by raw rtnetlink: requests go out in one batch, answers are read after.
+//! Knows nothing of containers.
+
+use std::{
+    fmt, io,
+    net::Ipv4Addr,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// A route socket of the network namespace it was opened in.
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Netlink").field("fd", &self.socket.as_raw_fd()).finish()
+    }
+}
+
+/// One thing to be changed.
+#[derive(Clone, Debug)]
+pub struct Request {
+    message: RouteNetlinkMessage,
+    flags: u16,
+}
+
+impl Netlink {
+    /// A socket in the network namespace of the calling thread.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Sends all requests at once; one result each, in order. A failure does not stop those after it.
+    pub fn perform(&mut self, requests: &[Request]) -> io::Result<Vec<io::Result<()>>> {
+        let first = self.sequence + 1;
+        let mut bytes = Vec::with_capacity(requests.len() * 128);
+        for request in requests {
+            self.append(&mut bytes, request.message.clone(), request.flags | NLM_F_ACK);
+        }
+        self.socket.send(&bytes, 0)?;
+        let mut results: Vec<Option<io::Result<()>>> = requests.iter().map(|_| None).collect();
+        while results.iter().any(Option::is_none) {
+            for message in self.receive()? {
+                let at = message.header.sequence_number.wrapping_sub(first) as usize;
+                if let (Some(place), NetlinkPayload::Error(answer)) = (results.get_mut(at), message.payload) {
+                    *place = Some(answer.code.map_or(Ok(()), |_| Err(answer.to_io())));
+                }
+            }
+        }
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Sends all requests at once and returns the first failure.
+    pub fn all(&mut self, requests: &[Request]) -> io::Result<()> {
+        self.perform(requests)?.into_iter().collect()
+    }
+
+    /// The index of a link; `None` when there is no such link.
+    pub fn index(&mut self, name: &str) -> io::Result<Option<u32>> {
+        let mut link = LinkMessage::default();
+        link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let mut bytes = Vec::new();
+        self.append(&mut bytes, RouteNetlinkMessage::GetLink(link), NLM_F_REQUEST);
+        self.socket.send(&bytes, 0)?;
+        for message in self.receive()? {
+            match message.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                    return Ok(Some(link.header.index));
+                }
+                NetlinkPayload::Error(answer) => {
+                    let error = answer.to_io();
+                    return match error.raw_os_error() {
+                        Some(libc::ENODEV) => Ok(None),
+                        _ => Err(error),
+                    };
+                }
+                _ => {}
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer holds no link"))
+    }
+
+    /// The IPv4 networks that this namespace has a route to or an address in, the default route left out.
+    pub fn networks(&mut self) -> io::Result<Vec<(Ipv4Addr, u8)>> {
+        let mut route = RouteMessage::default();
+        route.header.address_family = AddressFamily::Inet;
+        let mut address = AddressMessage::default();
+        address.header.family = AddressFamily::Inet;
+        let mut networks = Vec::new();
+        for request in [RouteNetlinkMessage::GetRoute(route), RouteNetlinkMessage::GetAddress(address)] {
+            for answer in self.dump(request)? {
+                match answer {
+                    RouteNetlinkMessage::NewRoute(route) => networks.extend(destination(&route)),
+                    RouteNetlinkMessage::NewAddress(address) => networks.extend(subnet(&address)),
+                    _ => {}
+                }
+            }
+        }
+        networks.sort_unstable();
+        networks.dedup();
+        Ok(networks)
+    }
+
+    fn dump(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let mut bytes = Vec::new();
+        self.append(&mut bytes, request, NLM_F_REQUEST | NLM_F_DUMP);
+        self.socket.send(&bytes, 0)?;
+        let mut answers = Vec::new();
+        loop {
+            for message in self.receive()? {
+                match message.payload {
+                    NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                    NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::Error(answer) => return Err(answer.to_io()),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, bytes: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) {
+        self.sequence += 1;
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = flags;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let start = bytes.len();
+        bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
+        message.serialize(&mut bytes[start..]);
+    }
+
+    fn receive(&self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
+        let (bytes, _) = self.socket.recv_from_full()?;
+        let mut messages = Vec::new();
+        let mut rest = &bytes[..];
+        while rest.len() >= 16 {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+            let length = (message.header.length as usize).next_multiple_of(4).min(rest.len());
+            messages.push(message);
+            rest = &rest[length.max(16)..];
+        }
+        Ok(messages)
+    }
+}
+
+/// A new bridge, up.
+#[must_use]
+pub fn add_bridge(name: &str) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    link.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+    ];
+    create(RouteNetlinkMessage::NewLink(link))
+}
+
+/// One end of a cable.
+#[derive(Clone, Copy, Debug)]
+pub struct Plug<'a> {
+    pub name: &'a str,
+    pub mac: Option<[u8; 6]>,
+    /// Where this end is born; here when `None`.
+    pub netns: Option<BorrowedFd<'a>>,
+}
+
+/// A veth pair; `near` is up and a port of the link `master`, if any. (The far end cannot be up yet:
+/// the kernel refuses the flag at creation.)
+#[must_use]
+pub fn add_veth(near: Plug<'_>, master: Option<u32>, far: Plug<'_>) -> Request {
+    let mut link = plugged(near);
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    link.attributes.extend(master.map(LinkAttribute::Controller));
+    link.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(plugged(far)))),
+    ]));
+    create(RouteNetlinkMessage::NewLink(link))
+}
+
+fn plugged(plug: Plug<'_>) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::IfName(plug.name.to_owned()));
+    // Without asking, a cable gets a queue for each CPU, and each is an object to be made.
+    link.attributes.push(LinkAttribute::NumTxQueues(1));
+    link.attributes.push(LinkAttribute::NumRxQueues(1));
+    link.attributes.extend(plug.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
+    link.attributes.extend(plug.netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
+    link
+}
+
+#[must_use]
+pub fn set_up(index: u32) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    Request { message: RouteNetlinkMessage::SetLink(link), flags: NLM_F_REQUEST }
+}
+
+#[must_use]
+pub fn delete_link(name: &str) -> Request {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    Request { message: RouteNetlinkMessage::DelLink(link), flags: NLM_F_REQUEST }
+}
+
+#[must_use]
+pub fn add_address(index: u32, address: Ipv4Addr, prefix: u8) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = prefix;
+    message.header.index = index;
+    let broadcast = Ipv4Addr::from_bits(address.to_bits() | !mask(prefix));
+    message.attributes =
+        vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
+    if prefix < 31 {
+        message.attributes.push(AddressAttribute::Broadcast(broadcast));
+    }
+    create(RouteNetlinkMessage::NewAddress(message))
+}
+
+/// The way to `network` (everywhere: `0.0.0.0/0`) through `gateway`.
+#[must_use]
+pub fn add_route((network, prefix): (Ipv4Addr, u8), gateway: Ipv4Addr) -> Request {
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    route.header.destination_prefix_length = prefix;
+    route.header.table = RouteHeader::RT_TABLE_MAIN;
+    route.header.protocol = RouteProtocol::Boot;
+    route.header.scope = RouteScope::Universe;
+    route.header.kind = RouteType::Unicast;
+    route.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+    if prefix > 0 {
+        route.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(network)));
+    }
+    create(RouteNetlinkMessage::NewRoute(route))
+}
+
+/// The bits of an address that name its network, for a prefix length of 0 to 32.
+#[must_use]
+pub fn mask(prefix: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0)
+}
+
+fn create(message: RouteNetlinkMessage) -> Request {
+    Request { message, flags: NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL }
+}
+
+fn destination(route: &RouteMessage) -> Option<(Ipv4Addr, u8)> {
+    if route.header.kind != RouteType::Unicast {
+        return None;
+    }
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(network)) => {
+            Some((*network, route.header.destination_prefix_length))
+        }
+        _ => None,
+    })
+}
+
+fn subnet(address: &AddressMessage) -> Option<(Ipv4Addr, u8)> {
+    let prefix = address.header.prefix_len;
+    address.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(std::net::IpAddr::V4(address)) => {
+            Some((Ipv4Addr::from_bits(address.to_bits() & mask(prefix)), prefix))
+        }
+        _ => None,
+    })
+}

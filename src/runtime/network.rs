@@ -1,0 +1,592 @@
+//! Networks and the containers' places on them: what is stored, what is leased, and the namespace a
+//! container starts in. Bridges live in the anchor's namespace and are made when first needed.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    net::Ipv4Addr,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+
+pub use super::ipam::Lease;
+use super::{
+    Endpoint, Error, NetworkConfig, Result, Roots,
+    anchor::{self, Anchor},
+    dns,
+    ipam::{self, Ground, Subnet},
+    netlink::{self, Netlink, Plug},
+    netns, nft,
+};
+
+/// A network as stored in `<data>/networks/<name>.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Network {
+    /// As the caller asked for it; what decides whether two are the same.
+    asked: NetworkConfig,
+    subnet: Subnet,
+    gateway: Ipv4Addr,
+}
+
+/// `<run>/leases.json`. Addresses mean nothing after a reboot.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Leases {
+    boot: String,
+    leases: Vec<Lease>,
+}
+
+/// Stores the network, with a subnet of the pool when none was asked for. Again with the same
+/// configuration does nothing.
+///
+/// # Errors
+/// [`Error::Conflict`] when it exists otherwise or its subnet overlaps with that of another network,
+/// [`Error::Invalid`] for a subnet or a name that cannot be, [`Error::Exhausted`].
+pub fn create(roots: &Roots, config: &NetworkConfig) -> Result<()> {
+    check_name(&config.name)?;
+    if let Some(subnet) = config.subnet {
+        ipam::check_subnet(&config.name, subnet, config.gateway)?;
+    }
+    let _lock = lock(roots)?;
+    let others = match stored(roots)? {
+        all if all.iter().any(|network| network.asked == *config) => return Ok(()),
+        all => all,
+    };
+    if let Some(same) = others.iter().find(|network| network.asked.name == config.name) {
+        return Err(Error::Conflict(format!(
+            "network `{}` exists with another configuration (of project `{}`)",
+            config.name, same.asked.group
+        )));
+    }
+    let subnet = match config.subnet {
+        Some(subnet) => subnet_asked_for(config, subnet, &others)?,
+        None => subnet_of_the_pool(config, &others)?,
+    };
+    let gateway = config.gateway.unwrap_or_else(|| ipam::first_host(subnet));
+    let path = path_of(roots, &config.name);
+    write(&path, &Network { asked: config.clone(), subnet, gateway }, Durable::Yes)
+}
+
+fn subnet_asked_for(config: &NetworkConfig, subnet: Subnet, others: &[Network]) -> Result<Subnet> {
+    match others.iter().find(|other| ipam::overlap(other.subnet, subnet)) {
+        None => Ok(subnet),
+        Some(other) => Err(Error::Conflict(format!(
+            "subnet {}/{} of network `{}` overlaps with {}/{} of network `{}` (of project `{}`)",
+            subnet.0,
+            subnet.1,
+            config.name,
+            other.subnet.0,
+            other.subnet.1,
+            other.asked.name,
+            other.asked.group
+        ))),
+    }
+}
+
+fn subnet_of_the_pool(config: &NetworkConfig, others: &[Network]) -> Result<Subnet> {
+    let mut taken = Netlink::open()
+        .and_then(|mut netlink| netlink.networks())
+        .map_err(|source| Error::System { what: "read the routes of the host".to_owned(), source })?;
+    taken.retain(|&(_, prefix)| prefix > 1);
+    taken.extend(others.iter().map(|network| network.subnet));
+    let seed = u64::from_be_bytes(*digest(&config.name).first_chunk().unwrap_or(&[0; 8]));
+    let subnet = ipam::free_subnet(&taken, seed).ok_or_else(|| {
+        Error::Exhausted(format!(
+            "the address ranges for networks (wanted one for `{}`; remove unused networks or give it a `subnet`)",
+            config.name
+        ))
+    })?;
+    ipam::check_subnet(&config.name, subnet, config.gateway)?;
+    Ok(subnet)
+}
+
+/// Forgets the network and takes its bridge away; one that is not there is no error.
+///
+/// # Errors
+/// [`Error::Conflict`] while a container has a lease on it.
+pub fn remove(roots: &Roots, name: &str) -> Result<()> {
+    check_name(name)?;
+    let _lock = lock(roots)?;
+    let holders: Vec<Lease> = read_leases(roots)?.into_iter().filter(|lease| lease.network == name).collect();
+    if let Some(holder) = holders.first() {
+        return Err(Error::Conflict(format!(
+            "network `{name}` is in use by {} of project `{}`",
+            holder.names.last().unwrap_or(&holder.container),
+            holder.group
+        )));
+    }
+    let Some(network) = read::<Network>(&path_of(roots, name))? else { return Ok(()) };
+    if let Some(anchor) = anchor::existing(roots)? {
+        remove_bridge(&anchor, &bridge_name(&network.asked))?;
+    }
+    let path = path_of(roots, name);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::File { what: "remove", path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// All networks by name, each with the subnet and gateway it has.
+pub fn list(roots: &Roots) -> Result<Vec<NetworkConfig>> {
+    let mut networks: Vec<NetworkConfig> = stored(roots)?
+        .into_iter()
+        .map(|network| NetworkConfig {
+            subnet: Some(network.subnet),
+            gateway: Some(network.gateway),
+            ..network.asked
+        })
+        .collect();
+    networks.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(networks)
+}
+
+/// Gives the container an address on each of the networks; leases it has elsewhere end. Asked again,
+/// it keeps what it has. The container it `replaces` keeps its leases too, until it is released.
+///
+/// # Errors
+/// [`Error::NoNetwork`], and those of an address that cannot be had; then nothing was changed.
+pub fn lease(
+    roots: &Roots,
+    group: &str,
+    container: &str,
+    endpoints: &[Endpoint],
+    replaces: Option<&str>,
+) -> Result<Vec<Lease>> {
+    let _lock = lock(roots)?;
+    let mut all = read_leases(roots)?;
+    let before = all.clone();
+    let mut own = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        check_name(&endpoint.network)?;
+        let network = read::<Network>(&path_of(roots, &endpoint.network))?
+            .ok_or_else(|| Error::NoNetwork(endpoint.network.clone()))?;
+        let ground = Ground {
+            network: &network.asked.name,
+            bridge: &bridge_name(&network.asked),
+            subnet: network.subnet,
+            gateway: network.gateway,
+            internal: network.asked.internal,
+        };
+        own.push(ipam::assign(&ground, &all, group, container, endpoint, replaces)?);
+    }
+    all.retain(|lease| lease.container != container);
+    all.extend(own.iter().cloned());
+    if all != before {
+        write_leases(roots, all)?;
+    }
+    Ok(own)
+}
+
+/// Ends the leases of a container.
+pub fn release(roots: &Roots, container: &str) -> Result<()> {
+    change(roots, |leases| {
+        leases.retain(|lease| lease.container != container);
+        for lease in leases {
+            lease.replaces.take_if(|replaced| replaced == container);
+        }
+    })
+}
+
+/// Ends the leases of all containers of the group but these: what a killed command left.
+pub fn retain(roots: &Roots, group: &str, containers: &[&str]) -> Result<()> {
+    change(roots, |leases| {
+        leases.retain(|lease| lease.group != group || containers.contains(&lease.container.as_str()));
+    })
+}
+
+/// Whether the container runs: only then its names are answered.
+pub fn set_up(roots: &Roots, container: &str, up: bool) -> Result<()> {
+    change(roots, |leases| {
+        leases.iter_mut().filter(|lease| lease.container == container).for_each(|lease| lease.up = up);
+    })
+}
+
+/// All leases there are, of all groups.
+pub fn leases(roots: &Roots) -> Result<Vec<Lease>> {
+    read_leases(roots)
+}
+
+/// The file whose replacement tells that leases have changed.
+#[must_use]
+pub fn leases_path(roots: &Roots) -> PathBuf {
+    roots.run.join("leases.json")
+}
+
+/// A namespace for a container with these places: loopback, an interface for each lease (`eth0`,
+/// `eth1`, ...), the default route through the first network that has a way out, and the redirection
+/// of DNS. It lives as long as the descriptor or a process in it does. Whoever had one of the
+/// addresses before (a former life of the container, one that it replaces) is cut off.
+pub fn prepare(anchor: &Anchor, leases: &[Lease]) -> Result<OwnedFd> {
+    let namespace = loopback_only()?;
+    let mut inside = within(namespace.as_fd(), "the container's", Netlink::open)?;
+    within(namespace.as_fd(), "the container's", || {
+        // Neighbours must learn at once where an address has moved to.
+        sysctl("ipv4/conf/default/arp_notify", "1")?;
+        if leases.is_empty() { Ok(()) } else { nft::redirect_dns(dns::SERVER, dns::PORT) }
+    })?;
+    within(anchor.netns(), "the anchor's", || {
+        let mut outside = Netlink::open()?;
+        for (number, lease) in leases.iter().enumerate() {
+            plug_in(&mut outside, namespace.as_fd(), &interface(number), lease)?;
+        }
+        Ok(())
+    })?;
+    let route = leases.iter().find(|lease| !lease.internal);
+    for (number, lease) in leases.iter().enumerate() {
+        let default = route.filter(|route| route.network == lease.network).map(|lease| lease.gateway);
+        configure(&mut inside, &interface(number), lease, default).map_err(|source| Error::System {
+            what: format!("set address {} on network `{}`", lease.address, lease.network),
+            source,
+        })?;
+    }
+    Ok(namespace)
+}
+
+/// A namespace with nothing but loopback.
+pub fn loopback_only() -> Result<OwnedFd> {
+    let namespace = netns::create()
+        .map_err(|source| Error::System { what: "make a network namespace".to_owned(), source })?;
+    within(namespace.as_fd(), "the container's", || {
+        // As the field has it: anybody in a container may ping and listen on low ports.
+        sysctl("ipv4/ip_unprivileged_port_start", "0")?;
+        sysctl("ipv4/ping_group_range", "0 2147483647")?;
+        // Networks are IPv4 only; `::1` stays.
+        sysctl("ipv6/conf/default/disable_ipv6", "1")?;
+        Netlink::open()?.all(&[netlink::set_up(LOOPBACK)])
+    })?;
+    Ok(namespace)
+}
+
+/// Loopback is the first link of every namespace.
+const LOOPBACK: u32 = 1;
+
+fn interface(number: usize) -> String {
+    format!("eth{number}")
+}
+
+/// The cable from the bridge to the container; runs in the anchor's namespace.
+fn plug_in(
+    netlink: &mut Netlink,
+    namespace: std::os::fd::BorrowedFd<'_>,
+    name: &str,
+    lease: &Lease,
+) -> io::Result<()> {
+    let bridge = ensure_bridge(netlink, lease)?;
+    let near = cable_name(lease);
+    let [a, b, c, d] = lease.address.octets();
+    let cable = netlink::add_veth(
+        Plug { name: &near, mac: None, netns: None },
+        Some(bridge),
+        Plug { name, mac: Some([0x02, 0x42, a, b, c, d]), netns: Some(namespace) },
+    );
+    for _ in 0..CABLE_ATTEMPTS {
+        match netlink.all(std::slice::from_ref(&cable)) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            other => return other,
+        }
+        match netlink.all(&[netlink::delete_link(&near)]) {
+            Err(error) if error.raw_os_error() != Some(libc::ENODEV) => return Err(error),
+            _ => {}
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("link `{near}` comes back")))
+}
+
+/// The kernel takes away the namespace of an ended container in its own time, and until then that
+/// answers for the address. So a cable is named by its address, and who comes next cuts the old one.
+fn cable_name(lease: &Lease) -> String {
+    let digest = digest(&format!("{} {}", lease.network, lease.address));
+    digest[..6].iter().fold("fv".to_owned(), |name, byte| format!("{name}{byte:02x}"))
+}
+
+const CABLE_ATTEMPTS: usize = 5;
+
+fn ensure_bridge(netlink: &mut Netlink, lease: &Lease) -> io::Result<u32> {
+    if let Some(index) = netlink.index(&lease.bridge)? {
+        return Ok(index);
+    }
+    let exists = |result: io::Result<()>| match result {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        other => other,
+    };
+    nft::permit_within(&lease.bridge)?;
+    netlink.perform(&[netlink::add_bridge(&lease.bridge)])?.into_iter().try_for_each(exists)?;
+    let index = netlink
+        .index(&lease.bridge)?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the bridge is gone again"))?;
+    let address = netlink::add_address(index, lease.gateway, lease.prefix);
+    netlink.perform(&[address])?.into_iter().try_for_each(exists)?;
+    Ok(index)
+}
+
+/// Address first, then up: coming up is what tells the neighbours.
+fn configure(netlink: &mut Netlink, name: &str, lease: &Lease, default: Option<Ipv4Addr>) -> io::Result<()> {
+    let index = netlink
+        .index(name)?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface `{name}`")))?;
+    let mut requests = vec![netlink::add_address(index, lease.address, lease.prefix), netlink::set_up(index)];
+    requests.extend(default.map(|gateway| netlink::add_route((Ipv4Addr::UNSPECIFIED, 0), gateway)));
+    netlink.all(&requests)
+}
+
+fn remove_bridge(anchor: &Anchor, bridge: &str) -> Result<()> {
+    within(anchor.netns(), "the anchor's", || match Netlink::open()?.all(&[netlink::delete_link(bridge)]) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        other => other,
+    })
+}
+
+fn within<T>(
+    namespace: std::os::fd::BorrowedFd<'_>,
+    whose: &str,
+    work: impl FnOnce() -> io::Result<T>,
+) -> Result<T> {
+    netns::within(namespace, work)
+        .and_then(|done| done)
+        .map_err(|source| Error::System { what: format!("set up {whose} network namespace"), source })
+}
+
+/// Writes a value below /proc/sys/net; a kernel without that knob needs no turning of it.
+fn sysctl(name: &str, value: &str) -> io::Result<()> {
+    match fs::write(Path::new("/proc/sys/net").join(name), value) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io::Error::new(error.kind(), format!("net/{name}: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// At most 15 characters; networks of any name and length get different ones.
+fn bridge_name(network: &NetworkConfig) -> String {
+    let digest = digest(&network.name);
+    let kind = if network.internal { nft::INTERNAL } else { nft::BRIDGE };
+    digest[..6].iter().fold(kind.to_owned(), |name, byte| format!("{name}{byte:02x}"))
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text).into()
+}
+
+/// A network's name is the name of its file.
+fn check_name(name: &str) -> Result<()> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let begins = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if begins && name.len() <= 200 && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "`{name}` cannot be the name of a network: a letter or digit first, then letters, digits, `_`, `.` \
+         or `-`, 200 at most"
+    )))
+}
+
+fn path_of(roots: &Roots, name: &str) -> PathBuf {
+    roots.data.join("networks").join(format!("{name}.json"))
+}
+
+fn stored(roots: &Roots) -> Result<Vec<Network>> {
+    let directory = roots.data.join("networks");
+    let failed = |source| Error::File { what: "read", path: directory.clone(), source };
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed)?,
+    };
+    let mut networks = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            networks.extend(read::<Network>(&path)?);
+        }
+    }
+    Ok(networks)
+}
+
+fn change(roots: &Roots, edit: impl FnOnce(&mut Vec<Lease>)) -> Result<()> {
+    if !leases_path(roots).exists() {
+        return Ok(());
+    }
+    let _lock = lock(roots)?;
+    let mut leases = read_leases(roots)?;
+    let before = leases.clone();
+    edit(&mut leases);
+    if leases == before { Ok(()) } else { write_leases(roots, leases) }
+}
+
+fn read_leases(roots: &Roots) -> Result<Vec<Lease>> {
+    let stored = read::<Leases>(&leases_path(roots))?.unwrap_or_default();
+    Ok(if stored.boot == boot_id()? { stored.leases } else { Vec::new() })
+}
+
+fn write_leases(roots: &Roots, leases: Vec<Lease>) -> Result<()> {
+    write(&leases_path(roots), &Leases { boot: boot_id()?, leases }, Durable::No)
+}
+
+fn boot_id() -> Result<String> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = fs::read_to_string(path).map_err(|source| Error::File {
+        what: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(text.trim_end().to_owned())
+}
+
+/// Exclusive over networks and leases until dropped.
+fn lock(roots: &Roots) -> Result<File> {
+    let path = roots.run.join("net.lock");
+    let failed = |source| Error::File { what: "lock", path: path.clone(), source };
+    fs::create_dir_all(&roots.run).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed(error.into())),
+            Ok(()) => return Ok(file),
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let failed = |source| Error::File { what: "read", path: path.to_owned(), source };
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| failed(error.into())),
+    }
+}
+
+/// Whether a file must survive the machine going down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Durable {
+    Yes,
+    No,
+}
+
+fn write(path: &Path, value: &impl Serialize, durable: Durable) -> Result<()> {
+    let failed = |source| Error::File { what: "write", path: path.to_owned(), source };
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(directory).map_err(failed)?;
+    let mut file = tempfile::Builder::new().prefix(".").tempfile_in(directory).map_err(failed)?;
+    let text = serde_json::to_vec(value).map_err(|error| failed(error.into()))?;
+    file.write_all(&text).map_err(failed)?;
+    if durable == Durable::Yes {
+        file.as_file().sync_all().map_err(failed)?;
+    }
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixture {
+        _directory: tempfile::TempDir,
+        roots: Roots,
+    }
+
+    fn fixture() -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        let roots = Roots::below(directory.path());
+        Fixture { _directory: directory, roots }
+    }
+
+    fn network(name: &str, subnet: Option<&str>) -> NetworkConfig {
+        NetworkConfig {
+            name: name.to_owned(),
+            group: "demo".to_owned(),
+            subnet: subnet.map(|text| (text.parse().unwrap(), 24)),
+            ..NetworkConfig::default()
+        }
+    }
+
+    fn endpoint(network: &str) -> Endpoint {
+        Endpoint { network: network.to_owned(), names: vec!["web".to_owned()], address: None }
+    }
+
+    #[test]
+    fn creating_twice_is_once_and_creating_otherwise_is_a_conflict() {
+        let Fixture { roots, .. } = &fixture();
+        create(roots, &network("a", None)).unwrap();
+        let first = list(roots).unwrap();
+        create(roots, &network("a", None)).unwrap();
+        assert_eq!(list(roots).unwrap(), first);
+        assert!(first[0].subnet.is_some() && first[0].gateway.is_some());
+        let error = create(roots, &NetworkConfig { internal: true, ..network("a", None) }).unwrap_err();
+        assert_eq!(error.to_string(), "network `a` exists with another configuration (of project `demo`)");
+    }
+
+    #[test]
+    fn an_overlapping_subnet_names_its_owner() {
+        let Fixture { roots, .. } = &fixture();
+        create(roots, &network("a", Some("10.50.0.0"))).unwrap();
+        let error = create(roots, &network("b", Some("10.50.0.0"))).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "subnet 10.50.0.0/24 of network `b` overlaps with 10.50.0.0/24 of network `a` (of project `demo`)"
+        );
+        assert!(matches!(error, Error::Conflict(_)));
+        assert_eq!(list(roots).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_network_stays_while_it_is_leased() {
+        let Fixture { roots, .. } = &fixture();
+        create(roots, &network("a", None)).unwrap();
+        let given = lease(roots, "demo", "c1", &[endpoint("a")], None).unwrap();
+        assert_eq!(lease(roots, "demo", "c1", &[endpoint("a")], None).unwrap(), given);
+        let error = remove(roots, "a").unwrap_err();
+        assert_eq!(error.to_string(), "network `a` is in use by web of project `demo`");
+        release(roots, "c1").unwrap();
+        remove(roots, "a").unwrap();
+        remove(roots, "a").unwrap();
+        assert_eq!(list(roots).unwrap(), []);
+    }
+
+    #[test]
+    fn a_failed_lease_changes_nothing() {
+        let Fixture { roots, .. } = &fixture();
+        create(roots, &network("a", None)).unwrap();
+        let error = lease(roots, "demo", "c1", &[endpoint("a"), endpoint("b")], None).unwrap_err();
+        assert_eq!(error.to_string(), "no network `b`");
+        assert_eq!(leases(roots).unwrap(), []);
+    }
+
+    #[test]
+    fn leases_of_another_boot_are_void() {
+        let Fixture { roots, .. } = &fixture();
+        create(roots, &network("a", None)).unwrap();
+        let given = lease(roots, "demo", "c1", &[endpoint("a")], None).unwrap();
+        set_up(roots, "c1", true).unwrap();
+        assert!(leases(roots).unwrap()[0].up);
+        write(&leases_path(roots), &Leases { boot: "before".to_owned(), leases: given }, Durable::No)
+            .unwrap();
+        assert_eq!(leases(roots).unwrap(), []);
+        remove(roots, "a").unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_command_left_is_released() {
+        let Fixture { roots, .. } = &fixture();
+        create(roots, &network("a", None)).unwrap();
+        for (group, container) in [("demo", "c1"), ("demo", "c2"), ("other", "c3")] {
+            lease(roots, group, container, &[endpoint("a")], None).unwrap();
+        }
+        retain(roots, "demo", &["c2"]).unwrap();
+        let left: Vec<String> = leases(roots).unwrap().into_iter().map(|lease| lease.container).collect();
+        assert_eq!(left, ["c2", "c3"]);
+    }
+
+    #[test]
+    fn a_name_that_is_no_file_name_is_refused() {
+        let Fixture { roots, .. } = &fixture();
+        for name in ["", "../a", "a/b", ".", ".hidden", "a b", &"x".repeat(201)] {
+            assert!(matches!(create(roots, &network(name, None)), Err(Error::Invalid(_))), "{name}");
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Published ports: taking one on the host, and saying who has it when it is taken. What passes
+//! through them is the business of [`Proxy`].
+
+mod holder;
+mod proxy;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::OwnedFd,
+};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+pub use self::proxy::Proxy;
+use super::{BoundPort, Error, PortConfig, PortConflict, Result};
+use crate::model::Protocol;
+
+/// Connections that wait to be accepted; the kernel lowers it to its own limit.
+const BACKLOG: i32 = 4096;
+
+/// Takes the port, listening already for TCP: the first free one of the range, or any. Without a
+/// `host_ip` it is taken on all addresses, IPv6 among them, and the address returned is `0.0.0.0`.
+///
+/// # Errors
+/// [`Error::Conflict`] with the holder, [`Error::Permission`], [`Error::Unsupported`] for an address
+/// that is not the host's.
+pub fn bind(port: &PortConfig) -> Result<(OwnedFd, SocketAddr)> {
+    let mut refusal = io::Error::from(io::ErrorKind::AddrInUse);
+    for address in candidates(port) {
+        match take(address, port.protocol) {
+            Ok((fd, number)) => return Ok((fd, SocketAddr::new(address.ip(), number))),
+            Err(error) if in_use(&error) => refusal = error,
+            Err(error) => {
+                refusal = error;
+                break;
+            }
+        }
+    }
+    Err(explain(port, refusal))
+}
+
+fn explain(port: &PortConfig, source: io::Error) -> Error {
+    let asked = describe(port);
+    match source.raw_os_error() {
+        _ if in_use(&source) => {
+            let holder = candidates(port).next().and_then(|address| holder::of(address, port.protocol));
+            Error::Conflict(match holder {
+                Some(holder) => format!("port {asked} is in use by {holder}"),
+                None => format!("port {asked} is in use"),
+            })
+        }
+        Some(libc::EACCES | libc::EPERM) => Error::Permission {
+            what: format!("publishing port {asked}"),
+            need: "root, or a lower `net.ipv4.ip_unprivileged_port_start`".to_owned(),
+        },
+        Some(libc::EADDRNOTAVAIL) => {
+            Error::Unsupported(format!("port {asked} cannot be published: the host has no such address"))
+        }
+        _ => Error::System { what: format!("publish port {asked}"), source },
+    }
+}
+
+/// A port that a container of ours holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub port: BoundPort,
+    /// How a message names the container.
+    pub owner: String,
+    /// It will be given up, so it counts as free.
+    pub replaced: bool,
+}
+
+/// Which of these ports cannot be taken, all together and now. Takes what is free for a moment.
+#[must_use]
+pub fn check(ports: &[PortConfig], ours: &[Held]) -> Vec<PortConflict> {
+    let mut trial = Trial { ours, promised: Vec::new(), fds: Vec::new() };
+    ports.iter().filter_map(|port| trial.conflict(port)).collect()
+}
+
+struct Trial<'a> {
+    ours: &'a [Held],
+    promised: Vec<(SocketAddr, Protocol)>,
+    fds: Vec<OwnedFd>,
+}
+
+/// Why an address cannot be promised.
+enum Refusal {
+    /// By one of ours, named.
+    Ours(String, String),
+    Host(io::Error),
+}
+
+impl<'a> Trial<'a> {
+    fn conflict(&mut self, port: &PortConfig) -> Option<PortConflict> {
+        let mut first = None;
+        for address in candidates(port) {
+            match self.promise(address, port.protocol) {
+                Ok(()) => return None,
+                Err(refusal) => _ = first.get_or_insert((address, refusal)),
+            }
+        }
+        // Of a range, the first refusal stands for all.
+        let (holder, error) = match first {
+            Some((_, Refusal::Ours(owner, error))) => (Some(owner), error),
+            Some((address, Refusal::Host(error))) => {
+                (in_use(&error).then(|| holder::of(address, port.protocol)).flatten(), error.to_string())
+            }
+            None => (None, "the range of ports is empty".to_owned()),
+        };
+        Some(PortConflict { port: port.clone(), holder, error })
+    }
+
+    fn promise(&mut self, address: SocketAddr, protocol: Protocol) -> Result<(), Refusal> {
+        if self.promised.iter().any(|&(other, of)| of == protocol && meet(other, address)) {
+            let owner = "another container of this project".to_owned();
+            return Err(Refusal::Ours(owner, "the port is asked for twice".to_owned()));
+        }
+        match take(address, protocol) {
+            Ok((fd, number)) => {
+                self.promised.push((SocketAddr::new(address.ip(), number), protocol));
+                self.fds.push(fd);
+                Ok(())
+            }
+            Err(error) => {
+                let (leaving, staying): (Vec<&Held>, Vec<&Held>) =
+                    self.holders(address, protocol).partition(|held| held.replaced);
+                match staying.first() {
+                    Some(held) => Err(Refusal::Ours(held.owner.clone(), error.to_string())),
+                    None if in_use(&error) && !leaving.is_empty() => {
+                        self.promised.push((address, protocol));
+                        Ok(())
+                    }
+                    None => Err(Refusal::Host(error)),
+                }
+            }
+        }
+    }
+
+    fn holders(&self, address: SocketAddr, protocol: Protocol) -> impl Iterator<Item = &'a Held> + use<'a> {
+        let ours: &'a [Held] = self.ours;
+        ours.iter().filter(move |held| {
+            let port = held.port;
+            port.protocol == protocol && meet(SocketAddr::new(port.host_ip, port.host_port), address)
+        })
+    }
+}
+
+/// The addresses to try, in order; port 0 lets the kernel choose.
+fn candidates(port: &PortConfig) -> impl Iterator<Item = SocketAddr> + use<> {
+    let ip = port.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let (first, last) = port.published.unwrap_or((0, 0));
+    (first..=last).map(move |number| SocketAddr::new(ip, number))
+}
+
+/// Whether two sockets cannot have these addresses at once.
+fn meet(a: SocketAddr, b: SocketAddr) -> bool {
+    let everywhere = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && (everywhere || a.ip() == b.ip())
+}
+
+/// The socket and the port it got.
+fn take(address: SocketAddr, protocol: Protocol) -> io::Result<(OwnedFd, u16)> {
+    let everywhere = address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    if everywhere {
+        match take_one(SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port())), protocol) {
+            // A host without IPv6.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {}
+            other => return other,
+        }
+    }
+    take_one(address, protocol)
+}
+
+fn take_one(address: SocketAddr, protocol: Protocol) -> io::Result<(OwnedFd, u16)> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let kind = match protocol {
+        Protocol::Tcp => SocketType::STREAM,
+        Protocol::Udp => SocketType::DGRAM,
+    };
+    let fd = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    if family == AddressFamily::INET6 {
+        // Every IPv4 address too when it is taken everywhere; nothing else for an address of its own.
+        sockopt::set_ipv6_v6only(&fd, !address.ip().is_unspecified())?;
+    }
+    if protocol == Protocol::Tcp {
+        // Against former connections only: two listeners still exclude each other. (For UDP it
+        // would let both have the port.)
+        sockopt::set_socket_reuseaddr(&fd, true)?;
+    }
+    rustix::net::bind(&fd, &address)?;
+    if protocol == Protocol::Tcp {
+        rustix::net::listen(&fd, BACKLOG)?;
+    }
+    let bound = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
+    Ok((fd, bound.port()))
+}
+
+fn in_use(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
+}
+
+fn describe(port: &PortConfig) -> String {
+    let ip = port.host_ip.map(|ip| if ip.is_ipv6() { format!("[{ip}]:") } else { format!("{ip}:") });
+    let number = match port.published {
+        Some((first, last)) if first == last => first.to_string(),
+        Some((first, last)) => format!("{first}-{last}"),
+        None => "(any)".to_owned(),
+    };
+    format!("{}{number}/{}", ip.unwrap_or_default(), port.protocol)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use super::*;
+
+    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn tcp(host_ip: Option<IpAddr>, published: Option<(u16, u16)>) -> PortConfig {
+        PortConfig { target: 80, published, host_ip, protocol: Protocol::Tcp }
+    }
+
+    fn held(ip: IpAddr, number: u16, replaced: bool) -> Held {
+        let port = BoundPort { host_ip: ip, host_port: number, target: 80, protocol: Protocol::Tcp };
+        Held { port, owner: "container a-web-1 of project a".to_owned(), replaced }
+    }
+
+    fn me() -> String {
+        let name = std::fs::read_to_string("/proc/self/comm").unwrap();
+        format!("{} (pid {})", name.trim_end(), std::process::id())
+    }
+
+    #[test]
+    fn a_port_without_an_address_answers_on_all_of_them() {
+        let (_fd, address) = bind(&tcp(None, None)).unwrap();
+        assert!(address.ip().is_unspecified() && address.is_ipv4() && address.port() != 0);
+        TcpStream::connect((LOCAL, address.port())).unwrap();
+        if UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, address.port())).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_port_of_one_address_is_not_seen_on_another() {
+        let (_fd, address) = bind(&tcp(Some(LOCAL), None)).unwrap();
+        TcpStream::connect(address).unwrap();
+        assert!(TcpStream::connect(("127.0.0.2", address.port())).is_err());
+    }
+
+    #[test]
+    fn a_taken_port_names_its_holder() {
+        let listener = TcpListener::bind((LOCAL, 0)).unwrap();
+        let number = listener.local_addr().unwrap().port();
+        for host_ip in [None, Some(LOCAL)] {
+            let port = tcp(host_ip, Some((number, number)));
+            let error = bind(&port).unwrap_err();
+            assert!(matches!(error, Error::Conflict(_)));
+            assert!(error.to_string().ends_with(&format!("{number}/tcp is in use by {}", me())), "{error}");
+            let conflicts = check(std::slice::from_ref(&port), &[]);
+            assert_eq!(conflicts.len(), 1);
+            assert_eq!(conflicts[0].holder, Some(me()));
+        }
+    }
+
+    #[test]
+    fn a_taken_udp_port_names_its_holder_and_leaves_tcp_alone() {
+        let socket = UdpSocket::bind((LOCAL, 0)).unwrap();
+        let number = socket.local_addr().unwrap().port();
+        let udp = PortConfig { protocol: Protocol::Udp, ..tcp(None, Some((number, number))) };
+        assert_eq!(check(std::slice::from_ref(&udp), &[])[0].holder, Some(me()));
+        assert!(matches!(bind(&udp), Err(Error::Conflict(_))));
+        assert_eq!(check(&[tcp(Some(LOCAL), Some((number, number)))], &[]), []);
+    }
+
+    #[test]
+    fn a_range_gives_its_first_free_port() {
+        // Two neighbours, of which the first is taken.
+        let (taken, first) = loop {
+            let listener = TcpListener::bind((LOCAL, 0)).unwrap();
+            let number = listener.local_addr().unwrap().port();
+            if number < u16::MAX && TcpListener::bind((LOCAL, number + 1)).is_ok() {
+                break (listener, number);
+            }
+        };
+        let range = tcp(Some(LOCAL), Some((first, first + 1)));
+        let (_fd, address) = bind(&range).unwrap();
+        assert_eq!(address.port(), first + 1);
+        let error = bind(&range).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("port 127.0.0.1:{first}-{}/tcp is in use by ", first + 1)),
+            "{error}"
+        );
+        drop(taken);
+    }
+
+    #[test]
+    fn the_same_port_twice_is_a_conflict_of_the_project_with_itself() {
+        let number = TcpListener::bind((LOCAL, 0)).unwrap().local_addr().unwrap().port();
+        let ports = [tcp(None, Some((number, number))), tcp(Some(LOCAL), Some((number, number)))];
+        let conflicts = check(&ports, &[]);
+        assert_eq!(conflicts.len(), 1);
+        assert_eq!(conflicts[0].holder.as_deref(), Some("another container of this project"));
+        assert_eq!(check(&ports[..1], &[]), []);
+    }
+
+    #[test]
+    fn what_a_replaced_container_holds_is_free_and_what_another_holds_is_named() {
+        let listener = TcpListener::bind((LOCAL, 0)).unwrap();
+        let number = listener.local_addr().unwrap().port();
+        let port = [tcp(Some(LOCAL), Some((number, number)))];
+        assert_eq!(check(&port, &[held(LOCAL, number, true)]), []);
+        let conflicts = check(&port, &[held(LOCAL, number, false)]);
+        assert_eq!(conflicts[0].holder.as_deref(), Some("container a-web-1 of project a"));
+        // A promise can be kept once.
+        let twice = [port[0].clone(), port[0].clone()];
+        assert_eq!(check(&twice, &[held(LOCAL, number, true)]).len(), 1);
+    }
+
+    #[test]
+    fn an_address_that_is_not_the_hosts_is_told() {
+        let port = tcp(Some("203.0.113.7".parse().unwrap()), Some((8080, 8080)));
+        let error = bind(&port).unwrap_err().to_string();
+        assert_eq!(error, "port 203.0.113.7:8080/tcp cannot be published: the host has no such address");
+        assert_eq!(check(&[port], &[])[0].holder, None);
+    }
+}
