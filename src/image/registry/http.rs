@@ -71,8 +71,8 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
 #[derive(Debug)]
 pub(super) struct Http {
     settings: Registries,
-    /// By host, as certificates are.
-    connections: Mutex<HashMap<String, Connection>>,
+    /// By host, as certificates are, and whether it is with TLS.
+    connections: Mutex<HashMap<(String, bool), Connection>>,
 }
 
 impl Http {
@@ -124,8 +124,7 @@ impl Http {
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<Response<Incoming>, HttpError> {
-        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let connection = self.connection(&host).map_err(HttpError::Refused)?;
+        let connection = self.connection(uri).map_err(HttpError::Refused)?;
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri.clone();
@@ -140,12 +139,15 @@ impl Http {
         }
     }
 
-    fn connection(&self, host: &str) -> Result<Connection, ImageError> {
+    fn connection(&self, uri: &Uri) -> Result<Connection, ImageError> {
+        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let secure = uri.scheme_str() == Some("https");
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = connections.get(host) {
+        if let Some(known) = connections.get(&(host.clone(), secure)) {
             return Ok(known.clone());
         }
-        let config = tls::config(host, &self.settings)?;
+        // The system's authorities take a while to read, and are of no use without TLS.
+        let config = if secure { tls::config(&host, &self.settings)? } else { tls::unused(&host)? };
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -157,7 +159,7 @@ impl Http {
             .wrap_connector(connector);
         let connection =
             Client::builder(TokioExecutor::new()).http1_max_buf_size(READ_BUFFER).build(connector);
-        connections.insert(host.to_owned(), connection.clone());
+        connections.insert((host, secure), connection.clone());
         Ok(connection)
     }
 }
