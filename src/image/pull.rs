@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io::{self, Read, Seek, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     Image, ImageError, Report, Store,
     arrival::{Arrival, oci_blob, parse_manifest},
+    codec::{Hashing, digest},
     ingest::Wanted,
     layout::{Layout, file_error, hex, read},
     lease::Lease,
@@ -154,9 +155,9 @@ impl Store {
 
     /// A document that the store has, if it is what is asked for.
     fn stored(&self, descriptor: &Descriptor) -> Result<Option<Vec<u8>>, ImageError> {
-        let digest = descriptor.digest().as_ref();
-        let bytes = read(&self.layout.blob(hex(digest)?))?;
-        Ok(bytes.filter(|bytes| super::codec::digest(bytes) == digest))
+        let wanted = descriptor.digest().as_ref();
+        let bytes = read(&self.layout.blob(hex(wanted)?))?;
+        Ok(bytes.filter(|bytes| digest(bytes) == wanted))
     }
 
     async fn fetch_layers(
@@ -220,6 +221,19 @@ impl Store {
     }
 }
 
+/// Why a layer did not come.
+enum Setback {
+    /// What came is not what its digest says; it may have been damaged on the way.
+    Damaged(ImageError),
+    Final(Fault),
+}
+
+impl From<ImageError> for Setback {
+    fn from(error: ImageError) -> Self {
+        Self::Final(Fault::Wrong(error))
+    }
+}
+
 /// A layer on its way.
 struct Fetch {
     layout: Layout,
@@ -234,47 +248,43 @@ struct Fetch {
 }
 
 impl Fetch {
-    /// Once more from the start when what came was wrong: a part kept from before, or a flipped bit.
+    /// Once more from the start when what came was damaged: a part kept from before, or a flipped bit.
     async fn run(self) -> Result<(), Fault> {
         let this = Arc::new(self);
-        match Arc::clone(&this).attempt().await {
-            Err(Fault::Wrong(ImageError::Invalid(_))) => this.attempt().await,
-            result => result,
-        }
-    }
-
-    async fn attempt(self: Arc<Self>) -> Result<(), Fault> {
-        let runtime = tokio::runtime::Handle::current();
-        // Not a thread of the runtime's, which would wait for it at its end: it may be waiting for
-        // another process's lock.
-        let (done, result) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("layer".into())
-            .spawn(move || done.send(self.ingest(&runtime)))
-            .map_err(|source| {
-                Fault::Wrong(ImageError::File { what: "start a thread for", path: "layer".into(), source })
-            })?;
-        result.await.unwrap_or_else(|_| {
-            Err(Fault::Wrong(ImageError::File {
-                what: "unpack",
-                path: "layer".into(),
-                source: io::Error::other("its thread has failed"),
-            }))
+        let first = Arc::clone(&this).attempt().await;
+        let last = if let Err(Setback::Damaged(_)) = first { this.attempt().await } else { first };
+        last.map_err(|setback| match setback {
+            Setback::Damaged(error) => Fault::Wrong(error),
+            Setback::Final(fault) => fault,
         })
     }
 
-    fn ingest(&self, runtime: &tokio::runtime::Handle) -> Result<(), Fault> {
+    async fn attempt(self: Arc<Self>) -> Result<(), Setback> {
+        let runtime = tokio::runtime::Handle::current();
+        let failed = |what, source| ImageError::File { what, path: PathBuf::from(&self.what), source };
+        // Not a thread of the runtime's, which would wait for it at its end: it may be waiting for
+        // another process's lock.
+        let (done, result) = oneshot::channel();
+        let this = Arc::clone(&self);
+        std::thread::Builder::new()
+            .name("layer".into())
+            .spawn(move || done.send(this.ingest(&runtime)))
+            .map_err(|error| failed("start a thread for", error))?;
+        result
+            .await
+            .unwrap_or_else(|_| Err(failed("unpack", io::Error::other("its thread has failed")).into()))
+    }
+
+    fn ingest(&self, runtime: &tokio::runtime::Handle) -> Result<(), Setback> {
         let layout = &self.layout;
-        let Some(_claim) = layout.claim_layer(&self.diff_id).map_err(Fault::Wrong)? else { return Ok(()) };
-        let digest = hex(self.blob.digest().as_ref()).map_err(Fault::Wrong)?;
-        let lock = layout.lock(digest);
-        let _lock = FileLock::wait(&lock).map_err(|error| Fault::Wrong(file_error("lock", &lock)(error)))?;
-        let path = layout.partial(digest);
-        let mut partial =
-            self.open_partial(&path).map_err(|error| Fault::Wrong(file_error("open", &path)(error)))?;
-        let there = partial.seek(io::SeekFrom::End(0)).unwrap_or_default();
-        let rewound = partial.rewind();
-        rewound.map_err(|error| Fault::Wrong(file_error("read", &path)(error)))?;
+        let Some(_claim) = layout.claim_layer(&self.diff_id)? else { return Ok(()) };
+        let name = hex(self.blob.digest().as_ref())?;
+        let lock = layout.lock(name);
+        let _lock = FileLock::wait(&lock).map_err(file_error("lock", &lock))?;
+        let path = layout.partial(name);
+        let mut partial = self.open_partial(&path).map_err(file_error("open", &path))?;
+        let there = partial.seek(io::SeekFrom::End(0)).map_err(file_error("read", &path))?;
+        partial.rewind().map_err(file_error("read", &path))?;
         let (sender, receiver) = mpsc::channel(IN_FLIGHT);
         let mut gone = self.gone.clone();
         let client = Arc::clone(&self.client);
@@ -302,28 +312,27 @@ impl Fetch {
         };
         let wanted = Wanted { diff_id: &self.diff_id, blob: Some(&self.blob), what: &self.what };
         let result = layout.ingest(&self.lease, &wanted, source, || {
-            let place = layout.blob(digest);
+            let place = layout.blob(name);
             std::fs::rename(&path, &place).map_err(file_error("write", &place))?;
             oci_blob(&self.blob).map(Some)
         });
-        match (result, fault) {
-            (Ok(()), _) => Ok(()),
-            // The transfer's own words say more than "cut off"; what came so far is kept.
-            (Err(_), Some(fault)) => {
-                if matches!(fault, Fault::Wrong(_)) {
-                    let _ = std::fs::remove_file(&path);
-                }
-                Err(fault)
-            }
-            (Err(error), None) => {
-                let _ = std::fs::remove_file(&path);
-                Err(Fault::Wrong(error))
-            }
+        let Err(error) = result else { return Ok(()) };
+        // The transfer's own words say more than "cut off", and what came so far is good for the next try.
+        if let Some(fault @ (Fault::Unreachable(_) | Fault::Missing(_) | Fault::Denied(_))) = fault {
+            return Err(Setback::Final(fault));
         }
+        let right = digest_of(&path).is_ok_and(|found| found == self.blob.digest().as_ref());
+        // It is tried from the start next time; one that stays is overwritten then.
+        let _ = std::fs::remove_file(&path);
+        Err(match fault {
+            Some(fault) => Setback::Final(fault),
+            None if right || !matches!(error, ImageError::Invalid(_)) => error.into(),
+            None => Setback::Damaged(error),
+        })
     }
 
     /// What an earlier try has left, if it can be the start of the blob.
-    fn open_partial(&self, path: &PathBuf) -> io::Result<File> {
+    fn open_partial(&self, path: &Path) -> io::Result<File> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         if file.metadata()?.len() > self.blob.size() {
             file.set_len(0)?;
@@ -386,6 +395,12 @@ impl Read for Incoming<'_> {
         self.done += length as u64;
         Ok(length)
     }
+}
+
+fn digest_of(path: &Path) -> io::Result<String> {
+    let mut hashing = Hashing::new(File::open(path)?);
+    io::copy(&mut hashing, &mut io::sink())?;
+    Ok(hashing.finish().0)
 }
 
 fn is_index(descriptor: &Descriptor) -> bool {

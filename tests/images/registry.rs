@@ -333,6 +333,71 @@ fn tls_is_believed_by_what_stands_in_certs_d() {
     }
 }
 
+#[test]
+fn a_proxy_is_gone_through_to_registries_with_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("san"), "subjectAltName=DNS:registry.test\n").unwrap();
+    if !openssl(
+        dir.path(),
+        "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=self -addext subjectAltName=DNS:registry.test -keyout key.pem -out cert.pem",
+    ) {
+        return;
+    }
+    let certificate = fs::read(dir.path().join("cert.pem")).unwrap();
+    let tls = "  tls:\n    certificate: DIR/cert.pem\n    key: DIR/key.pem\n";
+    let Some(registry) = RealRegistry::start_in(dir, tls, "") else { return };
+    let plain = RealRegistry::start("", "").unwrap();
+    plain.push(&two_layers(), "web", "1", "");
+    let copied =
+        Command::new("cp").arg("-a").arg(plain.dir.path().join("data")).arg(registry.dir.path()).status();
+    assert!(copied.unwrap().success());
+    let (proxy, seen) = connect_proxy(registry.host.clone());
+    let f = Fixture::new();
+    let certs = f.dir.path().join("certs.d");
+    fs::create_dir_all(certs.join("registry.test")).unwrap();
+    fs::write(certs.join("registry.test/ca.crt"), certificate).unwrap();
+    let mut registries = Registries {
+        certificates: vec![certs],
+        proxy: Some(format!("http://me:pw@{proxy}")),
+        ..Registries::default()
+    };
+    assert_eq!(pull(&f.store, &registries, "registry.test/web:1").unwrap().id, two_layers().id());
+    let heads = seen.lock().unwrap().clone();
+    assert!(
+        !heads.is_empty() && heads.iter().all(|head| head.starts_with("CONNECT registry.test:443 ")),
+        "{heads:?}"
+    );
+    assert_eq!(header(&heads[0], "proxy-authorization").as_deref(), Some("Basic bWU6cHc="));
+    registries.no_proxy = "registry.test".into();
+    let error = pull(&f.store, &registries, "registry.test/web:2").unwrap_err();
+    assert!(matches!(error, ImageError::Unreachable { .. }), "{error:?}");
+    assert_eq!(seen.lock().unwrap().len(), heads.len());
+}
+
+/// Connects every name to `target`; tells the heads of its requests.
+fn connect_proxy(target: String) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heads = Arc::clone(&seen);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (target, heads) = (target.clone(), Arc::clone(&heads));
+            std::thread::spawn(move || {
+                let mut near = stream.unwrap();
+                let Some(request) = read_request(&mut near) else { return };
+                heads.lock().unwrap().push(request.head);
+                let mut far = TcpStream::connect(target).unwrap();
+                near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+                let (mut near_out, mut far_out) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut near, &mut far));
+                let _ = std::io::copy(&mut far_out, &mut near_out);
+            });
+        }
+    });
+    (host, seen)
+}
+
 // --- servers that misbehave ------------------------------------------------------------------------
 
 /// What a request was: method, path, headers as text.
