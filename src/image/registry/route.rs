@@ -64,8 +64,10 @@ impl Service<Uri> for Route {
         };
         let address = proxy.uri().clone();
         if address.scheme_str() != Some("http") {
+            // Not the address itself: a login may stand in it.
+            let kind = address.scheme_str().unwrap_or_default().to_owned();
             return Box::pin(
-                async move { Err(format!("proxy `{address}` is not of the kind `http://`").into()) },
+                async move { Err(format!("a proxy of the kind `{kind}://` is not known").into()) },
             );
         }
         let mut tunnel = Tunnel::new(address.clone(), self.direct.clone());
@@ -74,7 +76,6 @@ impl Service<Uri> for Route {
         }
         let connecting = tunnel.call(uri);
         Box::pin(async move {
-            // The address without a login that may stand in it.
             let shown = address.host().unwrap_or_default().to_owned();
             connecting.await.map_err(|error| format!("through proxy {shown}: {error}").into())
         })
