@@ -6,13 +6,19 @@ mod archive;
 mod arrival;
 mod codec;
 mod commit;
+<<<<<<< HEAD
 mod extract;
+=======
+mod fetch;
+>>>>>>> room/image
 mod gc;
 mod ingest;
 mod layout;
 mod lease;
 mod load;
 mod lock;
+mod names;
+mod pax;
 mod platform;
 mod pull;
 mod record;
