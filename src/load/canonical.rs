@@ -504,7 +504,7 @@ impl Canonical<'_> {
             }
             let Some(row) = attributes::find(table, &key.text) else {
                 if value.edit != Edit::Reset {
-                    self.unknown_key(&key, table, path);
+                    self.unknown_key(&key, &value, table, path);
                 }
                 continue;
             };
@@ -544,7 +544,7 @@ impl Canonical<'_> {
         }
     }
 
-    fn unknown_key(&mut self, key: &Key, table: Table, path: &Path<'_>) {
+    fn unknown_key(&mut self, key: &Key, value: &Node, table: Table, path: &Path<'_>) {
         let name = key.text.as_str();
         let place = path.key(name);
         let mut diagnostic =
@@ -558,6 +558,8 @@ impl Canonical<'_> {
             diagnostic.help(format!("did you mean `{near}`?"))
         } else if matches!(path, Path::Root) && attributes::find(SERVICE, name).is_some() {
             diagnostic.help(format!("`{name}` belongs to a service, below `services:`"))
+        } else if matches!(path, Path::Root) && value.as_map().is_some() {
+            diagnostic.help(format!("if `{name}` is a service, it belongs below `services:`"))
         } else if let Some(home) = home_of(name) {
             diagnostic.help(format!("`{name}` belongs to {home}"))
         } else {

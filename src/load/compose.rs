@@ -12,7 +12,7 @@ use super::{
     canonical::Canonical,
     diagnostic::{Diagnostic, FileId, Files},
     discover::{self, Variables},
-    interpolate,
+    interpolate, legacy,
     merge::{merge, settle, unify_all},
     normalise,
     options::LoadOptions,
@@ -92,7 +92,12 @@ impl<'a> Loader<'a> {
 
     fn parse(&mut self, file: FileId) -> Option<Vec<Node>> {
         match tree::parse(&self.files, file) {
-            Ok(documents) => Some(documents),
+            Ok(mut documents) => {
+                for document in &mut documents {
+                    legacy::modernise(document, &self.files, &mut self.diagnostics);
+                }
+                Some(documents)
+            }
             Err(errors) => {
                 self.diagnostics.extend(errors);
                 None

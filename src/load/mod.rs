@@ -16,6 +16,7 @@ mod discover;
 pub mod dotenv;
 mod envfiles;
 pub mod interpolate;
+mod legacy;
 mod merge;
 mod mounts;
 mod normalise;
