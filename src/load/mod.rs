@@ -28,6 +28,7 @@ mod scalars;
 mod select;
 pub mod source;
 pub mod tree;
+mod views;
 mod yaml;
 
 #[cfg(test)]
@@ -38,6 +39,7 @@ use std::{path::PathBuf, rc::Rc};
 pub use diagnostic::{Diagnostic, Paint, Severity};
 pub use options::{Effect, LoadOptions, Loaded, Unsupported};
 pub use source::{Source, System};
+pub use views::VariableView;
 
 use attributes::{Form, PROJECT, Support};
 use bind::Bind;
@@ -135,11 +137,11 @@ fn finish(
     Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
     normalise::defaults(model);
     let root = site.root.to_string_lossy().into_owned();
-    let base = Base { dir: &root, home: loader.home(&site.environment) };
+    let base = Base { dir: &root, home: compose::home(&site.environment) };
     if !options.no_path_resolution {
         base.resolve(model, Form::Object(PROJECT));
     }
-    loader.inherit_environment(model, &site.environment);
+    compose::inherit_environment(model, &site.environment);
     if options.no_normalize {
         model.set("name", tree::Value::Text(name.to_owned()));
     } else {
