@@ -6,6 +6,9 @@
 //! With a file as its memory ([`Simulated::at`]) it also serves one process after another.
 
 mod faults;
+mod record;
+mod store;
+mod view;
 mod world;
 
 use std::{
