@@ -1,14 +1,15 @@
 //! The integration tests, in one binary.
 
+mod build;
+mod commands;
 mod convergence;
-mod images;
 mod convergence_properties;
+mod images;
+mod network;
 mod plan_text;
+mod runtime;
 mod schedule;
 mod simulated;
 mod stage;
-mod network;
-mod build;
-mod images;
-mod runtime;
+mod support;
 mod tidy;

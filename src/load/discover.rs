@@ -77,7 +77,7 @@ pub fn finds_nothing(options: &LoadOptions, source: &dyn Source) -> bool {
     let here = source.current_dir();
     let from = options.project_directory.as_ref().map_or_else(|| here.clone(), |dir| absolute(&here, dir));
     options.files.is_empty()
-        && from_variable(&source.environment(), &here).is_empty()
+        && from_variable(&source.environment(), &here).is_ok_and(|files| files.is_empty())
         && search(&from, source, &mut Vec::new()).is_err()
 }
 
