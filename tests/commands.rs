@@ -295,7 +295,7 @@ fn bad_files_are_told_with_their_place_and_change_nothing() {
         ("services:\n  web: {image: x, networks: [nowhere]}\n", "nowhere"),
         ("services:\n  web: {image: x, depends_on: [dbb]}\n  db: {image: y}\n", "dbb"),
         ("services:\n  a: {image: x, depends_on: [b]}\n  b: {image: y, depends_on: [a]}\n", "a -> b -> a"),
-        ("services: {}\n", "error"),
+        ("services: {}\n", "no service selected"),
     ];
     for (text, expected) in bad {
         let place = Place::new(text);

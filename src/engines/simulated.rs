@@ -208,7 +208,7 @@ impl Simulated {
         if let Some(file) = &self.shared.file {
             *world = World::read(file)?;
             // Other processes compare our times with theirs.
-            world.clock = world.clock.max(record::clock_at(SystemTime::now()));
+            world.clock = world.clock.max(record::clock_at(std::time::SystemTime::now()));
         }
         let result = act(&mut world)?;
         if let Some(file) = &self.shared.file {
