@@ -1,6 +1,7 @@
 //! The integration tests, in one binary.
 
 mod build;
+mod commands;
 mod convergence;
 mod convergence_properties;
 mod images;
@@ -13,4 +14,9 @@ mod scenarios;
 mod schedule;
 mod simulated;
 mod stage;
+mod runtime;
+mod schedule;
+mod simulated;
+mod stage;
+mod support;
 mod tidy;
