@@ -166,10 +166,38 @@ fn assert_reached(stage: &Stage, project: &Project) {
     }
 }
 
-/// Every step stands after those it needs.
+/// Every step stands after those it needs; what is made waits for nothing that runs.
 fn assert_well_formed(plan: &Plan) {
+    let mut waits_for_a_start: Vec<bool> = Vec::new();
     for (at, step) in plan.steps.iter().enumerate() {
         assert!(step.needs.iter().all(|need| need.0 < at), "{plan}");
+        let inherited = step.needs.iter().any(|need| waits_for_a_start[need.0]);
+        let making = matches!(step.op, Op::Create(_) | Op::CreateNetwork { .. } | Op::CreateVolume { .. });
+        assert!(!(making && inherited), "{} waits for a start:\n{plan}", step.op);
+        waits_for_a_start.push(inherited || matches!(step.op, Op::Start { .. } | Op::Wait { .. }));
+    }
+}
+
+/// A container starts after its dependencies, as far as they start in this plan.
+fn assert_in_order(plan: &Plan, project: &Project) {
+    let service_of = |name: &str| name.split('-').nth(1).unwrap().to_owned();
+    let mut before: Vec<BTreeSet<String>> = Vec::new();
+    for step in &plan.steps {
+        let started = step.needs.iter().flat_map(|need| before[need.0].iter().cloned());
+        let mut started: BTreeSet<String> = started.collect();
+        if let Op::Start { name, .. } = &step.op {
+            for on in project.services[&service_of(name)].depends_on.keys() {
+                let starts = plan.steps.iter().filter_map(|step| match &step.op {
+                    Op::Start { name, .. } if service_of(name) == *on => Some(name),
+                    _ => None,
+                });
+                for dependency in starts {
+                    assert!(started.contains(dependency), "{name} before {dependency}:\n{plan}");
+                }
+            }
+            started.insert(name.clone());
+        }
+        before.push(started);
     }
 }
 
@@ -219,6 +247,7 @@ proptest! {
         let first = stage.play(&project, &up(&project));
         prop_assert!(first.report.is_success(), "{:?}", first);
         assert_well_formed(&first.plan);
+        assert_in_order(&first.plan, &project);
         assert_reached(&stage, &project);
         assert_settled(&stage, &project);
         let before = identities(&stage, &project);
@@ -242,6 +271,7 @@ proptest! {
         let last = stage.play(&new, &clean_up(&new));
         prop_assert!(last.report.is_success(), "{}\n{:?}", last.plan, last.report);
         assert_well_formed(&last.plan);
+        assert_in_order(&last.plan, &new);
         assert_reached(&stage, &new);
         assert_settled(&stage, &new);
     }
@@ -346,6 +376,8 @@ proptest! {
         prop_assert!(stage.plan(&project, &stop).unwrap().steps.is_empty());
         let started = stage.play(&project, &Goal::Started { selection });
         prop_assert!(started.report.is_success(), "{:?}", started);
+        assert_well_formed(&started.plan);
+        assert_in_order(&started.plan, &project);
         assert_reached(&stage, &project);
     }
 }

@@ -71,9 +71,10 @@ impl Machine {
             fs::create_dir_all(layer.join(path)).unwrap();
         }
         fs::copy(busybox, layer.join("bin/busybox")).unwrap();
-        for name in
-            ["sh", "sleep", "cat", "echo", "id", "ls", "true", "kill", "yes", "head", "grep", "tty", "seq", "nc", "wget", "httpd", "nslookup", "ip", "test"]
-        {
+        for name in [
+            "sh", "sleep", "cat", "echo", "id", "ls", "true", "kill", "yes", "head", "grep", "tty", "seq",
+            "nc", "wget", "httpd", "nslookup", "ip", "test",
+        ] {
             std::os::unix::fs::symlink("busybox", layer.join("bin").join(name)).unwrap();
         }
         fs::write(layer.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:33::/srv:/bin/sh\n")

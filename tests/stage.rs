@@ -47,7 +47,6 @@ pub fn service(name: &str) -> Service {
 /// Small changes to a service, chained.
 pub trait With: Sized {
     fn on_network(self, key: &str) -> Self;
-    fn off_networks(self) -> Self;
     fn needs(self, on: &str, condition: Condition) -> Self;
     fn needs_and_restarts(self, on: &str) -> Self;
     fn wants(self, on: &str, condition: Condition) -> Self;
@@ -65,11 +64,6 @@ impl With for Service {
         if let NetworkMode::Networks(networks) = &mut self.container.network {
             networks.insert(format!("demo_{key}"), Attachment::default());
         }
-        self
-    }
-
-    fn off_networks(mut self) -> Self {
-        self.container.network = NetworkMode::default();
         self
     }
 
@@ -170,8 +164,12 @@ pub struct Stage {
 
 impl Stage {
     pub fn new() -> Self {
+        Self::on(Simulated::new())
+    }
+
+    pub fn on(engine: Simulated) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        Self { engine: Simulated::new(), runtime }
+        Self { engine, runtime }
     }
 
     /// Images, then the rest; stops after a failed first round, as a session does.

@@ -19,7 +19,7 @@ use crate::{
 ///
 /// When `cancel` turns true nothing new starts; waits, pulls and builds are given up, any other
 /// step that runs comes to its end. Every step makes one event of its end: `Done`, `Failed` or
-/// `Skipped`.
+/// `Skipped`. That a plan begins is for the caller to tell.
 pub async fn run(
     plan: &Plan,
     engine: Arc<dyn Engine>,

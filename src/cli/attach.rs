@@ -43,7 +43,9 @@ pub(super) enum Until {
     AllEnd,
     /// Everything is stopped when a container ends; the exit code is that container's, or that of
     /// this service.
-    AnyEnds { code_from: Option<String> },
+    AnyEnds {
+        code_from: Option<String>,
+    },
     AnyFails,
 }
 
@@ -88,7 +90,8 @@ impl Attach {
         let services: BTreeSet<String> = names.iter().map(|&name| name.to_owned()).collect();
         let range = LogRange { since: Some(self.since), follow: true, ..LogRange::default() };
         let (sink, mut items) = mpsc::channel(256);
-        let followed = if matches!(self.until, Until::AllEnd) { services.iter().cloned().collect() } else { all };
+        let followed =
+            if matches!(self.until, Until::AllEnd) { services.iter().cloned().collect() } else { all };
         let logs = session.logs(followed, range, sink);
         tokio::pin!(logs);
         let end = tokio::select! {
@@ -171,7 +174,12 @@ impl Attach {
     }
 
     /// The code of the first that ended, or of the named service.
-    async fn exit_code(&self, context: &Context, session: &Session, first: Option<i32>) -> Result<i32, Failure> {
+    async fn exit_code(
+        &self,
+        context: &Context,
+        session: &Session,
+        first: Option<i32>,
+    ) -> Result<i32, Failure> {
         use crate::session::ContainerState::Exited;
 
         let Until::AnyEnds { code_from: Some(service) } = &self.until else { return Ok(first.unwrap_or(1)) };

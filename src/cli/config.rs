@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{context::Context, failure::Failure, output};
-use crate::load::{self, Loaded, LoadOptions};
+use crate::load::{self, LoadOptions, Loaded};
 
 /// Print the project as it is understood, in canonical form
 ///

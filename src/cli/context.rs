@@ -8,11 +8,18 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{card, failure::{self, Failure}, global::Global, output, signals::Signals};
+use super::{
+    card,
+    failure::{self, Failure},
+    global::Global,
+    output,
+    signals::Signals,
+};
 use crate::{
-    load::{self, Diagnostic, Effect, Loaded, LoadOptions, Severity, Source, System, Unsupported},
+    load::{self, Diagnostic, Effect, LoadOptions, Loaded, Severity, Source, System, Unsupported},
     session::{
-        self, Choice, Engine, Event, Op, Outcome, Preview, Project, Selection, Session, StepId, Wish, WithDependencies,
+        self, Choice, Engine, Event, Op, Outcome, Preview, Project, Selection, Session, StepId, Wish,
+        WithDependencies,
     },
     ui::{
         Palette,
@@ -130,7 +137,8 @@ impl Context {
     /// honour is told.
     pub(super) fn load_to_run(&self, services: &[String]) -> Result<Project, Failure> {
         let mut options = LoadOptions { all_resources: self.global.all_resources, ..self.load_options() };
-        let mut loaded = load::load(&options, &self.source).map_err(|found| Failure::project(found, false))?;
+        let mut loaded =
+            load::load(&options, &self.source).map_err(|found| Failure::project(found, false))?;
         let disabled = services.iter().filter_map(|name| loaded.project.disabled.get(name));
         let profiles: Vec<String> = disabled.flat_map(|service| service.profiles.iter().cloned()).collect();
         if !profiles.is_empty() {

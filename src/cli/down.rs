@@ -59,7 +59,10 @@ impl Args {
             return Ok(0);
         };
         if outcome.done == 0 {
-            context.say("warning", &format!("no resource found to remove for project `{}`", session.project().name));
+            context.say(
+                "warning",
+                &format!("no resource found to remove for project `{}`", session.project().name),
+            );
         }
         if let Some(which) = self.rmi {
             remove_images(context, &session, &services, which).await?;

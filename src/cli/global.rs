@@ -1,10 +1,6 @@
 //! Flags that stand before the command.
 
-use std::{
-    io::IsTerminal,
-    num::NonZeroUsize,
-    path::PathBuf,
-};
+use std::{io::IsTerminal, num::NonZeroUsize, path::PathBuf};
 
 use clap::{ArgAction, Args, ValueEnum, builder::FalseyValueParser};
 
@@ -37,11 +33,27 @@ pub(super) struct Global {
     pub all_resources: bool,
 
     /// When to use colours and control sequences
-    #[arg(long, value_name = "WHEN", env = "COMPOSE_ANSI", default_value = "auto", hide_env = true, global = true, help_heading = "Global options")]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "COMPOSE_ANSI",
+        default_value = "auto",
+        hide_env = true,
+        global = true,
+        help_heading = "Global options"
+    )]
     pub ansi: Ansi,
 
     /// How progress is shown
-    #[arg(long, value_name = "TYPE", env = "COMPOSE_PROGRESS", default_value = "auto", hide_env = true, global = true, help_heading = "Global options")]
+    #[arg(
+        long,
+        value_name = "TYPE",
+        env = "COMPOSE_PROGRESS",
+        default_value = "auto",
+        hide_env = true,
+        global = true,
+        help_heading = "Global options"
+    )]
     pub progress: ProgressType,
 
     /// At most so many operations side by side; -1 for no limit
@@ -57,11 +69,25 @@ pub(super) struct Global {
     pub compatibility: bool,
 
     /// Engine that runs the containers: `embedded` (in this program)
-    #[arg(long, value_name = "NAME", env = "FICELLE_ENGINE", hide_env = true, global = true, help_heading = "Global options")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "FICELLE_ENGINE",
+        hide_env = true,
+        global = true,
+        help_heading = "Global options"
+    )]
     pub engine: Option<String>,
 
     /// Keep images, volumes and all state below this directory
-    #[arg(long, value_name = "DIR", env = "FICELLE_ROOT", hide_env = true, global = true, help_heading = "Global options")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "FICELLE_ROOT",
+        hide_env = true,
+        global = true,
+        help_heading = "Global options"
+    )]
     pub root: Option<PathBuf>,
 
     /// Take warnings about the project for errors
@@ -99,9 +125,7 @@ impl Global {
     }
 
     pub(super) fn mode(&self) -> Mode {
-        let live = || {
-            std::io::stderr().is_terminal() && self.ansi != Ansi::Never && !dumb()
-        };
+        let live = || std::io::stderr().is_terminal() && self.ansi != Ansi::Never && !dumb();
         match self.progress {
             ProgressType::Auto if live() => Mode::Live,
             ProgressType::Auto | ProgressType::Plain => Mode::Plain,

@@ -203,7 +203,11 @@ mod tests {
             platform: "linux/amd64".into(),
         };
         let images = [image];
-        let cells: Vec<_> = rows(&images).iter().map(|row| row.cells(SystemTime::UNIX_EPOCH).join(" ")).collect();
-        assert_eq!(cells, ["localhost:5000/x <none> abababababab N/A 12.3MB", "redis 7 abababababab N/A 12.3MB"]);
+        let cells: Vec<_> =
+            rows(&images).iter().map(|row| row.cells(SystemTime::UNIX_EPOCH).join(" ")).collect();
+        assert_eq!(
+            cells,
+            ["localhost:5000/x <none> abababababab N/A 12.3MB", "redis 7 abababababab N/A 12.3MB"]
+        );
     }
 }

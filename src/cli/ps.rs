@@ -135,14 +135,14 @@ impl Args {
             return services.into_iter().map(ToOwned::to_owned).collect();
         }
         if self.format == Format::Json {
-            return containers.iter().map(|container| object(container, now).to_string()).collect();
+            return containers.iter().map(|c| self.object(c, now).to_string()).collect();
         }
         let mut table = Table::new(&["NAME", "IMAGE", "COMMAND", "SERVICE", "CREATED", "STATUS", "PORTS"]);
         for container in containers {
             table.row(vec![
                 container.name.clone(),
                 container.image.clone(),
-                command(container, if self.no_trunc { usize::MAX } else { 20 }),
+                self.command(container),
                 container.service.clone(),
                 format!("{} ago", age(container.created, now)),
                 status(container, now),
@@ -155,11 +155,6 @@ impl Args {
 
 fn age(since: SystemTime, now: SystemTime) -> String {
     time::rough(now.duration_since(since).unwrap_or_default())
-}
-
-/// In quotes, at most `width` characters of it.
-fn command(container: &Container, width: usize) -> String {
-    format!("\"{}\"", shorten(&container.command.join(" "), width))
 }
 
 /// In the words of `docker ps`: `Up 2 minutes (healthy)`.
@@ -195,42 +190,51 @@ fn ports(container: &Container) -> String {
     published.chain(exposed).collect::<Vec<_>>().join(", ")
 }
 
-/// The keys of docker compose, in its order.
-fn object(container: &Container, now: SystemTime) -> Value {
-    let publishers: Vec<Value> = container
-        .ports
-        .iter()
-        .map(|port| {
-            json!({"URL": port.host_ip, "TargetPort": port.target, "PublishedPort": port.host_port,
+impl Args {
+    /// In quotes, shortened as `docker ps` does.
+    fn command(&self, container: &Container) -> String {
+        let width = if self.no_trunc { usize::MAX } else { 20 };
+        format!("\"{}\"", shorten(&container.command.join(" "), width))
+    }
+
+    /// The keys of docker compose, in its order.
+    fn object(&self, container: &Container, now: SystemTime) -> Value {
+        let publishers: Vec<Value> = container
+            .ports
+            .iter()
+            .map(|port| {
+                json!({"URL": port.host_ip, "TargetPort": port.target, "PublishedPort": port.host_port,
                    "Protocol": port.protocol})
+            })
+            .collect();
+        let labels: Vec<String> =
+            container.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let volumes = container.mounts.iter().filter(|mount| !mount.starts_with('/')).count();
+        let code = match container.state {
+            ContainerState::Exited(Some(code)) => code,
+            _ => 0,
+        };
+        json!({
+            "Command": self.command(container),
+            "CreatedAt": time::readable(container.created),
+            "ExitCode": code,
+            "Health": container.health.map_or("", crate::session::Health::word),
+            "ID": if self.no_trunc { &container.id.0 } else { container.id.short() },
+            "Image": container.image,
+            "Labels": labels.join(","),
+            "LocalVolumes": volumes.to_string(),
+            "Mounts": container.mounts.join(","),
+            "Name": container.name,
+            "Names": container.name,
+            "Networks": container.networks.join(","),
+            "Ports": ports(container),
+            "Project": container.project,
+            "Publishers": publishers,
+            "RunningFor": format!("{} ago", age(container.created, now)),
+            "Service": container.service,
+            "Size": "0B",
+            "State": container.state.word(),
+            "Status": status(container, now),
         })
-        .collect();
-    let labels: Vec<String> = container.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let volumes = container.mounts.iter().filter(|mount| !mount.starts_with('/')).count();
-    let code = match container.state {
-        ContainerState::Exited(Some(code)) => code,
-        _ => 0,
-    };
-    json!({
-        "Command": command(container, usize::MAX),
-        "CreatedAt": time::readable(container.created),
-        "ExitCode": code,
-        "Health": container.health.map_or("", crate::session::Health::word),
-        "ID": container.id.short(),
-        "Image": container.image,
-        "Labels": labels.join(","),
-        "LocalVolumes": volumes.to_string(),
-        "Mounts": container.mounts.join(","),
-        "Name": container.name,
-        "Names": container.name,
-        "Networks": container.networks.join(","),
-        "Ports": ports(container),
-        "Project": container.project,
-        "Publishers": publishers,
-        "RunningFor": format!("{} ago", age(container.created, now)),
-        "Service": container.service,
-        "Size": "0B",
-        "State": container.state.word(),
-        "Status": status(container, now),
-    })
+    }
 }

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{context::{Context, Quiet}, failure::Failure};
+use super::{
+    context::{Context, Quiet},
+    failure::Failure,
+};
 use crate::session::{
     BuildMode, Goal, ImageOptions, PullPolicy, Recreate, Session, WaitOptions, Wish, WithDependencies,
 };

@@ -22,15 +22,14 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// What was ignored at the start (by `nohup`) stays so. Must be called inside the async runtime. A signal that cannot be listened to keeps its
+    /// A hangup that `nohup` had ignored stays so. Must be called inside the async runtime. A signal that cannot be listened to keeps its
     /// default, which ends the process.
     pub(super) fn listen() -> Self {
         let (tell, heard) = watch::channel(Heard::default());
         let (stop, cancel) = watch::channel(false);
         let kinds = [(SignalKind::interrupt(), 2), (SignalKind::terminate(), 15), (SignalKind::hangup(), 1)];
-        let ignored = ignored();
         for (kind, number) in kinds {
-            if ignored & (1 << (number - 1)) != 0 {
+            if kind == SignalKind::hangup() && ignores_hangup() {
                 continue;
             }
             let (tell, stop) = (tell.clone(), stop.clone());
@@ -68,11 +67,11 @@ impl Signals {
     }
 }
 
-/// The mask of signals that this process was told to ignore by whoever started it.
-fn ignored() -> u64 {
+/// Whether whoever started this process told it to ignore SIGHUP.
+fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }
 
 async fn listen_to(mut stream: Signal, number: i32, tell: watch::Sender<Heard>, stop: watch::Sender<bool>) {

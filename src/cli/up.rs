@@ -152,8 +152,11 @@ impl Args {
         let deps = if self.no_deps { No } else { Yes };
         let all = context.select(session, &self.services, deps)?;
         let wanted = if self.attach_dependencies || !self.attach.is_empty() {
-            context.select(session, if self.attach.is_empty() { &self.services } else { &self.attach },
-                if self.attach.is_empty() { deps } else { No })?
+            context.select(
+                session,
+                if self.attach.is_empty() { &self.services } else { &self.attach },
+                if self.attach.is_empty() { deps } else { No },
+            )?
         } else {
             context.select(session, &self.services, No)?
         };

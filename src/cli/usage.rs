@@ -19,7 +19,8 @@ pub(super) fn tell(error: &clap::Error, args: &[OsString]) -> i32 {
 }
 
 fn is_ours(error: &clap::Error, args: &[OsString]) -> bool {
-    let command = args.iter().skip(1).find_map(|arg| OURS.iter().find(|ours| arg == **ours && !ours.starts_with('-')));
+    let command =
+        args.iter().skip(1).find_map(|arg| OURS.iter().find(|ours| arg == **ours && !ours.starts_with('-')));
     let flag = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(flag)) => OURS.iter().find(|ours| flag.starts_with(**ours)),
         _ => None,

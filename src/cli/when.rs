@@ -62,10 +62,15 @@ fn date(text: &str) -> Option<SystemTime> {
         Some(part) => part.parse::<f64>().ok(),
     };
     let (hour, minute, second) = (number(parts.next())?, number(parts.next())?, number(parts.next())?);
-    if parts.next().is_some() || !(0.0..24.0).contains(&hour) || !(0.0..60.0).contains(&minute) || !(0.0..61.0).contains(&second) {
+    if parts.next().is_some()
+        || !(0.0..24.0).contains(&hour)
+        || !(0.0..60.0).contains(&minute)
+        || !(0.0..61.0).contains(&second)
+    {
         return None;
     }
-    let midnight = UNIX_EPOCH.checked_add(Duration::from_secs(days(year, month, day)?.checked_mul(86_400)?))?;
+    let midnight =
+        UNIX_EPOCH.checked_add(Duration::from_secs(days(year, month, day)?.checked_mul(86_400)?))?;
     let clock = Duration::try_from_secs_f64(hour * 3_600.0 + minute * 60.0 + second).ok()?;
     let local = midnight.checked_add(clock)?;
     if offset >= 0 {

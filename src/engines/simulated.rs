@@ -6,6 +6,9 @@
 //! With a file as its memory ([`Simulated::at`]) it also serves one process after another.
 
 mod faults;
+mod record;
+mod store;
+mod view;
 mod world;
 
 use std::{
@@ -196,21 +199,19 @@ impl Simulated {
         Ok(see(&world))
     }
 
-    /// A failed change leaves everything as it was.
+    /// `act` fails before it changes anything, or not at all.
     fn change<T>(&self, act: impl FnOnce(&mut World) -> Result<T, EngineError>) -> Result<T, EngineError> {
         let mut world = held(&self.shared.world);
         // Held until the end of this function; dies with the process.
         let _lock =
             self.shared.file.as_deref().map(|file| exclusive(&file.with_extension("lock"))).transpose()?;
-        let mut next = match &self.shared.file {
-            Some(file) => World::read(file)?,
-            None => world.clone(),
-        };
-        let result = act(&mut next)?;
         if let Some(file) = &self.shared.file {
-            next.write(file)?;
+            *world = World::read(file)?;
         }
-        *world = next;
+        let result = act(&mut world)?;
+        if let Some(file) = &self.shared.file {
+            world.write(file)?;
+        }
         drop(world);
         self.shared.changes.send_modify(|count| *count += 1);
         Ok(result)

@@ -139,6 +139,11 @@ fn verify(wanted: &Wanted<'_>, unpacked: &Unpacked) -> Result<(), ImageError> {
     Ok(())
 }
 
+/// Unpacks an archive that is no layer into `fs` below `scratch`.
+pub(super) fn unpack_plain(scratch: &Path, source: impl Read + Send) -> Result<(), UntarError> {
+    unpack(scratch, source).map(drop)
+}
+
 /// Unpacks into `fs` below `scratch`.
 fn unpack(scratch: &Path, source: impl Read + Send) -> Result<Unpacked, UntarError> {
     let made = |error: io::Error| UntarError::Write("/".into(), error);

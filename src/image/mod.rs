@@ -6,6 +6,7 @@ mod archive;
 mod arrival;
 mod codec;
 mod commit;
+mod extract;
 mod gc;
 mod ingest;
 mod layout;
@@ -24,6 +25,7 @@ mod trash;
 mod untar;
 
 pub use commit::{DockerConfig, ImageHealthcheck};
+pub use extract::{ArchiveKind, archive_kind, extract};
 pub use platform::Platform;
 pub use registry::{Endpoint, Registries};
 pub use store::{Image, ImageError, LayerRef, Report, Store};

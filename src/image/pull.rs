@@ -20,7 +20,7 @@ use super::{
     Image, ImageError, Report, Store,
     arrival::{Arrival, oci_blob, parse_manifest},
     ingest::Wanted,
-    layout::{Layout, file_error, hex},
+    layout::{Layout, file_error, hex, read},
     lease::Lease,
     lock::FileLock,
     platform::Platform,
@@ -155,7 +155,7 @@ impl Store {
     /// A document that the store has, if it is what is asked for.
     fn stored(&self, descriptor: &Descriptor) -> Result<Option<Vec<u8>>, ImageError> {
         let digest = descriptor.digest().as_ref();
-        let bytes = self.layout.read(&self.layout.blob(hex(digest)?))?;
+        let bytes = read(&self.layout.blob(hex(digest)?))?;
         Ok(bytes.filter(|bytes| super::codec::digest(bytes) == digest))
     }
 

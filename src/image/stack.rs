@@ -110,10 +110,12 @@ fn corrections(record: &LayerRecord, own: &Path, below: &[PathBuf]) -> Result<Ve
             for name in names {
                 match fs::symlink_metadata(own.join(&name)) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                        found.push(Correction::Hide(name))
+                        found.push(Correction::Hide(name));
                     }
                     Ok(metadata) if metadata.is_dir() => found.push(Correction::Cover(name)),
-                    result => drop(result?),
+                    result => {
+                        result?;
+                    }
                 }
             }
         }

@@ -154,6 +154,8 @@ pub enum Merge {
 pub enum KeyOf {
     /// The item itself.
     Item,
+    /// What stands before its first `=`.
+    Name,
     /// Its `target`.
     Target,
     /// Its `path`.

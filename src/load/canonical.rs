@@ -32,9 +32,16 @@ impl Canonical<'_> {
     }
 
     fn formed(&mut self, node: Node, form: Form, path: &Path<'_>) -> Option<Node> {
-        if self.raw && node.as_str().is_some_and(|text| text.contains('$')) && is_scalar(form) {
-            return Some(node);
+        if self.raw && (is_scalar(form) || is_written(form)) {
+            // Checked, but shown as it was written.
+            let variable = is_scalar(form) && node.as_str().is_some_and(|text| text.contains('$'));
+            let written = node.clone();
+            return if variable { Some(node) } else { self.typed(node, form, path).map(|_| written) };
         }
+        self.typed(node, form, path)
+    }
+
+    fn typed(&mut self, node: Node, form: Form, path: &Path<'_>) -> Option<Node> {
         match form {
             Form::Any => Some(node),
             Form::Text | Form::TextOrNull => self.text(node, path),
@@ -51,6 +58,7 @@ impl Canonical<'_> {
             Form::StrictNumber => {
                 self.only(node, path, "a number", |v| matches!(v, Value::Int(_) | Value::Float(_)))
             }
+            Form::Count if self.raw && node.as_str() == Some("all") => Some(node),
             Form::Count if node.as_str() == Some("all") => Some(Node::new(Value::Int(-1), node.span)),
             Form::Count => self.whole(node, path),
             Form::Integer(low, high) => self.integer(node, low.into(), high.into(), path),
@@ -500,9 +508,10 @@ impl Canonical<'_> {
                 }
                 continue;
             };
-            if let Some(value) = self.value(value, row.form, &path.key(row.name)) {
-                found.insert(key, value);
-            }
+            // A wrong value leaves its key behind, so that nobody calls it missing.
+            let wrong = Node::new(Value::Null, value.span);
+            let value = self.value(value, row.form, &path.key(row.name)).unwrap_or(wrong);
+            found.insert(key, value);
         }
         let mut done = Node::new(Value::Map(found), node.span);
         self.external_name(&mut done, path);
@@ -564,10 +573,9 @@ impl Canonical<'_> {
             if !self.name_fits(&key, path) {
                 continue;
             }
-            let inner = path.key(&key.text);
-            if let Some(value) = self.value(value, item, &inner) {
-                found.insert(key, value);
-            }
+            let wrong = Node::new(Value::Null, value.span);
+            let value = self.value(value, item, &path.key(&key.text)).unwrap_or(wrong);
+            found.insert(key, value);
         }
         Some(Node::new(Value::Map(found), node.span))
     }
@@ -820,6 +828,20 @@ const fn is_scalar(form: Form) -> bool {
             | Form::Duration
             | Form::External
             | Form::Short(Short::Ulimit, _)
+    )
+}
+
+/// Further forms whose value is not rewritten while variables stand in it.
+const fn is_written(form: Form) -> bool {
+    matches!(
+        form,
+        Form::Words
+            | Form::Test
+            | Form::Pairs(_)
+            | Form::Options(_)
+            | Form::Hosts
+            | Form::Scalars
+            | Form::TextOrFlag
     )
 }
 

@@ -40,11 +40,40 @@ pub fn merge(base: &mut Node, over: Node, form: Form, rule: Merge) {
             }
             _ => *below = above,
         },
+        (Value::Map(_) | Value::List(_), above @ (Value::Map(_) | Value::List(_))) if is_pairs(form) => {
+            let mut items = pair_items(std::mem::take(&mut base.value));
+            join(&mut items, pair_items(above), Merge::Unique(KeyOf::Name));
+            base.value = Value::List(items);
+        }
         (Value::List(below), Value::List(above)) => join(below, above, rule),
         (below, above) => {
             *below = above;
             base.span = over.span;
         }
+    }
+}
+
+const fn is_pairs(form: Form) -> bool {
+    matches!(form, Form::Pairs(_) | Form::Ssh)
+}
+
+/// `KEY=value` items of pairs that were left as written.
+fn pair_items(value: Value) -> Vec<Node> {
+    match value {
+        Value::List(items) => items,
+        Value::Map(mut map) => {
+            map.sort_by(|a, _, b, _| a.text.cmp(&b.text));
+            map.into_iter()
+                .map(|(key, node)| {
+                    let text = match node.value.scalar_text() {
+                        Some(value) => format!("{key}={value}"),
+                        None => key.text,
+                    };
+                    Node { value: Value::Text(text), ..node }
+                })
+                .collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -103,6 +132,7 @@ pub fn identity(item: &Node, key: KeyOf) -> Option<String> {
     let field = |name: &str| item.get(name).and_then(|value| value.value.scalar_text());
     match key {
         KeyOf::Item => item.value.scalar_text(),
+        KeyOf::Name => item.as_str().map(|text| text.split('=').next().unwrap_or(text).to_owned()),
         KeyOf::Target => field("target").or_else(|| item.value.scalar_text()),
         KeyOf::Path => field("path"),
         KeyOf::MountedAt(dir) => field("target").or_else(|| Some(format!("{dir}/{}", field("source")?))),

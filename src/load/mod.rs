@@ -29,6 +29,9 @@ pub mod source;
 pub mod tree;
 mod yaml;
 
+#[cfg(test)]
+mod tests;
+
 use std::{path::PathBuf, rc::Rc};
 
 pub use diagnostic::{Diagnostic, Paint, Severity};
@@ -63,10 +66,10 @@ pub fn load(options: &LoadOptions, source: &dyn Source) -> Result<Loaded, Vec<Di
     };
     let mut model = loader.model(documents, &scope);
     if model.as_map().is_none_or(Map::is_empty) && !failed(&loader) {
-        loader.diagnostics.push(Diagnostic::error("empty compose file"));
+        let names: Vec<_> = site.files.iter().map(|file| discover::shown(file, &loader.here)).collect();
+        loader.diagnostics.push(Diagnostic::error(format!("empty compose file: `{}`", names.join("`, `"))));
     }
-    let formed = !failed(&loader);
-    finish(&mut loader, &mut model, &site, &name, formed)
+    finish(&mut loader, &mut model, &site, &name)
 }
 
 fn failed(loader: &Loader<'_>) -> bool {
@@ -102,7 +105,8 @@ fn project_name(
             let root = path::Path::Root;
             loader.interpolate(&mut named, &root.key("name"), &site.environment);
         }
-        let name = normal_name(named.as_str().unwrap_or_default());
+        let written = named.as_str().unwrap_or_default();
+        let name = if loader.options.no_normalize { written.to_owned() } else { normal_name(written) };
         if name.is_empty() {
             let mark = loader.files.mark(named.span, "this gives no letter or digit");
             return Err(vec![Diagnostic::error("project name must not be empty").at("name").mark(mark)]);
@@ -126,7 +130,6 @@ fn finish(
     model: &mut Node,
     site: &Site,
     name: &str,
-    formed: bool,
 ) -> Result<Loaded, Vec<Diagnostic>> {
     let options = loader.options;
     Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
@@ -143,8 +146,9 @@ fn finish(
         normalise::normalise(model, name, &base, &site.environment);
     }
     let profiles = select::profiles(model);
-    let disabled = select::take_disabled(model, &site.profiles, &options.services);
-    if formed && !options.no_consistency {
+    let active: &[String] = if options.no_interpolate { &["*".to_owned()] } else { &site.profiles };
+    let disabled = select::take_disabled(model, active, &options.services);
+    if !options.no_consistency {
         Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.consistent(model, &disabled);
     }
     if !options.no_interpolate {

@@ -30,6 +30,11 @@ pub fn all_gpus(model: &mut Node) {
 
 /// Defaults that hold even when nothing is normalised.
 pub fn defaults(model: &mut Node) {
+    for kind in ["networks", "volumes", "configs", "secrets"] {
+        for (_, resource) in entries(model, kind).filter(|(_, resource)| resource.is_null()) {
+            resource.value = Value::Map(Map::new());
+        }
+    }
     for (_, service) in entries(model, "services") {
         if let Some(build) = service.get_mut("build").filter(|build| build.as_map().is_some())
             && build.get("context").is_none()
@@ -87,9 +92,6 @@ pub fn normalise(model: &mut Node, name: &str, base: &Base<'_>, environment: &Va
     }
     for kind in ["networks", "volumes", "configs", "secrets"] {
         for (key, resource) in entries(model, kind) {
-            if resource.is_null() {
-                resource.value = Value::Map(Map::new());
-            }
             let external = resource.get("external").map(|node| node.value.clone()) == Some(Value::Bool(true));
             if resource.get("name").is_none() {
                 let named = if external { key.text.clone() } else { format!("{name}_{key}") };

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     engine::{Container, ContainerState, CreateContainer, Health, Op, WaitFor},
-    model::{HealthTest, MountSource, NetworkMode, Service},
+    model::{HealthTest, Mount, MountSource, NetworkMode, Service},
 };
 
 use super::{
@@ -28,7 +28,7 @@ use super::{
 pub(super) fn running<'a>(
     scene: &Scene<'a>,
     goal: &Goal,
-    decisions: BTreeMap<&'a str, Decision<'a>>,
+    decisions: &BTreeMap<&'a str, Decision<'a>>,
     resources: Resources<'a>,
 ) -> Result<Plan, PlanError> {
     let Goal::Running { start, remove_orphans, renew_anon_volumes, timeout, wait, .. } = goal else {
@@ -100,12 +100,10 @@ impl<'a> Writer<'_, 'a> {
         for orphan in self.scene.orphans() {
             if let Some(elsewhere) = self.scene.elsewhere(orphan) {
                 self.draft.notes.push(format!("container {} is kept: {elsewhere}", orphan.name));
-                self.park(orphan);
             } else if remove {
                 self.discard(orphan, &Cause::Orphan);
             } else {
                 kept.push(format!("{} (service `{}`)", orphan.name, orphan.service));
-                self.park(orphan);
             }
         }
         if !kept.is_empty() {
@@ -114,19 +112,6 @@ impl<'a> Writer<'_, 'a> {
                 kept.join(", ")
             ));
         }
-    }
-
-    /// Stops and starts a container that the plan does not mean, if a network of it is made anew.
-    fn park(&mut self, container: &'a Container) {
-        let replaced = container.networks.iter().find(|name| self.made.unmade.contains_key(name.as_str()));
-        let Some(network) = replaced.filter(|_| container.state.is_running()) else { return };
-        let cause = Cause::Dependency { on: format!("network {network}") };
-        let stop = self.draft.stop(container, self.timeout, cause.clone());
-        let start = self.draft.start(&container.project, &container.name, cause);
-        let made = container.networks.iter().filter_map(|name| self.made.networks.get(name.as_str()));
-        self.draft.need(start, stop);
-        self.draft.need_all(start, made.copied());
-        self.freed.push((container, stop));
     }
 
     /// Stops and removes a container that nothing takes the place of; the removal.
@@ -157,6 +142,9 @@ impl<'a> Writer<'_, 'a> {
                 let create = self.create(service, replica, Some(old), cause.clone());
                 track.create = Some(create);
                 self.replace(old, create, &mut track);
+                if matches!(cause, Cause::ImageChanged { .. }) {
+                    self.note_old_volumes(service, old);
+                }
             }
         }
         for double in &replica.doubles {
@@ -165,6 +153,21 @@ impl<'a> Writer<'_, 'a> {
             track.cleared.push(removal);
         }
         track
+    }
+
+    /// Anonymous volumes hide what a new image has at their place.
+    fn note_old_volumes(&mut self, service: &Service, old: &Container) {
+        let anonymous = |mount: &&Mount| matches!(mount.source, MountSource::Anonymous { .. });
+        let targets: Vec<&str> =
+            service.container.mounts.iter().filter(anonymous).map(|mount| mount.target.as_str()).collect();
+        if !targets.is_empty() && !self.renew {
+            self.draft.notes.push(format!(
+                "container {} keeps its anonymous volumes, which hide what the new image has at {}; `-V` \
+                 renews them",
+                old.name,
+                targets.join(", ")
+            ));
+        }
     }
 
     /// What is there goes when its replacement is made; it stops earlier only where the replacement
@@ -270,13 +273,30 @@ impl<'a> Writer<'_, 'a> {
 
     /// A network can go when nothing that runs is on it.
     fn networks_wait_for_stops(&mut self) {
-        for (name, removal) in &self.made.unmade {
-            for (container, stop) in &self.freed {
-                if container.networks.iter().any(|joined| joined == name) {
-                    self.draft.need(*removal, *stop);
-                }
+        let unmade: Vec<(&str, StepId)> =
+            self.made.unmade.iter().map(|(name, step)| (*name, *step)).collect();
+        for (name, removal) in unmade {
+            let joined = |container: &&Container| container.networks.iter().any(|network| network == name);
+            let running = self.scene.observed.containers.iter().filter(|c| c.state.is_running());
+            for container in running.filter(joined) {
+                let stop =
+                    self.freed.iter().find(|(freed, _)| freed.id == container.id).map(|(_, stop)| *stop);
+                let stop = stop.unwrap_or_else(|| self.step_aside(container, name));
+                self.draft.need(removal, stop);
             }
         }
+    }
+
+    /// Stops and starts a container that the command does not mean, for a network that is made anew.
+    fn step_aside(&mut self, container: &'a Container, network: &str) -> StepId {
+        let cause = Cause::Dependency { on: format!("network {network}") };
+        let stop = self.draft.stop(container, self.timeout, cause.clone());
+        let start = self.draft.start(&container.project, &container.name, cause);
+        let made = container.networks.iter().filter_map(|name| self.made.networks.get(name.as_str()));
+        self.draft.need(start, stop);
+        self.draft.need_all(start, made.copied());
+        self.freed.push((container, stop));
+        stop
     }
 
     fn starts(&mut self, decision: &Decision<'a>) -> Result<(), PlanError> {

@@ -79,8 +79,9 @@ pub(super) fn running(scene: &Scene<'_>, goal: &Goal) -> Result<Plan, PlanError>
         let decision = judge.decide(service)?;
         judge.decisions.insert(&service.name, decision);
     }
-    let decisions = judge.decisions;
-    let mut plan = assemble::running(scene, goal, decisions, resources)?;
+    let outdated = judge.kept_though_changed();
+    let mut plan = assemble::running(scene, goal, &judge.decisions, resources)?;
+    plan.notes.extend(outdated);
     plan.notes.extend(taken_over(scene, selection));
     Ok(plan)
 }
@@ -95,6 +96,9 @@ fn taken_over(scene: &Scene<'_>, selection: &Selection) -> Option<String> {
         "container {name} is taken over: {elsewhere}; give one of them another name with `-p` or `name:`"
     ))
 }
+
+/// More are a slip of the keyboard; a plan must not eat all memory.
+const MAX_REPLICAS: u32 = 10_000;
 
 /// When a container of a service is replaced for its own sake.
 #[derive(Clone, Copy, PartialEq)]
@@ -129,16 +133,12 @@ impl<'a> Judge<'_, 'a> {
                 let last = replicas.pop();
                 surplus.extend(last.into_iter().flat_map(|last| last.old().into_iter().chain(last.doubles)));
             }
-            for number in 1.. {
-                if replicas.len() >= wanted {
-                    break;
-                }
-                if replicas.iter().all(|replica| replica.number != number) {
-                    let name = self.name(service, number);
-                    let (fate, doubles) = (Fate::Create, Vec::new());
-                    replicas.push(Replica { number, name, fate, doubles, restart: None });
-                }
-            }
+            let taken: BTreeSet<u32> = replicas.iter().map(|replica| replica.number).collect();
+            let free = (1..).filter(|number| !taken.contains(number)).take(wanted - replicas.len());
+            replicas.extend(free.map(|number| {
+                let (name, doubles) = (self.name(service, number), Vec::new());
+                Replica { number, name, fate: Fate::Create, doubles, restart: None }
+            }));
             replicas.sort_by_key(|replica| replica.number);
         }
         for replica in &mut replicas {
@@ -159,6 +159,11 @@ impl<'a> Judge<'_, 'a> {
 
     fn wanted(&self, service: &Service) -> Result<usize, PlanError> {
         let wanted = self.scale.get(&service.name).copied().unwrap_or(service.scale);
+        if wanted > MAX_REPLICAS {
+            let message = format!("service `{}` cannot have {wanted} containers", service.name);
+            return Err(PlanError::at(format!("services.{}.scale", service.name), message)
+                .help(format!("at most {MAX_REPLICAS} are made")));
+        }
         match &service.container.container_name {
             Some(name) if wanted > 1 => Err(PlanError::at(
                 format!("services.{}.container_name", service.name),
@@ -233,6 +238,20 @@ impl<'a> Judge<'_, 'a> {
         }
         let image = self.scene.observed.images.get(service.image())?;
         (image.id != container.image_id).then(|| Cause::ImageChanged { image: service.image().to_owned() })
+    }
+
+    /// `--no-recreate`: what would be replaced without it.
+    fn kept_though_changed(&self) -> Vec<String> {
+        let never = |service: &str| self.policy(service) == Policy::Of(Recreate::Never);
+        let kept = self.decisions.values().filter(|decision| never(&decision.service.name));
+        let outdated = kept.flat_map(|decision| {
+            let containers = decision.replicas.iter().filter_map(Replica::old);
+            containers.filter(|container| self.diverged(decision.service, container).is_some())
+        });
+        let text = |container: &Container| {
+            format!("container {} differs from the file and is kept (`--no-recreate`)", container.name)
+        };
+        outdated.map(text).collect()
     }
 
     /// The owner's container is made anew by this plan, or was after this container was made.

@@ -1,12 +1,15 @@
 //! What differs between the container that is there and the one the file asks for, field by field.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Map, Value};
 
 use crate::{
     engine::Container,
-    model::{ContainerSpec, MountSource, NetworkMode, Port, Project, Service},
+    model::{
+        Attachment, ContainerSpec, HealthTest, Healthcheck, Mount, MountSource, NetworkMode, Port, Project,
+        RestartPolicy, Service, TmpfsOptions, VolumeOptions,
+    },
 };
 
 use super::FieldChange;
@@ -57,7 +60,7 @@ fn compare(path: &str, from: &Value, to: &Value, found: &mut Vec<Difference>) {
                     if key.starts_with('[') { format!("{path}{key}") } else { format!("{path}.{key}") };
                 match (old.get(key), new.get(key)) {
                     (Some(from), Some(to)) => compare(&path, from, to, found),
-                    (from, to) => found.push((path, from.and_then(present), to.and_then(present))),
+                    (from, to) => found.push((path, from.map(present), to.map(present))),
                 }
             }
         }
@@ -66,8 +69,8 @@ fn compare(path: &str, from: &Value, to: &Value, found: &mut Vec<Difference>) {
 }
 
 /// Of a key that stands in the mapping: even an empty value is something.
-fn present(value: &Value) -> Option<String> {
-    Some(text(value).unwrap_or_else(|| "(no value)".to_owned()))
+fn present(value: &Value) -> String {
+    text(value).unwrap_or_else(|| "(no value)".to_owned())
 }
 
 /// Short text; `None` for what is absent.
@@ -81,7 +84,7 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// The specification under the names that the file uses.
+/// The specification under the names that the file uses, values as it writes them.
 fn fields(project: &Project, spec: &ContainerSpec) -> Map<String, Value> {
     let Ok(Value::Object(raw)) = serde_json::to_value(spec) else { return Map::new() };
     let mut named = Map::new();
@@ -98,6 +101,9 @@ fn fields(project: &Project, spec: &ContainerSpec) -> Map<String, Value> {
                 named.insert(field, list(hosts));
             }
             "limits" => limits(value, &mut named),
+            "restart" => drop(named.insert(field, restart(spec.restart).into())),
+            "stop_grace_period" => drop(named.insert(field, duration(spec.stop_grace_period))),
+            "healthcheck" => drop(named.insert(field, healthcheck(spec.healthcheck.as_ref()))),
             _ => drop(named.insert(field, value)),
         }
     }
@@ -106,6 +112,10 @@ fn fields(project: &Project, spec: &ContainerSpec) -> Map<String, Value> {
 
 fn list(items: impl Iterator<Item = String>) -> Value {
     Value::Array(items.map(Value::String).collect())
+}
+
+fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    Value::Object(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
 fn network(project: &Project, spec: &ContainerSpec) -> (&'static str, Value) {
@@ -120,12 +130,24 @@ fn network(project: &Project, spec: &ContainerSpec) -> (&'static str, Value) {
                 let declared = project.networks.iter().find(|(_, network)| network.name == *name);
                 declared.map_or(name, |(key, _)| key).clone()
             };
-            let value = |attachment| serde_json::to_value(attachment).unwrap_or_default();
-            let joined =
-                networks.iter().map(|(name, attachment)| (key_of(name), value(attachment))).collect();
-            ("networks", Value::Object(joined))
+            let joined = networks.iter().map(|(name, joined)| (key_of(name), attachment(joined).into()));
+            ("networks", Value::Object(joined.collect()))
         }
     }
+}
+
+fn attachment(Attachment { aliases, ipv4_address, priority }: &Attachment) -> String {
+    let mut text = "joined".to_owned();
+    if !aliases.is_empty() {
+        text += &format!(" as {}", aliases.join(", "));
+    }
+    if let Some(address) = ipv4_address {
+        text += &format!(" with {address}");
+    }
+    if *priority != 0 {
+        text += &format!(", priority {priority}");
+    }
+    text
 }
 
 /// `127.0.0.1:8080:80/tcp`, as in the file.
@@ -141,34 +163,74 @@ fn port(port: &Port) -> String {
 
 /// By target, so that one mount more does not look like a change of all.
 fn mounts(project: &Project, spec: &ContainerSpec) -> Value {
-    let mut by_target = Map::new();
-    for mount in &spec.mounts {
-        let source = match &mount.source {
-            MountSource::Volume { name, .. } => {
-                let declared = project.volumes.iter().find(|(_, volume)| volume.name == *name);
-                format!("volume {}", declared.map_or(name, |(key, _)| key))
-            }
-            MountSource::Anonymous { .. } => "anonymous volume".to_owned(),
-            MountSource::Bind { path, .. } => format!("bind {}", path.display()),
-            MountSource::Tmpfs(_) => "tmpfs".to_owned(),
-        };
-        let options = match &mount.source {
-            MountSource::Volume { options, .. } | MountSource::Anonymous { options } => {
-                serde_json::to_value(options)
-            }
-            MountSource::Bind { create, propagation, .. } => serde_json::to_value((create, propagation)),
-            MountSource::Tmpfs(options) => serde_json::to_value(options),
-        };
-        let access = if mount.read_only { "read only" } else { "read and write" };
-        let fields = [
-            ("source", Value::String(source)),
-            ("access", access.into()),
-            ("options", options.unwrap_or_default()),
-        ];
-        let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        by_target.insert(format!("[{}]", mount.target), Value::Object(fields));
+    let by_target =
+        spec.mounts.iter().map(|mount| (format!("[{}]", mount.target), mount_text(project, mount)));
+    Value::Object(by_target.map(|(target, text)| (target, text.into())).collect())
+}
+
+fn mount_text(project: &Project, mount: &Mount) -> String {
+    let mut text = match &mount.source {
+        MountSource::Volume { name, options } => {
+            let declared = project.volumes.iter().find(|(_, volume)| volume.name == *name);
+            format!("volume {}{}", declared.map_or(name, |(key, _)| key), volume_text(options))
+        }
+        MountSource::Anonymous { options } => format!("anonymous volume{}", volume_text(options)),
+        MountSource::Bind { path, create, propagation } => {
+            let create = if *create { "" } else { ", not created" };
+            let propagation = propagation.iter().map(|mode| format!(", {mode}")).collect::<String>();
+            format!("{}{create}{propagation}", path.display())
+        }
+        MountSource::Tmpfs(TmpfsOptions { size, mode, options }) => {
+            let size = size.map(|size| format!(", {size} bytes"));
+            let mode = mode.map(|mode| format!(", mode {mode:o}"));
+            let options = options.iter().map(|option| format!(", {option}"));
+            let all: String = size.into_iter().chain(mode).chain(options).collect();
+            format!("tmpfs{all}")
+        }
+    };
+    if mount.read_only {
+        text += ", read only";
     }
-    Value::Object(by_target)
+    text
+}
+
+fn volume_text(VolumeOptions { nocopy, subpath }: &VolumeOptions) -> String {
+    let nocopy = if *nocopy { ", nocopy" } else { "" };
+    let subpath = subpath.iter().map(|path| format!(", subpath {path}")).collect::<String>();
+    format!("{nocopy}{subpath}")
+}
+
+fn restart(policy: RestartPolicy) -> String {
+    match policy {
+        RestartPolicy::No => "no".to_owned(),
+        RestartPolicy::Always => "always".to_owned(),
+        RestartPolicy::UnlessStopped => "unless-stopped".to_owned(),
+        RestartPolicy::OnFailure { max_retries: None } => "on-failure".to_owned(),
+        RestartPolicy::OnFailure { max_retries: Some(retries) } => format!("on-failure:{retries}"),
+    }
+}
+
+fn duration(duration: Option<Duration>) -> Value {
+    duration.map_or(Value::Null, |duration| format!("{duration:?}").into())
+}
+
+fn healthcheck(check: Option<&Healthcheck>) -> Value {
+    let Some(check) = check else { return Value::Null };
+    let Healthcheck { test, interval, timeout, retries, start_period, start_interval } = check;
+    let test = match test {
+        None => Value::Null,
+        Some(HealthTest::Disabled) => "disabled".into(),
+        Some(HealthTest::Shell(script)) => script.as_str().into(),
+        Some(HealthTest::Command(words)) => list(words.iter().cloned()),
+    };
+    object([
+        ("test", test),
+        ("interval", duration(*interval)),
+        ("timeout", duration(*timeout)),
+        ("retries", (*retries).into()),
+        ("start_period", duration(*start_period)),
+        ("start_interval", duration(*start_interval)),
+    ])
 }
 
 fn limits(value: Value, named: &mut Map<String, Value>) {
@@ -183,5 +245,104 @@ fn limits(value: Value, named: &mut Map<String, Value>) {
             other => other,
         };
         named.insert(name.to_owned(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use indexmap::IndexMap;
+
+    use super::*;
+    use crate::engine::{ContainerId, ContainerState};
+
+    fn container(spec: ContainerSpec) -> Container {
+        Container {
+            id: ContainerId("1".repeat(64)),
+            name: String::new(),
+            project: String::new(),
+            service: String::new(),
+            number: 1,
+            labels: IndexMap::new(),
+            config_hash: spec.digest(),
+            spec: Some(spec),
+            image: String::new(),
+            image_id: String::new(),
+            replaces: None,
+            state: ContainerState::Running,
+            health: None,
+            command: Vec::new(),
+            created: SystemTime::UNIX_EPOCH,
+            started: None,
+            finished: None,
+            restarts: 0,
+            ports: Vec::new(),
+            networks: Vec::new(),
+            mounts: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn of_a_container_whose_spec_is_forgotten_only_the_hash_is_compared() {
+        let project = Project::default();
+        let service = Service { name: "web".to_owned(), ..Service::default() };
+        let mut same = container(service.container.clone());
+        same.spec = None;
+        assert_eq!(changes(&project, &service, &same), []);
+        let other = Container { config_hash: "ab".repeat(32), ..same };
+        let [change] = changes(&project, &service, &other).try_into().unwrap();
+        assert_eq!(change.path, "services.web");
+        assert_eq!(change.from.unwrap(), "config hash abababababab");
+    }
+
+    fn told(edit: impl FnOnce(&mut ContainerSpec)) -> String {
+        let old = ContainerSpec::default();
+        let mut new = old.clone();
+        edit(&mut new);
+        let project = Project::default();
+        let found = differing(&fields(&project, &old), &fields(&project, &new));
+        let line = |(path, from, to): Difference| {
+            format!("{path}: {} -> {}", from.unwrap_or_default(), to.unwrap_or_default())
+        };
+        found.into_iter().map(line).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn values_are_told_as_the_file_writes_them() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(told(|new| new.stop_grace_period = seconds(90)), "stop_grace_period:  -> 90s");
+        assert_eq!(
+            told(|new| new.restart = RestartPolicy::OnFailure { max_retries: Some(3) }),
+            "restart: no -> on-failure:3"
+        );
+        assert_eq!(told(|new| new.network = NetworkMode::Host), "network_mode:  -> host; networks: {} -> ");
+        assert_eq!(told(|new| new.command = Some(vec![])), "command:  -> []");
+        assert_eq!(
+            told(|new| drop(new.environment.insert("A".into(), None))),
+            "environment.A:  -> (no value)"
+        );
+        assert_eq!(told(|new| new.limits.pids = Some(50)), "pids_limit:  -> 50");
+        assert_eq!(told(|new| new.privileged = true), "privileged: false -> true");
+    }
+
+    #[test]
+    fn a_mount_is_told_by_its_target() {
+        let source = MountSource::Bind { path: "/src".into(), create: true, propagation: None };
+        let mount = Mount { target: "/app".to_owned(), read_only: true, source };
+        assert_eq!(told(|new| new.mounts.push(mount)), "volumes[/app]:  -> /src, read only");
+    }
+
+    #[test]
+    fn variables_in_another_order_are_no_difference() {
+        let mut old = ContainerSpec::default();
+        old.environment.insert("A".into(), Some("1".into()));
+        old.environment.insert("B".into(), Some("2".into()));
+        let mut new = old.clone();
+        new.environment.reverse();
+        assert_ne!(old.digest(), new.digest(), "the hash alone would see one");
+        let project = Project::default();
+        let service = Service { container: new, ..Service::default() };
+        assert_eq!(changes(&project, &service, &container(old)), []);
     }
 }

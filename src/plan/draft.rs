@@ -85,7 +85,11 @@ impl Draft {
     /// # Errors
     /// Steps that wait for each other: a mistake of the planner.
     pub fn finish(self) -> Result<Plan, PlanError> {
-        let needs = |at: usize| self.steps[at].needs.iter().map(|need| need.0).collect();
+        let needs = |at: usize| {
+            let mut needs: Vec<usize> = self.steps[at].needs.iter().map(|need| need.0).collect();
+            needs.sort_unstable();
+            needs
+        };
         let order = sorted(self.steps.len(), needs).map_err(|circle| {
             let steps: Vec<String> = circle.iter().map(|&at| self.steps[at].op.to_string()).collect();
             PlanError {

@@ -22,52 +22,13 @@ pub fn images(
     options: &ImageOptions,
     observed: &Observed,
 ) -> Result<Plan, PlanError> {
-    let mut round = Round::default();
+    let mut round = Round { builds_now: options.build != BuildMode::Never, ..Round::default() };
     for service in project.services.values().filter(|service| selection.contains(&service.name)) {
         let there = observed.images.contains_key(service.image());
         match decide(project, service, options, there)? {
             Need::Nothing => {}
             Need::Pull(policy, cause) => round.pull(service, policy, cause),
             Need::Build(build, cause) => round.build(project, service, build, cause),
-        }
-    }
-    round.finish()
-}
-
-/// `build`: the selected services that have something to build.
-///
-/// # Errors
-/// None that a project can cause.
-pub fn builds(project: &Project, selection: &Selection) -> Result<Plan, PlanError> {
-    let mut round = Round::default();
-    for service in project.services.values().filter(|service| selection.contains(&service.name)) {
-        if let Some(build) = &service.build {
-            round.build(project, service, build, Cause::Asked("build"));
-        }
-    }
-    round.finish()
-}
-
-/// `pull`: the images of the selected services, afresh unless `policy` (or that of the service) says
-/// `missing`. Failing to pull what can be built is told, and no failure.
-///
-/// # Errors
-/// None that a project can cause.
-pub fn pulls(
-    project: &Project,
-    selection: &Selection,
-    policy: Option<PullPolicy>,
-    observed: &Observed,
-) -> Result<Plan, PlanError> {
-    let mut round = Round::default();
-    for service in project.services.values().filter(|service| selection.contains(&service.name)) {
-        let there = observed.images.contains_key(service.image());
-        match policy.or(service.pull_policy).unwrap_or(PullPolicy::Always) {
-            PullPolicy::Never | PullPolicy::Build => {}
-            PullPolicy::Missing if there => {}
-            _ if is_only_built(project, service) => {}
-            PullPolicy::Missing => round.pull(service, PullPolicy::Missing, Cause::Asked("pull")),
-            PullPolicy::Always => round.pull(service, PullPolicy::Always, Cause::Asked("pull")),
         }
     }
     round.finish()
@@ -108,10 +69,10 @@ fn decide<'a>(
             Ok(Need::Pull(PullPolicy::Always, Cause::Asked(asked)))
         }
         _ if there => Ok(Need::Nothing),
-        (Some(build), None | Some(PullPolicy::Always)) if options.build == BuildMode::Missing => {
-            Ok(Need::Build(build, Cause::Missing))
-        }
-        (Some(build), Some(PullPolicy::Missing)) if only_built && options.build == BuildMode::Missing => {
+        // An explicit `missing` asks for a pull where there is anything to pull.
+        (Some(build), policy)
+            if options.build == BuildMode::Missing && (only_built || policy != Some(PullPolicy::Missing)) =>
+        {
             Ok(Need::Build(build, Cause::Missing))
         }
         (_, Some(PullPolicy::Never)) => Err(never(service)),
@@ -147,6 +108,7 @@ fn not_built(service: &Service) -> PlanError {
 #[derive(Default)]
 struct Round<'a> {
     draft: Draft,
+    builds_now: bool,
     /// By image and platform.
     pulls: BTreeMap<(&'a str, Option<&'a str>), (&'a Service, PullPolicy, Cause)>,
     builds: Vec<(&'a Service, &'a Build, Vec<&'a str>, Cause, &'a str)>,
@@ -176,7 +138,8 @@ impl<'a> Round<'a> {
             self.builds.iter().flat_map(|(_, _, names, ..)| names.iter().copied()).collect();
         self.pulls.retain(|(image, _), _| !built.contains(image));
         for ((image, platform), (service, policy, cause)) in self.pulls {
-            let optional = service.build.is_some() && cause == Cause::Asked("pull");
+            // `pull`: what cannot be pulled can still be built.
+            let optional = service.build.is_some() && cause == Cause::Asked("--pull") && !self.builds_now;
             let platform = platform.map(ToOwned::to_owned);
             let (image, service) = (image.to_owned(), service.name.clone());
             let step = self.draft.add(Op::Pull(PullRequest { image, platform, policy, service }), cause);

@@ -1,5 +1,7 @@
 //! Which comes first: services by what they need, and anything else numbered.
 
+use std::collections::HashMap;
+
 use crate::{
     engine::{Container, Observed},
     model::{Condition, Graph, NetworkMode, Project, Service, label},
@@ -13,6 +15,8 @@ pub(super) struct Scene<'a> {
     pub observed: &'a Observed,
     /// Enabled services, each after those it needs.
     pub services: Vec<&'a Service>,
+    /// Containers by service, one-off ones left out, oldest first.
+    containers: HashMap<&'a str, Vec<&'a Container>>,
 }
 
 /// One service that another needs.
@@ -47,12 +51,17 @@ impl<'a> Scene<'a> {
                 format!("services need each other in a circle: {}", names.join(" -> ")),
             )
         })?;
-        Ok(Self { project, observed, services: order.into_iter().map(|at| services[at]).collect() })
+        let services = order.into_iter().map(|at| services[at]).collect();
+        let mut containers: HashMap<&str, Vec<&Container>> = HashMap::new();
+        for container in observed.containers.iter().filter(|container| !is_one_off(container)) {
+            containers.entry(&container.service).or_default().push(container);
+        }
+        Ok(Self { project, observed, services, containers })
     }
 
     /// Containers of a service, one-off ones left out, oldest first.
     pub fn containers(&self, service: &str) -> impl Iterator<Item = &'a Container> {
-        self.observed.containers.iter().filter(move |c| c.service == service && !is_one_off(c))
+        self.containers.get(service).into_iter().flatten().copied()
     }
 
     /// Containers whose service the files do not name (a disabled service is named), and one-off

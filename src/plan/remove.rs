@@ -75,7 +75,7 @@ pub(super) fn removed(
         }
     }
     note_kept(scene, selection, &gone, &mut draft);
-    networks(scene, &gone, &mut draft);
+    networks(scene, selection, &gone, &mut draft);
     if volumes {
         remove_volumes(scene, selection, &gone, &mut draft);
     }
@@ -131,7 +131,7 @@ fn note_kept(scene: &Scene<'_>, selection: &Selection, gone: &Gone<'_>, draft: &
     }
 }
 
-fn networks(scene: &Scene<'_>, gone: &Gone<'_>, draft: &mut Draft) {
+fn networks(scene: &Scene<'_>, selection: &Selection, gone: &Gone<'_>, draft: &mut Draft) {
     let external: BTreeSet<&str> =
         scene.project.networks.values().filter(|net| net.external).map(|net| net.name.as_str()).collect();
     for (name, info) in &scene.observed.networks {
@@ -151,8 +151,8 @@ fn networks(scene: &Scene<'_>, gone: &Gone<'_>, draft: &mut Draft) {
         if kept.is_empty() {
             let remove = draft.add(Op::RemoveNetwork { name: name.clone() }, Cause::Goal);
             draft.need_all(remove, steps);
-        } else {
-            draft.notes.push(format!("network {name} is kept: {} still on it", join(&kept)));
+        } else if !selection.partial {
+            draft.notes.push(format!("network {name} is kept: used by {}", join(&kept)));
         }
     }
 }
@@ -173,7 +173,7 @@ fn remove_volumes(scene: &Scene<'_>, selection: &Selection, gone: &Gone<'_>, dra
             let remove = draft.add(Op::RemoveVolume { name: volume.name.clone() }, Cause::Goal);
             draft.need_all(remove, steps);
         } else {
-            draft.notes.push(format!("volume {key} is kept: {} use it", join(&kept)));
+            draft.notes.push(format!("volume {key} is kept: used by {}", join(&kept)));
         }
     }
 }

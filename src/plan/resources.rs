@@ -3,11 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    engine::{NetworkInfo, Op},
+    engine::{Container, NetworkInfo, Op},
     model::{MountSource, Network, NetworkMode, Service, Volume, label},
 };
 
-use super::{Cause, FieldChange, PlanError, StepId, draft::Draft, labels, order::Scene};
+use super::{
+    Cause, FieldChange, PlanError, StepId,
+    draft::Draft,
+    labels,
+    order::{Scene, is_one_off},
+};
 
 /// What some services use, by key of the file.
 pub(super) struct Resources<'a> {
@@ -49,7 +54,7 @@ impl<'a> Resources<'a> {
                     match strangers(scene, info).as_slice() {
                         [] => drop(this.replaced.insert(&network.name)),
                         users => this.notes.push(format!(
-                            "network {} differs from the file and is kept: {} of another project use it",
+                            "network {} differs from the file and is kept: used by {}",
                             network.name,
                             users.join(", ")
                         )),
@@ -143,9 +148,11 @@ fn hash_differs(found: &indexmap::IndexMap<String, String>, wanted: &str) -> boo
     found.get(label::CONFIG_HASH).is_some_and(|hash| hash != wanted)
 }
 
-/// Containers of other projects on the network.
+/// Containers on the network that a command on this project may not stop: those of other projects,
+/// and one-off ones, behind which somebody may sit.
 fn strangers(scene: &Scene<'_>, info: &NetworkInfo) -> Vec<String> {
-    let ours = |name: &String| scene.observed.containers.iter().any(|c| c.name == *name);
+    let may_stop = |container: &Container| !(is_one_off(container) && container.state.is_running());
+    let ours = |name: &String| scene.observed.containers.iter().any(|c| c.name == *name && may_stop(c));
     info.containers.iter().filter(|name| !ours(name)).cloned().collect()
 }
 
@@ -159,7 +166,7 @@ fn changed(scene: &Scene<'_>, key: &str, info: &NetworkInfo, new: &str) -> Cause
 
 fn missing(kind: &str, key: &str, name: &str) -> PlanError {
     PlanError::at(format!("{kind}s.{key}"), format!("{kind} `{name}` is external and does not exist"))
-        .help(format!("make it first, or drop `external: true` to have it made with the project"))
+        .help("make it first, or drop `external: true` to have it made with the project")
 }
 
 fn undeclared(kind: &str, service: &str, field: &str, name: &str) -> PlanError {

@@ -1,7 +1,7 @@
 //! The way out for root: a cable from the anchor's namespace to the host, over which the host's kernel
 //! forwards. Everything it changes on the host goes away with the anchor: the link with the namespace,
-//! the rules with the process, and forwarding is turned off again by the last of us if it was off before
-//! the first, and nobody else came to need it.
+//! our rules with the process, those among others' when it ends. Forwarding is turned off again by the
+//! last of us if it was off before the first, and nobody else came to need it.
 
 use std::{
     fs, io,
@@ -32,6 +32,7 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 pub struct Uplink {
     name: String,
     rules: Option<nft::HostRules>,
+    guests: Option<nft::Guests>,
     /// Set when forwarding was off before the first uplink: the links that there were, uplinks aside.
     before: Option<Vec<u32>>,
 }
@@ -49,11 +50,13 @@ impl Uplink {
             true => Some(others.iter().map(|link| link.index).collect()),
             false => uplinks.iter().find_map(|uplink| read_note(&uplink.alias)),
         };
-        let mut this = Self { name: format!("{OUTER}{}", std::process::id()), rules: None, before };
+        let mut this =
+            Self { name: format!("{OUTER}{}", std::process::id()), rules: None, guests: None, before };
         let (here, there) = addresses(&host.networks()?)?;
         this.connect(&mut host, inner, here, there)?;
         let fenced = this.before.as_deref().unwrap_or_default();
         this.rules = Some(nft::lead_out(&this.name, there, fenced)?);
+        this.guests = nft::ask_iptables(&this.name)?;
         if off {
             fs::write(FORWARDING, "1")?;
         }
@@ -97,9 +100,10 @@ impl Uplink {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        let mut host = Netlink::open()?;
-        host.delete_if_there(&self.name)?;
         self.rules = None;
+        let left = self.guests.take().map_or(Ok(()), nft::Guests::leave);
+        let mut host = Netlink::open()?;
+        let cut = host.delete_if_there(&self.name);
         // A link that was not there may belong to somebody who found forwarding on and relies on it.
         let (uplinks, others) = sorted(host.links()?);
         if let Some(before) = self.before.take()
@@ -108,7 +112,7 @@ impl Uplink {
         {
             fs::write(FORWARDING, "0")?;
         }
-        Ok(())
+        left.and(cut)
     }
 }
 

@@ -19,7 +19,8 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{
     BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots,
-    anchor::Anchor, cgroup, dns,
+    anchor::Anchor,
+    cgroup, dns,
     launcher::{Launch, Launcher, Libcontainer, Stdio},
     network::{self, Lease},
     oci::{self, DeviceNode, Resolved},
@@ -86,7 +87,9 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let leases = leases(&roots, config)?;
     let network = network(&roots, config, anchor.as_ref(), &leases)?;
     let names = match &network {
-        Some(namespace) if !leases.is_empty() => dns::Sockets::open(namespace.as_fd())?.into_descriptors().into(),
+        Some(namespace) if !leases.is_empty() => {
+            dns::Sockets::open(namespace.as_fd())?.into_descriptors().into()
+        }
         _ => Vec::new(),
     };
     let files = files(&roots, config, &leases, &place, &hostname)?;

@@ -60,9 +60,15 @@ fn read(reply: &[u8]) -> (RCODE, Vec<String>) {
     (packet.rcode(), records)
 }
 
+/// A loopback address for a name server of this test alone, whoever else runs tests on the machine.
+fn own_address(test: u8) -> Ipv4Addr {
+    let [.., a, b] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 100 + test, a, b)
+}
+
 /// A name server of the host at `address`, port 53, that knows one address for everything and counts
 /// what it is asked. Over UDP it cuts answers to names that begin with `long`.
-fn upstream(address: [u8; 4]) -> Arc<AtomicUsize> {
+fn upstream(address: Ipv4Addr) -> Arc<AtomicUsize> {
     let asked = Arc::new(AtomicUsize::new(0));
     let reply = |message: &[u8], cut: bool| {
         let mut packet = Packet::parse(message).unwrap().into_reply();
@@ -75,7 +81,7 @@ fn upstream(address: [u8; 4]) -> Arc<AtomicUsize> {
         }
         packet.build_bytes_vec().unwrap()
     };
-    let (udp, count) = (UdpSocket::bind((Ipv4Addr::from(address), 53)).unwrap(), asked.clone());
+    let (udp, count) = (UdpSocket::bind((address, 53)).unwrap(), asked.clone());
     thread::spawn(move || {
         let mut buffer = [0; 1500];
         while let Ok((length, asker)) = udp.recv_from(&mut buffer) {
@@ -85,7 +91,7 @@ fn upstream(address: [u8; 4]) -> Arc<AtomicUsize> {
             udp.send_to(&reply(message, long), asker).unwrap();
         }
     });
-    let tcp = TcpListener::bind((Ipv4Addr::from(address), 53)).unwrap();
+    let tcp = TcpListener::bind((address, 53)).unwrap();
     thread::spawn(move || {
         for stream in tcp.incoming() {
             let mut stream = stream.unwrap();
@@ -101,7 +107,7 @@ fn upstream(address: [u8; 4]) -> Arc<AtomicUsize> {
     asked
 }
 
-fn names(stage: &Stage, servers: &[&str]) -> Arc<dns::Names> {
+fn names(stage: &Stage, servers: &[Ipv4Addr]) -> Arc<dns::Names> {
     let path = stage.directory.path().join("resolv.conf");
     let lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
     fs::write(&path, lines).unwrap();
@@ -115,8 +121,8 @@ fn names_lead_to_containers_of_the_own_networks_and_the_rest_to_the_host() {
     stage.network("back", false);
     let anchor = anchor::connect(&stage.roots).unwrap();
     let supervisor = Supervisor::start();
-    let asked = upstream([127, 77, 0, 1]);
-    let names = names(&stage, &["127.77.0.1"]);
+    let asked = upstream(own_address(1));
+    let names = names(&stage, &[own_address(1)]);
     let web = stage.container(&anchor, "web-1", "web", &["front", "back"]);
     let db = stage.container(&anchor, "db-1", "db", &["back"]);
     supervisor.serve_names(&names, &web);
@@ -158,8 +164,8 @@ fn an_internal_network_leaks_no_question() {
     stage.network("inner", true);
     let anchor = anchor::connect(&stage.roots).unwrap();
     let supervisor = Supervisor::start();
-    let asked = upstream([127, 77, 0, 2]);
-    let names = names(&stage, &["127.77.0.2"]);
+    let asked = upstream(own_address(2));
+    let names = names(&stage, &[own_address(2)]);
     let vault = stage.container(&anchor, "vault-1", "vault", &["inner"]);
     supervisor.serve_names(&names, &vault);
     assert_eq!(vault.ask("vault", TYPE::A).1, [vault.address().to_string()]);
@@ -176,10 +182,38 @@ fn without_a_name_server_the_answer_is_a_failure_and_a_deaf_one_is_passed_over()
     let supervisor = Supervisor::start();
     let web = stage.container(&anchor, "web-1", "web", &["a"]);
     let alone = stage.container(&anchor, "alone-1", "alone", &["a"]);
-    let _asked = upstream([127, 77, 0, 3]);
-    supervisor.serve_names(&names(&stage, &["127.77.0.4"]), &alone);
+    let _asked = upstream(own_address(3));
+    supervisor.serve_names(&names(&stage, &[own_address(4)]), &alone);
     assert_eq!(alone.ask("example.org", TYPE::A), (RCODE::ServerFailure, vec![]));
     let second = Stage { directory: tempfile::tempdir().unwrap(), roots: stage.roots.clone() };
-    supervisor.serve_names(&names(&second, &["127.77.0.4", "127.77.0.3"]), &web);
+    supervisor.serve_names(&names(&second, &[own_address(4), own_address(3)]), &web);
     assert_eq!(web.ask("example.org", TYPE::A).1, ["192.0.2.99"]);
+}
+
+#[test]
+fn a_flood_of_questions_does_not_stop_the_answers() {
+    let Some(stage) = stage() else { return };
+    stage.network("a", false);
+    let anchor = anchor::connect(&stage.roots).unwrap();
+    let supervisor = Supervisor::start();
+    let web = stage.container(&anchor, "web-1", "web", &["a"]);
+    // Bound and deaf: each question forwarded waits for its time to run out.
+    let _deaf = UdpSocket::bind((own_address(5), 53)).unwrap();
+    supervisor.serve_names(&names(&stage, &[own_address(5)]), &web);
+    let flood = web.within(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+    let question = query("example.org", TYPE::A);
+    for _ in 0..20_000 {
+        flood.send_to(&question, (Ipv4Addr::new(127, 0, 0, 11), 53)).unwrap();
+    }
+    // What the kernel dropped from a full queue is asked again, as the C library does.
+    let socket = web.within(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).unwrap();
+    socket.connect((Ipv4Addr::new(127, 0, 0, 11), 53)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut buffer = [0; 512];
+    eventually("an own name is answered", || {
+        socket.send(&query("web", TYPE::A)).unwrap();
+        socket.recv(&mut buffer).is_ok_and(|count| read(&buffer[..count]).1 == [web.address().to_string()])
+    });
+    let open = fs::read_dir("/proc/self/fd").unwrap().count();
+    assert!(open < 900, "{open} descriptors");
 }

@@ -150,10 +150,13 @@ fn udp_clients_are_kept_apart() {
         }
     });
     let address = supervisor.publish(&proxy, &published(None, 9000, Protocol::Udp), &web);
-    let clients: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind((LOCAL, 0)).unwrap()).collect();
+    let clients: Vec<UdpSocket> =
+        (0..3).map(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap()).collect();
     for (number, client) in clients.iter().enumerate() {
         client.set_read_timeout(Some(PATIENCE)).unwrap();
-        client.connect((LOCAL, address.port())).unwrap();
+        // Connected, it hears only the address that it asked.
+        let host = Ipv4Addr::new(127, 0, 0, u8::try_from(number).unwrap() + 1);
+        client.connect((host, address.port())).unwrap();
         client.send(format!("ab{number}").as_bytes()).unwrap();
     }
     for (number, client) in clients.iter().enumerate() {

@@ -118,6 +118,42 @@ fn forwarding_that_was_on_or_that_somebody_came_to_need_stays_on() {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
+fn a_host_that_forwards_nothing_by_itself_lets_us_pass() {
+    let Some(stage) = stage() else { return };
+    if Command::new("iptables-nft").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: there is no iptables-nft");
+        return;
+    }
+    for docker in [true, false] {
+        let host = Host::new();
+        mirror(&host.near, 80);
+        let iptables =
+            |args: &str| tool(host.netns.as_fd(), "iptables-nft", &args.split(' ').collect::<Vec<_>>());
+        iptables("-P FORWARD DROP");
+        if docker {
+            iptables("-N DOCKER-USER");
+            iptables("-I FORWARD -j DOCKER-USER");
+            iptables("-A DOCKER-USER -j RETURN");
+        }
+        let before = iptables("-S");
+        let anchor = host.within(|| anchor::connect(&stage.roots)).unwrap();
+        stage.network("open", false);
+        let web = stage.container(&anchor, "web-1", "web", &["open"]);
+        anchor.open_way_out().unwrap();
+        assert_eq!(web.fetch(NEAR, 80).unwrap(), "198.51.100.1");
+        // iptables can read what we wrote.
+        let chain = if docker { "DOCKER-USER" } else { "FORWARD" };
+        let during = iptables("-S");
+        assert!(during.contains(&format!("-A {chain} -i ficup")), "{during}");
+        assert!(during.contains(&format!("-A {chain} -o ficup")), "{during}");
+        drop(anchor);
+        eventually("the anchor ends", || stage.processes().is_empty());
+        assert_eq!(iptables("-S"), before);
+    }
+}
+
+#[test]
 fn a_killed_anchor_leaves_neither_rule_nor_link_on_the_host() {
     let Some(stage) = stage() else { return };
     let host = Host::new();

@@ -54,7 +54,11 @@ fn network_path(key: &str, network: &Network) -> String {
 }
 
 fn volume_path(key: &str, volume: &Volume) -> String {
-    if volume.driver_opts.is_empty() { format!("volumes.{key}.driver") } else { format!("volumes.{key}.driver_opts") }
+    if volume.driver_opts.is_empty() {
+        format!("volumes.{key}.driver")
+    } else {
+        format!("volumes.{key}.driver_opts")
+    }
 }
 
 fn container(engine: &Embedded, create: &CreateContainer, records: &[ContainerRecord]) -> Vec<EngineError> {
@@ -105,7 +109,10 @@ fn ports(
         if creates.iter().any(|create| create.name == *name) {
             continue;
         }
-        let found = labels.iter().rev().find(|(record, _)| record.config.group == project && record.config.name == *name);
+        let found = labels
+            .iter()
+            .rev()
+            .find(|(record, _)| record.config.group == project && record.config.name == *name);
         if let Some((record, labels)) = found
             && record.pid.is_none()
             && let Some(service) = labels.get(label::SERVICE)
@@ -197,12 +204,17 @@ mod tests {
 
     fn want<'a>(service: &'a str, published: Option<(u16, u16)>, host_ip: Option<&str>) -> Wanted<'a> {
         let host_ip = host_ip.map(|ip| ip.parse().unwrap());
-        Wanted { service, index: 0, config: PortConfig { target: 80, published, host_ip, protocol: Protocol::Tcp } }
+        Wanted {
+            service,
+            index: 0,
+            config: PortConfig { target: 80, published, host_ip, protocol: Protocol::Tcp },
+        }
     }
 
     #[test]
     fn one_port_for_two_containers_is_told_before_anything_is_made() {
-        let problems = twice(&[want("a", Some((8080, 8080)), None), want("b", Some((8080, 8080)), Some("127.0.0.1"))]);
+        let problems =
+            twice(&[want("a", Some((8080, 8080)), None), want("b", Some((8080, 8080)), Some("127.0.0.1"))]);
         assert_eq!(problems.len(), 1);
         assert_eq!(problems[0].message, "host port 8080 is wanted by services `a` and `b`");
         assert_eq!(problems[0].path.as_deref(), Some("services.b.ports[0]"));

@@ -9,8 +9,8 @@ use crate::{
     engine::{CreateContainer, EngineError, ErrorKind},
     image::Image,
     model::{
-        Attachment, ContainerSpec, MountSource, NetworkMode, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit,
-        VolumeOptions, label,
+        Attachment, ContainerSpec, MountSource, NetworkMode, RestartPolicy, SecurityOption, TmpfsOptions,
+        Ulimit, VolumeOptions, label,
     },
     runtime::{
         ContainerConfig, ContainerRecord, Endpoint, MountConfig, MountKind, NetworkNamespace, PortConfig,
@@ -105,12 +105,9 @@ pub(super) fn container(
             upper: Upper::Own,
         },
         args: arguments(entrypoint.as_deref(), command.as_deref(), &defaults).ok_or_else(|| {
-            EngineError::new(
-                ErrorKind::Invalid,
-                format!("service `{}` has nothing to run", create.service),
-            )
-            .at(at("command"))
-            .help(format!("image `{}` has neither ENTRYPOINT nor CMD: set `command`", create.spec.image))
+            EngineError::new(ErrorKind::Invalid, format!("service `{}` has nothing to run", create.service))
+                .at(at("command"))
+                .help(format!("image `{}` has neither ENTRYPOINT nor CMD: set `command`", create.spec.image))
         })?,
         env: environment_of(defaults.env().as_deref().unwrap_or_default(), environment),
         cwd: working_dir
@@ -154,7 +151,9 @@ pub(super) fn container(
         sysctls: sysctls.clone(),
         rlimits: ulimits
             .iter()
-            .map(|(name, limit)| rlimit(name, *limit).ok_or_else(|| bad_ulimit(name, &at(&format!("ulimits.{name}")))))
+            .map(|(name, limit)| {
+                rlimit(name, *limit).ok_or_else(|| bad_ulimit(name, &at(&format!("ulimits.{name}"))))
+            })
             .collect::<Result<_, _>>()?,
         limits: limits.clone(),
         shm_size: shm_size.unwrap_or(SHM_SIZE),
@@ -227,7 +226,8 @@ fn namespace(
         NetworkMode::Networks(networks) => {
             let mut sorted: Vec<(&String, &Attachment)> = networks.iter().collect();
             sorted.sort_by_key(|(_, attachment)| std::cmp::Reverse(attachment.priority));
-            let endpoints = sorted.into_iter().map(|(network, attachment)| endpoint(id, create, network, attachment));
+            let endpoints =
+                sorted.into_iter().map(|(network, attachment)| endpoint(id, create, network, attachment));
             NetworkNamespace::Own(endpoints.collect())
         }
         NetworkMode::Service(service) => {
@@ -236,15 +236,19 @@ fn namespace(
                     && super::observe::labels(record).get(label::SERVICE) == Some(service)
             };
             let lender = others.iter().rev().find(of_service);
-            let lender = lender.ok_or_else(|| missing(format!("service `{service}` has no container to share a network with")))?;
+            let lender = lender.ok_or_else(|| {
+                missing(format!("service `{service}` has no container to share a network with"))
+            })?;
             NetworkNamespace::Container(lender.config.id.clone())
         }
         NetworkMode::Container(name) => {
             let called = |record: &&ContainerRecord| {
-                record.config.name == *name || (name.len() >= 12 && record.config.id.starts_with(name.as_str()))
+                record.config.name == *name
+                    || (name.len() >= 12 && record.config.id.starts_with(name.as_str()))
             };
             let lender = others.iter().rev().find(called);
-            let lender = lender.ok_or_else(|| missing(format!("no container `{name}` to share a network with")))?;
+            let lender =
+                lender.ok_or_else(|| missing(format!("no container `{name}` to share a network with")))?;
             NetworkNamespace::Container(lender.config.id.clone())
         }
     })
@@ -311,8 +315,22 @@ fn mount_kind(source: &MountSource) -> Option<MountKind> {
 }
 
 const RLIMITS: &[&str] = &[
-    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
-    "rtprio", "rttime", "sigpending", "stack",
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 fn rlimit(name: &str, limit: Ulimit) -> Option<Rlimit> {

@@ -60,6 +60,15 @@ pub(super) fn build(error: &BuildError, what: impl Into<String>) -> EngineError 
             told.help.extend(help.clone());
             told
         }
+        BuildError::Mistakes(mistakes) => {
+            let mut told = EngineError::new(ErrorKind::Invalid, what);
+            for mistake in mistakes {
+                let one = build(mistake, "");
+                told.causes.extend(one.causes);
+                told.help.extend(one.help);
+            }
+            told
+        }
         BuildError::Step { .. } | BuildError::Context { .. } => {
             EngineError::new(ErrorKind::Invalid, what).caused_by(error)
         }

@@ -30,7 +30,12 @@ async fn chosen(engine: &Embedded, query: &LogQuery) -> Result<Vec<ContainerReco
 }
 
 /// Reads the log of one container on a thread of its own, into a channel.
-fn read(engine: &Embedded, record: &ContainerRecord, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Reading {
+fn read(
+    engine: &Embedded,
+    record: &ContainerRecord,
+    query: &LogQuery,
+    sink: mpsc::Sender<LogItem>,
+) -> Reading {
     let (core, project, request) = (engine.core.clone(), query.project.clone(), request(query));
     let (id, name) = (record.config.id.clone(), record.config.name.clone());
     tokio::task::spawn_blocking(move || {

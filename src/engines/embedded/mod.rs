@@ -87,9 +87,9 @@ impl Engine for Embedded {
             };
             let failed = |error| error::runtime(&error, format!("project `{project}` cannot be locked"));
             let lock = this.core.lock(&project, &command, &mut waiting).map_err(failed)?;
-            this.core
-                .repair(&project)
-                .map_err(|error| error::runtime(&error, "what an earlier command left cannot be put right"))?;
+            this.core.repair(&project).map_err(|error| {
+                error::runtime(&error, "what an earlier command left cannot be put right")
+            })?;
             Ok(lock)
         });
         tokio::pin!(taking);
@@ -117,22 +117,23 @@ impl Engine for Embedded {
     }
 
     async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError> {
-        if query.follow { logs::follow(self, query, sink).await } else { logs::print(self, query, sink).await }
+        if query.follow {
+            logs::follow(self, query, sink).await
+        } else {
+            logs::print(self, query, sink).await
+        }
     }
 
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError> {
         self.blocking(|this| {
-            let images = this.store.list().map_err(|error| error::image(&error, "images cannot be listed"))?;
+            let images =
+                this.store.list().map_err(|error| error::image(&error, "images cannot be listed"))?;
             Ok(images.iter().map(observe::image_info).collect())
         })
         .await
     }
 
-    async fn load_image(
-        &self,
-        path: &Path,
-        progress: Arc<dyn Progress>,
-    ) -> Result<Vec<String>, EngineError> {
+    async fn load_image(&self, path: &Path, progress: Arc<dyn Progress>) -> Result<Vec<String>, EngineError> {
         let path = path.to_owned();
         self.blocking(move |this| {
             this.permitted()?;

@@ -21,7 +21,8 @@ pub(super) fn observe(engine: &Embedded, scope: &Scope) -> Result<Observed, Engi
     observed.containers = records.iter().filter_map(container).collect();
     for network in engine.core.networks().map_err(failed("networks cannot be listed"))? {
         let labels = network.config.annotations;
-        if labels.get(label::PROJECT) == Some(&scope.project) || scope.networks.contains(&network.config.name) {
+        if labels.get(label::PROJECT) == Some(&scope.project) || scope.networks.contains(&network.config.name)
+        {
             let info = NetworkInfo { labels, containers: network.containers };
             observed.networks.insert(network.config.name, info);
         }
@@ -159,7 +160,8 @@ fn created(text: &str) -> Option<std::time::SystemTime> {
     let shifted = year - i64::from(month <= 2);
     let (era, year_of_era) = (shifted.div_euclid(400), shifted.rem_euclid(400));
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
+    let days =
+        era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
     let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second - offset;
     let since = std::time::Duration::from_secs(u64::try_from(seconds).ok()?);
     std::time::UNIX_EPOCH.checked_add(since)
@@ -171,7 +173,8 @@ mod tests {
 
     #[test]
     fn dates_of_images_are_read_in_every_zone() {
-        let seconds = |text: &str| created(text)?.duration_since(std::time::UNIX_EPOCH).ok().map(|d| d.as_secs());
+        let seconds =
+            |text: &str| created(text)?.duration_since(std::time::UNIX_EPOCH).ok().map(|d| d.as_secs());
         assert_eq!(seconds("2026-11-21T08:00:00Z"), Some(1_795_248_000));
         assert_eq!(seconds("2026-11-21T08:00:00.123456789Z"), Some(1_795_248_000));
         assert_eq!(seconds("2026-11-21T09:30:00+01:30"), Some(1_795_248_000));

@@ -12,8 +12,8 @@ use super::{Embedded, config, error, observe};
 use crate::{
     build::{self, BuildEvent},
     engine::{
-        BuildRequest, Condition, ContainerState, CreateContainer, Detail, EngineError, ErrorKind, Op, Outcome,
-        Progress, PullRequest, WaitFor,
+        BuildRequest, Condition, ContainerState, CreateContainer, Detail, EngineError, ErrorKind, Op,
+        Outcome, Progress, PullRequest, WaitFor,
     },
     image::Image,
     model::{ImageRef, Network, PullPolicy, Volume},
@@ -77,9 +77,9 @@ async fn pull(
 ) -> Result<Outcome, EngineError> {
     let PullRequest { image, platform, policy, service } = request;
     let path = format!("services.{service}.image");
-    let reference: ImageRef = image
-        .parse()
-        .map_err(|e: crate::model::ImageRefError| EngineError::new(ErrorKind::Invalid, e.to_string()).at(&path))?;
+    let reference: ImageRef = image.parse().map_err(|e: crate::model::ImageRefError| {
+        EngineError::new(ErrorKind::Invalid, e.to_string()).at(&path)
+    })?;
     let told = |error| {
         error::image(&error, format!("image `{image}` of service `{service}` cannot be pulled"))
             .at(&path)
@@ -112,9 +112,10 @@ async fn build_image(
     engine.permitted()?;
     let mut references = Vec::new();
     for name in std::iter::once(image).chain(&build.tags) {
-        references.push(name.parse::<ImageRef>().map_err(|error| {
-            EngineError::new(ErrorKind::Invalid, error.to_string()).at(&path)
-        })?);
+        references.push(
+            name.parse::<ImageRef>()
+                .map_err(|error| EngineError::new(ErrorKind::Invalid, error.to_string()).at(&path))?,
+        );
     }
     let events = Arc::new(move |event: BuildEvent| {
         progress.report(match event {
@@ -137,7 +138,9 @@ pub(super) fn unsupported_network(network: &Network) -> Option<EngineError> {
     match network.driver.as_deref() {
         None | Some("bridge" | "default") => {}
         Some(driver) => {
-            return unsupported(format!("the embedded engine has no network driver `{driver}`, only `bridge`"));
+            return unsupported(format!(
+                "the embedded engine has no network driver `{driver}`, only `bridge`"
+            ));
         }
     }
     if network.subnets.len() > 1 {
@@ -323,7 +326,8 @@ fn aim(record: &ContainerRecord, until: WaitFor) -> Result<(Until, Option<Durati
     Ok(match until {
         WaitFor::Condition(Condition::ServiceStarted) => (Until::Running, None),
         WaitFor::Condition(Condition::ServiceHealthy) if record.config.health.is_none() => {
-            let service = observe::labels(record).get(crate::model::label::SERVICE).cloned().unwrap_or_default();
+            let service =
+                observe::labels(record).get(crate::model::label::SERVICE).cloned().unwrap_or_default();
             return Err(EngineError::new(
                 ErrorKind::Invalid,
                 format!("container {name} has no health check, so it can never become healthy"),
@@ -348,7 +352,9 @@ fn unmet(
     let now = newest(engine, project, name).unwrap_or_else(|_| before.clone());
     let message = match observe::state(now.phase) {
         ContainerState::Exited(Some(code)) => format!("container {name} exited ({code})"),
-        _ if now.health == Some(crate::runtime::Health::Unhealthy) => format!("container {name} is unhealthy"),
+        _ if now.health == Some(crate::runtime::Health::Unhealthy) => {
+            format!("container {name} is unhealthy")
+        }
         _ => format!("container {name} did not get ready"),
     };
     let mut told = error::runtime(error, message);
@@ -370,9 +376,8 @@ fn completed(record: &ContainerRecord, until: WaitFor) -> Result<(), EngineError
             ErrorKind::Dependency,
             format!("container {name} did not complete successfully: it exited with code {code}"),
         )),
-        _ => Err(EngineError::new(
-            ErrorKind::Dependency,
-            format!("nobody learnt how container {name} ended"),
-        )),
+        _ => {
+            Err(EngineError::new(ErrorKind::Dependency, format!("nobody learnt how container {name} ended")))
+        }
     }
 }

@@ -6,24 +6,23 @@ use std::{
     io::{self, Write},
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    time::{Duration, SystemTime},
 };
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Behaviour, unusable};
+use super::{
+    Behaviour,
+    record::{Life, Record, named_volume},
+    store::full,
+    unusable,
+};
 use crate::{
     engine::{
-        Container, ContainerId, ContainerState, CreateContainer, EngineError, ErrorKind, Health, ImageInfo,
-        LogItem, LogQuery, NetworkInfo, Observed, Op, Outcome, PublishedPort, PullRequest, Scope, Stream,
-        VolumeInfo, WaitFor,
+        ContainerId, CreateContainer, EngineError, ErrorKind, Health, Op, Outcome, PublishedPort, WaitFor,
     },
-    model::{
-        Build, Condition, ContainerSpec, HealthTest, ImageRef, MountSource, NetworkMode, Port, PullPolicy,
-        RestartPolicy, label,
-    },
+    model::{Condition, MountSource, NetworkMode, label},
 };
 
 type Labels = IndexMap<String, String>;
@@ -32,56 +31,19 @@ type Labels = IndexMap<String, String>;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct World {
     /// Seconds since the beginning; each operation takes one.
-    clock: u64,
+    pub clock: u64,
     /// Oldest first.
-    containers: Vec<Record>,
-    networks: BTreeMap<String, Labels>,
-    volumes: BTreeMap<String, Labels>,
+    pub containers: Vec<Record>,
+    pub networks: BTreeMap<String, Labels>,
+    pub volumes: BTreeMap<String, Labels>,
     /// Id by full reference.
-    images: BTreeMap<String, String>,
+    pub images: BTreeMap<String, String>,
     /// What the registry has in place of the usual, by full reference; `None` is nothing.
-    remote: BTreeMap<String, Option<String>>,
+    pub remote: BTreeMap<String, Option<String>>,
     /// By service.
     #[serde(default)]
-    behaviours: BTreeMap<String, Behaviour>,
+    pub behaviours: BTreeMap<String, Behaviour>,
 }
-
-/// A container, with what it was asked to be.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Record {
-    id: String,
-    project: String,
-    service: String,
-    number: u32,
-    name: String,
-    spec: ContainerSpec,
-    config_hash: String,
-    labels: Labels,
-    image_id: String,
-    replaces: Option<String>,
-    state: Life,
-    health: Option<Health>,
-    created: u64,
-    started: Option<u64>,
-    finished: Option<u64>,
-    restarts: u32,
-    ports: Vec<PublishedPort>,
-    /// Anonymous volumes by target.
-    anonymous: BTreeMap<String, String>,
-    /// What it wrote to stdout, with the seconds of each line.
-    lines: Vec<(u64, String)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Life {
-    Created,
-    Running,
-    Restarting,
-    Exited(i32),
-}
-
-/// The simulated time starts on 1 January 2024.
-const BEGINNING: Duration = Duration::from_secs(1_704_067_200);
 
 /// Of a process that ends by SIGTERM.
 const TERMINATED: i32 = 143;
@@ -89,20 +51,16 @@ const TERMINATED: i32 = 143;
 /// Where free host ports are looked for.
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
 
-fn time(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + BEGINNING + Duration::from_secs(seconds)
-}
+pub(super) type Done = Result<Outcome, EngineError>;
 
-type Done = Result<Outcome, EngineError>;
+pub(super) const UNCHANGED: Done = Ok(Outcome { id: None, unchanged: true });
+pub(super) const DONE: Done = Ok(Outcome { id: None, unchanged: false });
 
-const UNCHANGED: Done = Ok(Outcome { id: None, unchanged: true });
-const DONE: Done = Ok(Outcome { id: None, unchanged: false });
-
-fn error(kind: ErrorKind, message: impl Into<String>) -> EngineError {
+pub(super) fn error(kind: ErrorKind, message: impl Into<String>) -> EngineError {
     EngineError::new(kind, message)
 }
 
-fn conflict(message: impl Into<String>) -> EngineError {
+pub(super) fn conflict(message: impl Into<String>) -> EngineError {
     error(ErrorKind::Conflict, message)
 }
 
@@ -355,43 +313,6 @@ impl World {
         }
     }
 
-    fn pull(&mut self, pull: &PullRequest) -> Done {
-        let reference = full(&pull.image)?;
-        let there = self.images.get(&reference);
-        match (pull.policy, there) {
-            (PullPolicy::Missing | PullPolicy::Never | PullPolicy::Build, Some(_)) => return UNCHANGED,
-            (PullPolicy::Never | PullPolicy::Build, None) => {
-                return Err(error(ErrorKind::NotFound, format!("image {} is not there", pull.image)));
-            }
-            (PullPolicy::Missing | PullPolicy::Always, _) => {}
-        }
-        let id = match self.remote.get(&reference) {
-            Some(Some(id)) => id.clone(),
-            Some(None) => {
-                return Err(error(ErrorKind::Remote, format!("no image {} in the registry", pull.image)));
-            }
-            None => image_id(&reference),
-        };
-        let unchanged = there == Some(&id);
-        self.images.insert(reference, id.clone());
-        Ok(Outcome { id: Some(id), unchanged })
-    }
-
-    fn build(&mut self, build: &Build, image: &str) -> Done {
-        let published = self.remote.get(&full(image)?).cloned().flatten();
-        let json = serde_json::to_string(build).unwrap_or_default();
-        let id = published.unwrap_or_else(|| image_id(&json));
-        for name in build.tags.iter().map(String::as_str).chain([image]) {
-            self.images.insert(full(name)?, id.clone());
-        }
-        Ok(Outcome { id: Some(id), unchanged: false })
-    }
-
-    pub fn publish(&mut self, image: &str, content: Option<&str>) -> Result<(), EngineError> {
-        self.remote.insert(full(image)?, content.map(image_id));
-        Ok(())
-    }
-
     pub fn behave(&mut self, service: &str, behaviour: Behaviour) {
         self.behaviours.insert(service.to_owned(), behaviour);
     }
@@ -412,226 +333,6 @@ impl World {
         let mut running = self.containers.iter_mut().filter(|record| record.runs());
         running.find(|record| record.name == name).ok_or_else(|| no_container(name))
     }
-
-    pub fn load(&mut self, name: &str) -> Result<Vec<String>, EngineError> {
-        self.clock += 1;
-        let reference = full(name)?;
-        self.images.insert(reference.clone(), image_id(&reference));
-        Ok(vec![familiar(&reference)])
-    }
-
-    pub fn remove_image(&mut self, image: &ImageRef, force: bool) -> Result<(), EngineError> {
-        self.clock += 1;
-        let reference = image.to_string();
-        let Some(id) = self.images.get(&reference) else {
-            return Err(error(ErrorKind::NotFound, format!("no such image: {}", image.familiar())));
-        };
-        let user = self.containers.iter().find(|record| record.image_id == *id);
-        if let Some(user) = user.filter(|_| !force) {
-            return Err(conflict(format!("image {} is in use by container {}", image.familiar(), user.name)));
-        }
-        self.images.remove(&reference);
-        Ok(())
-    }
-
-    pub fn images(&self) -> Vec<ImageInfo> {
-        let ids: BTreeSet<&String> = self.images.values().collect();
-        ids.into_iter().map(|id| self.image(id)).collect()
-    }
-
-    fn image(&self, id: &str) -> ImageInfo {
-        let references = self.images.iter().filter(|(_, other)| *other == id);
-        ImageInfo {
-            id: id.to_owned(),
-            references: references.map(|(reference, _)| familiar(reference)).collect(),
-            size: 1_000_000,
-            created: Some(time(0)),
-            platform: "linux/amd64".to_owned(),
-        }
-    }
-
-    pub fn observe(&self, scope: &Scope) -> Observed {
-        let ours = |labels: &Labels| labels.get(label::PROJECT) == Some(&scope.project);
-        let networks =
-            self.networks.iter().filter(|(name, labels)| ours(labels) || scope.networks.contains(name));
-        let volumes =
-            self.volumes.iter().filter(|(name, labels)| ours(labels) || scope.volumes.contains(name));
-        let id = |image: &String| self.images.get(&full(image).ok()?);
-        Observed {
-            containers: self
-                .containers
-                .iter()
-                .filter(|c| c.project == scope.project)
-                .map(Record::observed)
-                .collect(),
-            networks: networks.map(|(name, labels)| (name.clone(), self.network(name, labels))).collect(),
-            volumes: volumes
-                .map(|(name, labels)| (name.clone(), VolumeInfo { labels: labels.clone() }))
-                .collect(),
-            images: scope
-                .images
-                .iter()
-                .filter_map(|image| Some((image.clone(), self.image(id(image)?))))
-                .collect(),
-        }
-    }
-
-    fn network(&self, name: &str, labels: &Labels) -> NetworkInfo {
-        let joined = self.containers.iter().filter(|record| record.networks().any(|network| network == name));
-        NetworkInfo { labels: labels.clone(), containers: joined.map(|record| record.name.clone()).collect() }
-    }
-
-    /// Host ports that would be in use when `ops` come to start their containers.
-    pub fn check(&self, ops: &[&Op]) -> Vec<EngineError> {
-        let ends = |record: &&Record| {
-            ops.iter()
-                .any(|op| matches!(op, Op::Stop { id, .. } | Op::Remove { id, .. } if id.0 == record.id))
-        };
-        let stays: Vec<&Record> = self.containers.iter().filter(|record| !ends(record)).collect();
-        let mut claims: Vec<(PublishedPort, &str)> = stays
-            .iter()
-            .flat_map(|record| record.ports.iter().map(|port| (*port, record.name.as_str())))
-            .collect();
-        let mut found = Vec::new();
-        for op in ops {
-            let Op::Create(create) = op else { continue };
-            for (at, port) in create.spec.ports.iter().enumerate() {
-                let Some(range) = port.published.filter(|range| range.first == range.last) else { continue };
-                let claim = wildcard(port, range.first);
-                match claims.iter().find(|(other, _)| clash(other, &claim)) {
-                    Some((_, holder)) => found.push(port_in_use(&create.service, at, range.first, holder)),
-                    None => claims.push((claim, &create.name)),
-                }
-            }
-        }
-        found
-    }
-
-    /// What is new since the last call with the same `told` (lines and end by container id), in the
-    /// order of time, and whether no more can come.
-    pub fn logs(
-        &self,
-        query: &LogQuery,
-        tail: Option<usize>,
-        told: &mut BTreeMap<String, (usize, Option<u64>)>,
-    ) -> (Vec<LogItem>, bool) {
-        let wanted = |record: &&Record| {
-            record.project == query.project
-                && (query.containers.is_empty() || query.containers.contains(&record.name))
-        };
-        let mut items: Vec<(u64, LogItem)> = Vec::new();
-        let mut over = true;
-        for record in self.containers.iter().filter(wanted) {
-            over &= !record.runs() && record.state != Life::Created;
-            let (lines, ended) = told.entry(record.id.clone()).or_default();
-            let from = tail.map_or(*lines, |tail| record.lines.len().saturating_sub(tail).max(*lines));
-            let fits = |at: SystemTime| {
-                query.since.is_none_or(|since| at >= since) && query.until.is_none_or(|until| at <= until)
-            };
-            for (at, text) in record.lines[from..].iter().filter(|(at, _)| fits(time(*at))) {
-                let (container, text) = (record.name.clone(), text.clone().into_bytes());
-                items.push((*at, LogItem::Line { container, stream: Stream::Stdout, time: time(*at), text }));
-            }
-            *lines = record.lines.len();
-            if let (Some(at), true) = (record.finished, query.follow && record.finished != *ended) {
-                *ended = Some(at);
-                items.push((at, record.exited()));
-            }
-        }
-        items.sort_by_key(|(at, _)| *at);
-        (items.into_iter().map(|(_, item)| item).collect(), over)
-    }
-}
-
-impl Record {
-    fn runs(&self) -> bool {
-        matches!(self.state, Life::Running | Life::Restarting)
-    }
-
-    fn is_checked(&self) -> bool {
-        self.spec.healthcheck.as_ref().is_some_and(|check| check.test != Some(HealthTest::Disabled))
-    }
-
-    fn networks(&self) -> impl Iterator<Item = &String> {
-        let joined = match &self.spec.network {
-            NetworkMode::Networks(networks) => Some(networks.keys()),
-            NetworkMode::None | NetworkMode::Host | NetworkMode::Service(_) | NetworkMode::Container(_) => {
-                None
-            }
-        };
-        joined.into_iter().flatten()
-    }
-
-    fn mounts(&self, volume: &str) -> bool {
-        let mut named = self.spec.mounts.iter().filter_map(|mount| named_volume(&mount.source));
-        named.any(|name| name == volume) || self.anonymous.values().any(|name| name == volume)
-    }
-
-    /// The main process ended by itself: its policy says what follows. A restart that would end the
-    /// same way again is not repeated for ever.
-    fn end(&mut self, code: i32, clock: u64) {
-        match self.spec.restart {
-            RestartPolicy::Always | RestartPolicy::UnlessStopped => self.ended(Life::Restarting, clock),
-            RestartPolicy::OnFailure { max_retries: None } if code != 0 => {
-                self.ended(Life::Restarting, clock)
-            }
-            RestartPolicy::OnFailure { max_retries: Some(retries) } if code != 0 => {
-                self.restarts = retries;
-                self.ended(Life::Exited(code), clock);
-            }
-            RestartPolicy::No | RestartPolicy::OnFailure { .. } => self.ended(Life::Exited(code), clock),
-        }
-    }
-
-    fn ended(&mut self, state: Life, clock: u64) {
-        self.state = state;
-        self.health = None;
-        self.ports.clear();
-        self.finished = Some(clock);
-    }
-
-    fn exited(&self) -> LogItem {
-        let (code, restarting) = match self.state {
-            Life::Exited(code) => (Some(code), false),
-            Life::Created | Life::Running | Life::Restarting => (None, true),
-        };
-        LogItem::Exited { container: self.name.clone(), code, restarting }
-    }
-
-    fn observed(&self) -> Container {
-        let named = self.spec.mounts.iter().filter_map(|mount| match &mount.source {
-            MountSource::Bind { path, .. } => Some(path.to_string_lossy().into_owned()),
-            source => named_volume(source).map(ToOwned::to_owned),
-        });
-        Container {
-            id: ContainerId(self.id.clone()),
-            name: self.name.clone(),
-            project: self.project.clone(),
-            service: self.service.clone(),
-            number: self.number,
-            labels: self.labels.clone(),
-            spec: Some(self.spec.clone()),
-            config_hash: self.config_hash.clone(),
-            image: self.spec.image.clone(),
-            image_id: self.image_id.clone(),
-            replaces: self.replaces.clone().map(ContainerId),
-            state: match self.state {
-                Life::Created => ContainerState::Created,
-                Life::Running => ContainerState::Running,
-                Life::Restarting => ContainerState::Restarting,
-                Life::Exited(code) => ContainerState::Exited(Some(code)),
-            },
-            health: self.health,
-            command: self.spec.command.clone().unwrap_or_default(),
-            created: time(self.created),
-            started: self.started.map(time),
-            finished: self.finished.map(time),
-            restarts: self.restarts,
-            ports: self.ports.clone(),
-            networks: self.networks().cloned().collect(),
-            mounts: named.chain(self.anonymous.values().cloned()).collect(),
-        }
-    }
 }
 
 fn make(there: &mut BTreeMap<String, Labels>, name: &str, labels: &Labels) -> Outcome {
@@ -640,44 +341,19 @@ fn make(there: &mut BTreeMap<String, Labels>, name: &str, labels: &Labels) -> Ou
     Outcome { id: None, unchanged }
 }
 
-fn named_volume(source: &MountSource) -> Option<&str> {
-    match source {
-        MountSource::Volume { name, .. } => Some(name),
-        MountSource::Anonymous { .. } | MountSource::Bind { .. } | MountSource::Tmpfs(_) => None,
-    }
-}
-
-fn wildcard(port: &Port, host_port: u16) -> PublishedPort {
-    let host_ip = port.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    PublishedPort { host_ip, host_port, target: port.target, protocol: port.protocol }
-}
-
-fn clash(one: &PublishedPort, other: &PublishedPort) -> bool {
+pub(super) fn clash(one: &PublishedPort, other: &PublishedPort) -> bool {
     let same_address =
         one.host_ip == other.host_ip || one.host_ip.is_unspecified() || other.host_ip.is_unspecified();
     one.host_port == other.host_port && one.protocol == other.protocol && same_address
 }
 
-fn port_in_use(service: &str, at: usize, port: u16, holder: &str) -> EngineError {
+pub(super) fn port_in_use(service: &str, at: usize, port: u16, holder: &str) -> EngineError {
     conflict(format!("port {port} is in use by container {holder}"))
         .at(format!("services.{service}.ports[{at}]"))
         .help("stop it, or publish another port")
 }
 
-fn full(image: &str) -> Result<String, EngineError> {
-    let parsed: Result<ImageRef, _> = image.parse();
-    parsed.map(|image| image.to_string()).map_err(|cause| error(ErrorKind::Invalid, cause.to_string()))
-}
-
-fn familiar(reference: &str) -> String {
-    reference.parse::<ImageRef>().map_or_else(|_| reference.to_owned(), |image| image.familiar())
-}
-
-fn image_id(content: &str) -> String {
-    format!("sha256:{}", digest(content))
-}
-
 /// 64 hex digits.
-fn digest(text: &str) -> String {
+pub(super) fn digest(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -432,7 +432,7 @@ async fn said(response: Response<Incoming>) -> String {
 
 /// Doubles each time, with chance in it so that many clients do not come back together.
 fn pause(failures: u32) -> Duration {
-    let base = FIRST_PAUSE * 2u32.pow(failures.min(5));
+    let base = FIRST_PAUSE * 2u32.pow(failures.saturating_sub(1).min(5));
     let chance = RandomState::new().hash_one(failures) % 500;
     base.mul_f64(0.75 + chance as f64 / 1000.0)
 }

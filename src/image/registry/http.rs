@@ -89,8 +89,13 @@ impl Http {
         body: Bytes,
     ) -> Result<Response<Incoming>, HttpError> {
         let mut headers = headers.clone();
+        let mut away = false;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.once(method.clone(), &uri, &headers, body.clone()).await?;
+            let mut response = self.once(method.clone(), &uri, &headers, body.clone()).await?;
+            if away {
+                // Another host's challenge is none of the registry's, and gets no answer.
+                response.headers_mut().remove(header::WWW_AUTHENTICATE);
+            }
             let moved = matches!(
                 response.status(),
                 StatusCode::MOVED_PERMANENTLY
@@ -105,6 +110,7 @@ impl Http {
             let next = follow(&uri, response.headers())?;
             if next.authority() != uri.authority() || next.scheme() != uri.scheme() {
                 headers.remove(header::AUTHORIZATION);
+                away = true;
             }
             uri = next;
         }
