@@ -32,7 +32,9 @@ impl Check<'_> {
 
     fn complete_node(&mut self, node: &Node, form: Form, rule: Merge, path: &Path<'_>) {
         if node.is_null() {
-            if !may_be_null(form) {
+            let told = self.files.place(node.span);
+            let wrong = self.diagnostics.iter().any(|other| told.is_some() && other.place() == told.as_ref());
+            if !may_be_null(form) && !wrong {
                 let wanted = match form {
                     Form::Object(_) | Form::Closed(_) | Form::Keyed(_) => "a mapping",
                     Form::Pairs(_) | Form::Options(_) | Form::Names(..) => "a mapping or a list",
@@ -108,6 +110,9 @@ impl Check<'_> {
         let empty = Map::new();
         let services = model.get("services").and_then(Node::as_map).unwrap_or(&empty);
         for (key, service) in services {
+            if service.is_null() {
+                continue;
+            }
             let path = format!("services.{key}");
             self.service(service, key.span, &path);
             self.references(model, service, &path);
@@ -119,7 +124,7 @@ impl Check<'_> {
     }
 
     fn service(&mut self, service: &Node, named_at: Span, path: &str) {
-        let has = |key: &str| service.get(key).is_some_and(|node| !node.is_null());
+        let has = |key: &str| service.get(key).is_some();
         if !has("image") && !has("build") && !has("provider") {
             let told = Diagnostic::error("this service has neither an `image` nor a `build`")
                 .at(path)
@@ -414,7 +419,7 @@ impl Check<'_> {
         let mut done: BTreeSet<&str> = BTreeSet::new();
         for start in services.keys() {
             // A walk with a stack of its own: chains may be thousands long.
-            let mut way: Vec<(&str, Span, Vec<(&str, Span)>)> = Vec::new();
+            let mut way: Vec<Stop<'_>> = Vec::new();
             let mut on_way: BTreeSet<&str> = BTreeSet::new();
             if done.contains(start.text.as_str()) {
                 continue;
@@ -489,6 +494,9 @@ impl Check<'_> {
         }
     }
 }
+
+/// A service on the way of a walk: its name, where it was named, and what it needs that is still to be seen.
+type Stop<'a> = (&'a str, Span, Vec<(&'a str, Span)>);
 
 fn number(node: &Node) -> Option<String> {
     let text = node.value.scalar_text()?;

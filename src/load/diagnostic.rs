@@ -246,8 +246,8 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .filter(|known| *known != name)
         .map(|known| (distance(&wanted, &simple(known)), known))
         .filter(|(far, known)| {
-            *far <= allowed
-                || (wanted.len() > 3 && (known.starts_with(&wanted) || wanted.starts_with(*known)))
+            let near = *far <= allowed && *far < wanted.chars().count();
+            near || (wanted.len() > 3 && (known.contains(&wanted) || wanted.starts_with(*known)))
         })
         .min_by_key(|(far, _)| *far)
         .map(|(_, known)| known)
@@ -260,9 +260,7 @@ fn distance(a: &str, b: &str) -> usize {
     for (i, row) in rows.iter_mut().enumerate() {
         row[0] = i;
     }
-    for j in 0..=b.len() {
-        rows[0][j] = j;
-    }
+    rows[0] = (0..=b.len()).collect();
     for i in 1..=a.len() {
         for j in 1..=b.len() {
             let change = usize::from(a[i - 1] != b[j - 1]);

@@ -26,7 +26,7 @@ pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub fn parse(text: &str, outer: Lookup<'_>, earlier: Lookup<'_>) -> Result<IndexMap<String, String>, Fault> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
     let mut reader = Reader { text: &text, at: 0, found: IndexMap::new(), outer, earlier };
-    while reader.to_statement() {
+    while reader.find_statement() {
         reader.statement()?;
     }
     Ok(reader.found)
@@ -75,7 +75,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Skips blank lines and comments; false at the end of the text.
-    fn to_statement(&mut self) -> bool {
+    fn find_statement(&mut self) -> bool {
         loop {
             let rest = self.rest();
             self.at += rest.len() - rest.trim_start().len();

@@ -62,13 +62,15 @@ pub struct Variable {
 }
 
 fn collect(text: &str, depth: usize, found: &mut Vec<Variable>) {
+    if depth >= MAX_NESTING {
+        return;
+    }
     let mut rest = text;
-    while depth < MAX_NESTING {
-        let Some(at) = rest.find('$') else { return };
+    while let Some(at) = rest.find('$') {
         let after = &rest[at + 1..];
         let name = name_length(after);
-        if after.starts_with('$') {
-            rest = &after[1..];
+        if let Some(escaped) = after.strip_prefix('$') {
+            rest = escaped;
         } else if name > 0 {
             found.push(Variable { name: after[..name].to_owned(), ..Variable::default() });
             rest = &after[name..];

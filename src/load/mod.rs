@@ -16,6 +16,7 @@ mod discover;
 pub mod dotenv;
 mod envfiles;
 pub mod interpolate;
+mod legacy;
 mod merge;
 mod mounts;
 mod normalise;
@@ -27,7 +28,11 @@ mod scalars;
 mod select;
 pub mod source;
 pub mod tree;
+mod views;
 mod yaml;
+
+#[cfg(test)]
+mod tests;
 
 use std::{path::PathBuf, rc::Rc};
 
@@ -35,6 +40,7 @@ pub use diagnostic::{Diagnostic, Paint, Severity};
 pub use discover::finds_nothing;
 pub use options::{Effect, LoadOptions, Loaded, Unsupported};
 pub use source::{Source, System};
+pub use views::VariableView;
 
 use attributes::{Form, PROJECT, Support};
 use bind::Bind;
@@ -63,10 +69,10 @@ pub fn load(options: &LoadOptions, source: &dyn Source) -> Result<Loaded, Vec<Di
     };
     let mut model = loader.model(documents, &scope);
     if model.as_map().is_none_or(Map::is_empty) && !failed(&loader) {
-        loader.diagnostics.push(Diagnostic::error("empty compose file"));
+        let names: Vec<_> = site.files.iter().map(|file| discover::shown(file, &loader.here)).collect();
+        loader.diagnostics.push(Diagnostic::error(format!("empty compose file: `{}`", names.join("`, `"))));
     }
-    let formed = !failed(&loader);
-    finish(&mut loader, &mut model, &site, &name, formed)
+    finish(&mut loader, &mut model, &site, &name)
 }
 
 fn failed(loader: &Loader<'_>) -> bool {
@@ -127,17 +133,16 @@ fn finish(
     model: &mut Node,
     site: &Site,
     name: &str,
-    formed: bool,
 ) -> Result<Loaded, Vec<Diagnostic>> {
     let options = loader.options;
     Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
     normalise::defaults(model);
     let root = site.root.to_string_lossy().into_owned();
-    let base = Base { dir: &root, home: loader.home(&site.environment) };
+    let base = Base { dir: &root, home: compose::home(&site.environment) };
     if !options.no_path_resolution {
         base.resolve(model, Form::Object(PROJECT));
     }
-    loader.inherit_environment(model, &site.environment);
+    compose::inherit_environment(model, &site.environment);
     if options.no_normalize {
         model.set("name", tree::Value::Text(name.to_owned()));
     } else {
@@ -146,7 +151,7 @@ fn finish(
     let profiles = select::profiles(model);
     let active: &[String] = if options.no_interpolate { &["*".to_owned()] } else { &site.profiles };
     let disabled = select::take_disabled(model, active, &options.services);
-    if formed && !options.no_consistency {
+    if !options.no_consistency {
         Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.consistent(model, &disabled);
     }
     if !options.no_interpolate {

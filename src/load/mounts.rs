@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Result<MountText, &'static str> {
         return Ok(mount);
     }
     let parts = split(text);
-    if parts.iter().any(|part| part.is_empty()) {
+    if parts.iter().any(String::is_empty) {
         return Err("a part between colons is empty");
     }
     match parts.as_slice() {
@@ -42,7 +42,9 @@ pub fn parse(text: &str) -> Result<MountText, &'static str> {
         [source, target, options] => {
             mount.source = Some(source.clone());
             target.clone_into(&mut mount.target);
-            options.split(',').for_each(|option| mount.option(option));
+            for option in options.split(',') {
+                mount.option(option);
+            }
         }
         _ => return Err("there are too many colons"),
     }
