@@ -7,7 +7,10 @@ mod convergence_properties;
 mod images;
 mod network;
 mod plan_text;
+mod readme;
 mod runtime;
+#[cfg(target_os = "linux")]
+mod scenarios;
 mod schedule;
 mod simulated;
 mod stage;

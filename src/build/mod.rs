@@ -7,6 +7,7 @@
 //! of an image or of an archive leads out of them.
 
 mod cache;
+mod cancel;
 mod config;
 mod content;
 mod context;
@@ -26,16 +27,14 @@ mod steps;
 mod tree;
 
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use self::{
     cache::Cache,
+    cancel::Cancel,
     context::{Context, Text},
     dockerfile::{Dockerfile, Mistake, line_of},
     graph::{Base, Graph, Source},
@@ -98,13 +97,17 @@ pub async fn build(
     references: &[ImageRef],
     events: Arc<dyn Fn(BuildEvent) + Send + Sync>,
 ) -> Result<Image, BuildError> {
-    let stop = Stop(Arc::new(AtomicBool::new(false)));
+    let cancel = Cancel::new().map_err(|source| BuildError::Context {
+        message: format!("cannot make an event: {source}"),
+        source: Some(source),
+    })?;
+    let stop = Stop(Arc::new(cancel));
     let file = Text::read(build)?;
     let (mut graph, platforms) = arrange(build, &file, &events)?;
     let images = fetch(store, build, &file, &mut graph, &platforms).await?;
     let references = names(build, references)?;
     let (store, core, build) = (store.clone(), core.clone(), build.clone());
-    let cancelled = Arc::clone(&stop.0);
+    let cancel = Arc::clone(&stop.0);
     let work = tokio::task::spawn_blocking(move || {
         let cache = Cache::open(&store).map_err(|source| BuildError::Context {
             message: format!("cannot open the build cache: {source}"),
@@ -122,7 +125,7 @@ pub async fn build(
             context,
             cache,
             events: &*events,
-            cancelled: &cancelled,
+            cancel: &cancel,
             now: now(&build),
             progress: Progress::default(),
         };
@@ -135,11 +138,11 @@ pub async fn build(
 }
 
 /// Tells the threads when the future is dropped.
-struct Stop(Arc<AtomicBool>);
+struct Stop(Arc<Cancel>);
 
 impl Drop for Stop {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.set();
     }
 }
 
@@ -230,15 +233,17 @@ async fn fetch(
         }
         wanted.retain(|(name, _)| !images.contains_key(name));
         for (name, span) in wanted {
-            if !images.contains_key(&name) {
-                let image = bring(store, build, &name).await.map_err(|error| match error {
+            // One name may stand in several places.
+            if let Entry::Vacant(place) = images.entry(name) {
+                let name = place.key();
+                let image = bring(store, build, name).await.map_err(|error| match error {
                     ImageError::File { .. } => error.into(),
                     _ => {
                         let message = format!("cannot use image `{}`: {error}", name.name);
                         located(file, Mistake::new(span, message))
                     }
                 })?;
-                images.insert(name, image);
+                place.insert(image);
             }
         }
         if !insert_triggers(file, graph, &images, platforms)? {

@@ -2,16 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
 use super::{
     BuildError, BuildEvent,
     cache::{Cache, Key, Record},
+    cancel::Cancel,
     config::{Document, Made},
     content::Digest,
     context::{Context, Text},
@@ -39,8 +37,8 @@ pub struct Solver<'a> {
     pub context: Context,
     pub cache: Cache,
     pub events: &'a (dyn Fn(BuildEvent) + Send + Sync),
-    /// The caller went away.
-    pub cancelled: &'a AtomicBool,
+    /// Set when the caller went away or a stage failed.
+    pub cancel: &'a Cancel,
     /// RFC 3339; of what is made now.
     pub now: String,
     pub progress: Progress,
@@ -147,19 +145,15 @@ impl Solver<'_> {
             // Later ones are most likely consequences.
             Err(error) => {
                 state.failed.get_or_insert(error);
+                self.cancel.set();
             }
         }
         drop(state);
         self.progress.changed.notify_all();
     }
 
-    /// The caller went away, or another stage failed.
-    pub fn stopped(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed) || self.state().failed.is_some()
-    }
-
     pub fn check(&self) -> Result<(), BuildError> {
-        if self.stopped() { Err(BuildError::Cancelled) } else { Ok(()) }
+        if self.cancel.is_set() { Err(BuildError::Cancelled) } else { Ok(()) }
     }
 
     fn stage(&self, index: usize) -> Result<Stage, BuildError> {

@@ -27,6 +27,9 @@ const MAX_DOCUMENT: u64 = 8 << 20;
 const MAX_ENTRIES: usize = 1_000_000;
 const MAX_LINKS: u32 = 8;
 
+/// A file's bytes, read as they are needed, and how many there are.
+pub(super) type Opened = (Box<dyn Read + Send>, u64);
+
 pub(super) struct Archive {
     /// As the user named it.
     pub(super) path: PathBuf,
@@ -63,8 +66,8 @@ impl Archive {
         Ok(Self { path: path.to_owned(), form })
     }
 
-    /// A file's bytes, read as they are needed, and how many there are.
-    pub(super) fn file(&self, name: &str) -> Result<Option<(Box<dyn Read + Send>, u64)>, ImageError> {
+    /// `None` when there is no such file.
+    pub(super) fn file(&self, name: &str) -> Result<Option<Opened>, ImageError> {
         let name = clean(name)
             .ok_or_else(|| self.wrong(&format!("names the file `{name}`, which is outside of it")))?;
         match &self.form {

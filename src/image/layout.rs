@@ -124,27 +124,27 @@ impl Layout {
         self.write(path, &bytes)
     }
 
-    /// `None` when there is no such file.
-    pub(super) fn read(&self, path: &Path) -> Result<Option<Vec<u8>>, ImageError> {
-        match read_bounded(path, MAX_DOCUMENT) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(file_error("read", path)(error)),
-        }
-    }
-
-    pub(super) fn read_json<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, ImageError> {
-        let Some(bytes) = self.read(path)? else { return Ok(None) };
-        serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| ImageError::Invalid(format!("`{}` is damaged: {error}", path.display())))
-    }
-
     /// Stores bytes under their digest. `digest` must be theirs.
     pub(super) fn write_blob(&self, digest: &str, bytes: &[u8]) -> Result<(), ImageError> {
         let path = self.blob(hex(digest)?);
         if path.exists() { Ok(()) } else { self.write(&path, bytes) }
     }
+}
+
+/// A document of the store; `None` when it is not there.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, ImageError> {
+    match read_bounded(path, MAX_DOCUMENT) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(file_error("read", path)(error)),
+    }
+}
+
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ImageError> {
+    let Some(bytes) = read(path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| ImageError::Invalid(format!("`{}` is damaged: {error}", path.display())))
 }
 
 /// Reads a file of at most `max` bytes.

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::{
     ImageError, Report, Store,
-    archive::Archive,
+    archive::{Archive, Opened},
     arrival::{Arrival, KeptBlob, has_blob, oci_blob, parse_manifest},
     codec::digest,
     ingest::Wanted,
@@ -163,7 +163,7 @@ fn jobs(found: &[Found]) -> Vec<Job<'_>> {
     jobs.into_values().collect()
 }
 
-fn open_layer(archive: &Archive, file: &str) -> Result<(Box<dyn Read + Send>, u64), ImageError> {
+fn open_layer(archive: &Archive, file: &str) -> Result<Opened, ImageError> {
     archive.file(file)?.ok_or_else(|| archive.wrong(&format!("lacks the layer `{file}` that it names")))
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ImageError,
-    layout::{Layout, file_error, hex},
+    layout::{Layout, file_error, hex, read_json},
     untar::Facts,
 };
 use crate::model::ImageRef;
@@ -49,7 +49,7 @@ pub(super) struct LayerRecord {
 
 impl Layout {
     pub(super) fn image_record(&self, id: &str) -> Result<Option<ImageRecord>, ImageError> {
-        self.read_json(&self.images().join(format!("{}.json", hex(id)?)))
+        read_json(&self.images().join(format!("{}.json", hex(id)?)))
     }
 
     pub(super) fn write_image_record(&self, id: &str, record: &ImageRecord) -> Result<(), ImageError> {
@@ -67,7 +67,7 @@ impl Layout {
     }
 
     pub(super) fn layer_record(&self, name: &str) -> Result<Option<LayerRecord>, ImageError> {
-        self.read_json(&self.layer(name).join("meta.json"))
+        read_json(&self.layer(name).join("meta.json"))
     }
 
     /// The file of a reference. `_tags` and `_digests` can be no part of a repository's name.
@@ -85,14 +85,14 @@ impl Layout {
     }
 
     pub(super) fn read_ref(&self, image: &ImageRef) -> Result<Option<RefRecord>, ImageError> {
-        if let Some(found) = self.read_json(&self.ref_path(image)?)? {
+        if let Some(found) = read_json(&self.ref_path(image)?)? {
             return Ok(Some(found));
         }
         // A digest may also be that of something a tag of the same repository points at.
         let Some(digest) = &image.digest else { return Ok(None) };
         let tags = self.repository(image).join("_tags");
         for tag in names(&tags)? {
-            let Some(found) = self.read_json::<RefRecord>(&tags.join(tag))? else { continue };
+            let Some(found) = read_json::<RefRecord>(&tags.join(tag))? else { continue };
             let same = |descriptor: &Descriptor| descriptor.digest().as_ref() == digest.as_str();
             if same(&found.target)
                 || self.image_record(&found.image)?.is_some_and(|record| same(&record.manifest))
@@ -124,7 +124,7 @@ impl Layout {
                     match name.as_str() {
                         "_tags" | "_digests" => {
                             for leaf in names(&inner)? {
-                                let Some(record) = self.read_json(&inner.join(&leaf))? else { continue };
+                                let Some(record) = read_json(&inner.join(&leaf))? else { continue };
                                 let by_tag = name == "_tags";
                                 let image = ImageRef {
                                     registry: registry.clone(),

@@ -9,7 +9,7 @@ use oci_spec::image::ImageConfiguration;
 
 use super::{
     commit::DockerConfig,
-    layout::{Layout, file_error, hex},
+    layout::{Layout, file_error, hex, read},
     lease::{self, Lease},
     lock,
     record::{ImageRecord, RefRecord},
@@ -137,7 +137,7 @@ impl Store {
         record: &ImageRecord,
         references: Vec<ImageRef>,
     ) -> Result<Option<Image>, ImageError> {
-        let Some(bytes) = self.layout.read(&self.layout.blob(hex(id)?))? else { return Ok(None) };
+        let Some(bytes) = read(&self.layout.blob(hex(id)?))? else { return Ok(None) };
         let (config, docker) = parse_config(&bytes, id)?;
         let mut layers = Vec::new();
         let mut size = 0;

@@ -153,10 +153,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Moves what is in the FIFO to the log, without waiting; 0 when there is nothing (now).
+    /// Moves what is in the FIFO to the log, without waiting; 0 when there is nothing (now). A
+    /// writer that is as fast as we are does not hold up others: the rest is for the next call.
     pub fn splice(&mut self, stderr: bool, from: BorrowedFd<'_>) -> io::Result<usize> {
         let mut moved = 0;
-        loop {
+        while moved < MOST_AT_ONCE {
             let mut offset = self.offset;
             let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
             match splice(from, None, self.bytes.as_fd(), Some(&mut offset), MOST_AT_ONCE, flags) {
@@ -170,6 +171,7 @@ impl Writer {
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok(moved)
     }
 
     /// Notes that the main process ended with `exit` (-1: unknown).

@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::Read,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -29,18 +29,20 @@ use super::{
 /// container.
 pub const ENTRY: &str = "__run";
 
-/// Runs `config` to its end; its output goes to `output` (true for stderr) as it comes.
-pub fn run(roots: &Roots, config: &ContainerConfig, output: &mut dyn FnMut(bool, &[u8])) -> Result<Exit> {
+/// Runs `config` to its end; its output goes to `output` (true for stderr) as it comes. It is killed
+/// when `cancel` becomes readable.
+pub fn run(
+    roots: &Roots,
+    config: &ContainerConfig,
+    output: &mut dyn FnMut(bool, &[u8]),
+    cancel: Option<BorrowedFd<'_>>,
+) -> Result<Exit> {
     plain_name("container", &config.id)?;
     plain_name("group", &config.group)?;
     if matches!(&config.network, NetworkNamespace::Own(networks) if !networks.is_empty()) {
         return Err(Error::Unsupported("networks of a foreground run: nobody would answer names".to_owned()));
     }
-    let spec = Spec {
-        config: config.clone(),
-        created: SystemTime::now(),
-        anonymous_volumes: Vec::new(),
-    };
+    let spec = Spec { config: config.clone(), created: SystemTime::now(), anonymous_volumes: Vec::new() };
     let (ours, theirs) = protocol::pair()?;
     let (out, out_end) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
     let (err, err_end) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
@@ -55,7 +57,9 @@ pub fn run(roots: &Roots, config: &ContainerConfig, output: &mut dyn FnMut(bool,
     drop(command);
     let result = protocol::send(ours.as_fd(), &RunOrder { roots: roots.clone(), spec }, &[]);
     let result = result.and_then(|()| {
-        pass_on(out, err, output)?;
+        if !pass_on(out, err, output, cancel)? {
+            return Err(Error::Condition("the run was cancelled".to_owned()));
+        }
         protocol::receive::<RunResult>(ours.as_fd())
             .map_err(|source| Error::System { what: "cannot hear the container".into(), source })
     });
@@ -68,18 +72,27 @@ pub fn run(roots: &Roots, config: &ContainerConfig, output: &mut dyn FnMut(bool,
     }
 }
 
-/// Until both streams are closed.
-fn pass_on(out: OwnedFd, err: OwnedFd, output: &mut dyn FnMut(bool, &[u8])) -> Result<()> {
+/// Until both streams are closed; false when it was cancelled before.
+fn pass_on(
+    out: OwnedFd,
+    err: OwnedFd,
+    output: &mut dyn FnMut(bool, &[u8]),
+    cancel: Option<BorrowedFd<'_>>,
+) -> Result<bool> {
     let mut streams = vec![(false, fs::File::from(out)), (true, fs::File::from(err))];
     let mut buffer = vec![0; 64 << 10];
     while !streams.is_empty() {
         let mut fds: Vec<_> = streams.iter().map(|(_, file)| PollFd::new(file, PollFlags::IN)).collect();
+        fds.extend(cancel.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         match poll(&mut fds, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(e) => return Err(failed("cannot wait for output")(e)),
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready.split_off(streams.len()).contains(&true) {
+            return Ok(false);
+        }
         let mut ready = ready.into_iter();
         streams.retain_mut(|(stderr, file)| {
             if !ready.next().unwrap_or(false) {
@@ -95,7 +108,7 @@ fn pass_on(out: OwnedFd, err: OwnedFd, output: &mut dyn FnMut(bool, &[u8])) -> R
             }
         });
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The hidden entry.
@@ -127,6 +140,11 @@ fn carry_out(socket: &OwnedFd, roots: &Roots, spec: Spec) -> Result<i32> {
     if let Upper::Dir(dir) = &upper {
         remove_empty(&dir.join("fs"), &made);
     }
+    if result.is_err() {
+        // Nothing of a failed start may stay, and what is not collected still is in its group.
+        cgroup::kill(&cgroup);
+        while wait(WaitOptions::empty()).is_ok() {}
+    }
     let removed = cgroup::remove(&cgroup).and(remove_dir(&dir));
     let _ = fs::remove_dir(roots.run.join("once"));
     let exit = result?;
@@ -142,7 +160,15 @@ fn attend(socket: &OwnedFd, roots: &Roots, place: &Place, spec: Spec, cgroup: &s
         let (roots, place, cgroup) = (roots.clone(), place.clone(), cgroup.to_owned());
         move || {
             let stdio = streams()?;
-            worker::start(worker::Job { roots, place, spec, cgroup, stdio: Some(stdio), bound: None, anchor: None })
+            worker::start(worker::Job {
+                roots,
+                place,
+                spec,
+                cgroup,
+                stdio: Some(stdio),
+                bound: None,
+                anchor: None,
+            })
         }
     };
     let pid = worker::fork(&theirs, job)?;

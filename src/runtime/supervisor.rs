@@ -184,12 +184,7 @@ impl Watched {
         Self::open(&place, &place.spec()?, None, None)
     }
 
-    fn open(
-        place: &Place,
-        spec: &Spec,
-        terminal: Option<OwnedFd>,
-        pidfd: Option<OwnedFd>,
-    ) -> Result<Self> {
+    fn open(place: &Place, spec: &Spec, terminal: Option<OwnedFd>, pidfd: Option<OwnedFd>) -> Result<Self> {
         let writer = match spec.config.logs {
             true => Some(Rc::new(RefCell::new(logs::Writer::open(&place.data.join("log"))?))),
             false => None,
