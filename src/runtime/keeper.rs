@@ -62,6 +62,8 @@ struct Keeper {
     expecting: Option<Instant>,
     /// Held as long as we live, once a container was on a network.
     anchor: Option<Anchor>,
+    /// Networks that have one were given a way out.
+    way_out: bool,
 }
 
 struct Supervisor {
@@ -187,6 +189,7 @@ impl Keeper {
             remains: Vec::new(),
             expecting: Some(Instant::now() + PATIENCE),
             anchor: None,
+            way_out: false,
         };
         keeper.adopt()?;
         let me = Identity::of(rustix::process::getpid().as_raw_nonzero().get());
@@ -490,11 +493,25 @@ impl Keeper {
             self.anchor = Some(anchor::connect(&self.group.roots)?);
             self.tell_anchor();
         }
+        if networks && !self.way_out && let Some(anchor) = &self.anchor {
+            // Containers that cannot get out still run, find each other and are reached.
+            self.way_out = self.leads_out(&config.id) && anchor.open_way_out().is_ok();
+        }
         Ok(())
+    }
+
+    /// Whether one of a container's networks is not internal.
+    fn leads_out(&self, id: &str) -> bool {
+        let leases = network::leases(&self.group.roots).unwrap_or_default();
+        leases.iter().any(|lease| lease.container == id && !lease.internal)
     }
 
     fn revive_anchor(&mut self) {
         self.anchor = self.anchor.take().and_then(|anchor| anchor.revive(&self.group.roots).ok());
+        if let Some(anchor) = self.anchor.as_ref().filter(|_| self.way_out) {
+            self.way_out = anchor.open_way_out().is_ok();
+        }
+        self.tell_anchor();
     }
 
     fn tell_anchor(&self) {
