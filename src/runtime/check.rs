@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::{ContainerConfig, Error, MountKind, Result, Roots, process, state::plain_name, volumes, worker};
+use super::{
+    ContainerConfig, Error, MountKind, NetworkNamespace, Result, Roots, network, process, state::plain_name,
+    volumes, worker,
+};
 
 /// All that is wrong with `config` on this machine, now.
 pub fn check(roots: &Roots, config: &ContainerConfig) -> Vec<Error> {
@@ -33,6 +36,7 @@ pub fn check(roots: &Roots, config: &ContainerConfig) -> Vec<Error> {
     if let Some(name) = config.hostname.as_ref().filter(|name| name.is_empty() || name.len() > 63) {
         note(Err(Error::Invalid(format!("`{name}` cannot be a host name: 1 to 63 characters"))));
     }
+    note(networks(roots, config));
     let mut targets = Vec::new();
     for mount in &config.mounts {
         let target = Path::new(&mount.target);
@@ -46,6 +50,15 @@ pub fn check(roots: &Roots, config: &ContainerConfig) -> Vec<Error> {
         note(source(roots, &mount.kind));
     }
     errors
+}
+
+fn networks(roots: &Roots, config: &ContainerConfig) -> Result<()> {
+    let NetworkNamespace::Own(endpoints) = &config.network else { return Ok(()) };
+    let known = network::list(roots)?;
+    match endpoints.iter().find(|endpoint| !known.iter().any(|network| network.name == endpoint.network)) {
+        Some(endpoint) => Err(Error::NoNetwork(endpoint.network.clone())),
+        None => Ok(()),
+    }
 }
 
 fn source(roots: &Roots, kind: &MountKind) -> Result<()> {

@@ -361,7 +361,9 @@ impl Keeper {
         let due = |held: &Held| {
             held.ending.as_ref().map(|ending| ending.deadline).into_iter().chain(held.restart_at).min()
         };
-        let first = self.containers.values().filter_map(due).chain(self.expecting).min()?;
+        // A supervisor that could not be started is tried again.
+        let again = self.supervisor.is_none().then(|| Instant::now() + Duration::from_secs(1));
+        let first = self.containers.values().filter_map(due).chain(self.expecting).chain(again).min()?;
         Some(first.saturating_duration_since(Instant::now()))
     }
 
@@ -493,7 +495,10 @@ impl Keeper {
             self.anchor = Some(anchor::connect(&self.group.roots)?);
             self.tell_anchor();
         }
-        if networks && !self.way_out && let Some(anchor) = &self.anchor {
+        if networks
+            && !self.way_out
+            && let Some(anchor) = &self.anchor
+        {
             // Containers that cannot get out still run, find each other and are reached.
             self.way_out = self.leads_out(&config.id) && anchor.open_way_out().is_ok();
         }
