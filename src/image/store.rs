@@ -1,15 +1,34 @@
 //! The content store: OCI blobs, one unpacked directory per layer, references.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
 use oci_spec::image::ImageConfiguration;
 
+use super::{
+    commit::DockerConfig,
+    layout::{Layout, file_error, hex, read},
+    lease::{self, Lease},
+    lock,
+    record::{ImageRecord, RefRecord},
+};
 use crate::model::ImageRef;
 
-/// The store below `<data>/images`. Cheap to open; safe for concurrent processes.
+/// The store below `<data>/images`. Cheap to open; safe for concurrent processes. Clones share what
+/// they hold: scratch directories and layers of no image yet last as long as the last clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    root: PathBuf,
+    pub(super) layout: Layout,
+    held: Arc<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    prepared: OnceLock<()>,
+    /// Of `scratch` and `commit_layer`.
+    lease: Mutex<Option<Arc<Lease>>>,
 }
 
 /// An image that is completely in the store.
@@ -19,6 +38,8 @@ pub struct Image {
     pub id: String,
     pub references: Vec<ImageRef>,
     pub config: ImageConfiguration,
+    /// What the configuration has beside what OCI names.
+    pub docker: DockerConfig,
     /// The base first.
     pub layers: Vec<LayerRef>,
     /// Bytes of the unpacked layers.
@@ -55,8 +76,8 @@ pub enum ImageError {
     /// The archive, manifest or layer is not what it should be.
     #[error("{0}")]
     Invalid(String),
-    #[error("no image for platform {wanted}; it has {there}")]
-    Platform { wanted: String, there: String },
+    #[error("`{image}` is not for platform {wanted}; it is for {there}")]
+    Platform { image: String, wanted: String, there: String },
     #[error("image `{0}` is used by container {1}")]
     InUse(String, String),
     #[error("{what} `{}`", path.display())]
@@ -66,60 +87,120 @@ pub enum ImageError {
 impl Store {
     #[must_use]
     pub fn open(root: PathBuf) -> Self {
-        Self { root }
+        Self { layout: Layout::new(root), held: Arc::default() }
     }
 
     #[must_use]
     pub fn root(&self) -> &Path {
-        &self.root
+        self.layout.root()
     }
 
     /// `None` when the reference is not in the store.
     pub fn find(&self, image: &ImageRef) -> Result<Option<Image>, ImageError> {
-        unimplemented!("{image}")
+        match self.layout.read_ref(image)? {
+            Some(found) => self.find_id(&found.image),
+            None => Ok(None),
+        }
     }
 
-    /// Every image, by its references.
+    /// The image of an id (`sha256:<hex>`); `None` when it is not, or not whole, in the store.
+    pub fn find_id(&self, id: &str) -> Result<Option<Image>, ImageError> {
+        let Some(record) = self.layout.image_record(id)? else { return Ok(None) };
+        let references = self
+            .layout
+            .all_refs()?
+            .into_iter()
+            .filter(|(_, found)| found.image == id)
+            .map(|(image, _)| image);
+        self.image(id, &record, references.collect())
+    }
+
+    /// Every image, by its references. One that no reference points at any more has none.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
-        unimplemented!()
+        let refs = self.layout.all_refs()?;
+        let mut images = Vec::new();
+        for id in self.layout.image_ids()? {
+            let Some(record) = self.layout.image_record(&id)? else { continue };
+            let references =
+                refs.iter().filter(|(_, found)| found.image == id).map(|(image, _)| image.clone());
+            images.extend(self.image(&id, &record, references.collect())?);
+        }
+        images.sort_by(|a, b| {
+            (a.references.is_empty(), &a.references).cmp(&(b.references.is_empty(), &b.references))
+        });
+        Ok(images)
+    }
+
+    fn image(
+        &self,
+        id: &str,
+        record: &ImageRecord,
+        references: Vec<ImageRef>,
+    ) -> Result<Option<Image>, ImageError> {
+        let Some(bytes) = read(&self.layout.blob(hex(id)?))? else { return Ok(None) };
+        let (config, docker) = parse_config(&bytes, id)?;
+        let mut layers = Vec::new();
+        let mut size = 0;
+        for (name, diff_id) in record.layers.iter().zip(config.rootfs().diff_ids()) {
+            let Some(layer) = self.layout.layer_record(name)? else { return Ok(None) };
+            size += layer.facts.size;
+            layers.push(LayerRef { diff_id: diff_id.clone(), path: self.layout.layer(name).join("fs") });
+        }
+        Ok(Some(Image { id: id.to_owned(), references, config, docker, layers, size }))
     }
 
     /// Points a reference at an image of the store.
     pub fn tag(&self, id: &str, image: &ImageRef) -> Result<(), ImageError> {
-        unimplemented!("{id} {image}")
+        self.prepare()?;
+        let gc = self.layout.gc_lock();
+        let _guard = lock::shared(&gc).map_err(file_error("lock", &gc))?;
+        let record = self.layout.image_record(id)?.ok_or_else(|| ImageError::NotFound(id.to_owned()))?;
+        self.layout.write_ref(
+            image,
+            &RefRecord { image: id.to_owned(), target: record.manifest, source: "tag".into() },
+        )
     }
 
     /// Removes a reference, then content nothing refers to. `used` are image ids and layers of containers.
     pub fn remove(&self, image: &ImageRef, used: &[String]) -> Result<(), ImageError> {
-        unimplemented!("{image} {used:?}")
+        self.prepare()?;
+        let path = self.layout.ref_path(image)?;
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ImageError::NotFound(image.familiar()));
+            }
+            result => result.map_err(file_error("remove", &path))?,
+        }
+        self.layout.sweep(used)
     }
 
-    /// Takes a docker archive or OCI layout (tar, gzipped tar or directory).
-    pub fn load(&self, path: &Path, report: Report<'_>) -> Result<Vec<ImageRef>, ImageError> {
-        report("", 0, 0);
-        unimplemented!("{}", path.display())
+    /// Removes content nothing refers to, such as images whose reference has moved on.
+    pub fn collect(&self, used: &[String]) -> Result<(), ImageError> {
+        self.prepare()?;
+        self.layout.sweep(used)
     }
 
-    /// Brings an image from its registry (or a mirror), and points the reference at it.
-    pub async fn pull(
-        &self,
-        image: &ImageRef,
-        platform: Option<&str>,
-        report: Report<'_>,
-    ) -> Result<Image, ImageError> {
-        report("", 0, 0);
-        unimplemented!("{image} {platform:?}")
-    }
-
-    /// A directory in the store's own file system, gone when dropped or when its process dies.
+    /// A directory in the store's own file system, gone when dropped or when its process dies. The
+    /// store must live as long.
     pub fn scratch(&self) -> Result<tempfile::TempDir, ImageError> {
-        unimplemented!()
+        self.lease()?.scratch()
+    }
+
+    /// The layer of this diff id, if it is there; it stays while this store is held.
+    pub fn layer(&self, diff_id: &str) -> Result<Option<LayerRef>, ImageError> {
+        self.lease()?.hold([diff_id])?;
+        let path = self.layout.layer(hex(diff_id)?).join("fs");
+        Ok(path.exists().then(|| LayerRef { diff_id: diff_id.to_owned(), path }))
     }
 
     /// Makes a layer of the upper directory of an overlay (whiteouts as overlayfs writes them). The
-    /// directory is taken, not copied. The diff id is that of the tar a registry would get.
+    /// directory is taken, not copied; it must be in the store's file system, best in [`Store::scratch`].
+    /// The diff id is that of the tar a registry would get.
     pub fn commit_layer(&self, upper: &Path) -> Result<LayerRef, ImageError> {
-        unimplemented!("{}", upper.display())
+        let lease = self.lease()?;
+        let diff_id = self.layout.commit_layer(&lease, upper)?;
+        let path = self.layout.layer(hex(&diff_id)?).join("fs");
+        Ok(LayerRef { diff_id, path })
     }
 
     /// Stores an image made of layers of the store; `config.rootfs.diff_ids` must name them.
@@ -128,6 +209,72 @@ impl Store {
         config: &ImageConfiguration,
         references: &[ImageRef],
     ) -> Result<Image, ImageError> {
-        unimplemented!("{config:?} {references:?}")
+        self.commit_image_with(config, &DockerConfig::default(), references)
     }
+
+    /// [`Store::commit_image`] with the fields that Docker adds to the configuration.
+    pub fn commit_image_with(
+        &self,
+        config: &ImageConfiguration,
+        docker: &DockerConfig,
+        references: &[ImageRef],
+    ) -> Result<Image, ImageError> {
+        let lease = self.begin()?;
+        let (id, target) = self.layout.commit_image(&lease, config, docker)?;
+        self.publish(&id, references, &RefRecord { image: id.clone(), target, source: "build".into() })
+    }
+
+    /// Points references at an image that is complete, and returns it.
+    pub(super) fn publish(
+        &self,
+        id: &str,
+        references: &[ImageRef],
+        record: &RefRecord,
+    ) -> Result<Image, ImageError> {
+        for reference in references {
+            self.layout.write_ref(reference, record)?;
+        }
+        self.find_id(id)?.ok_or_else(|| ImageError::NotFound(id.to_owned()))
+    }
+
+    /// A lease for one operation.
+    pub(super) fn begin(&self) -> Result<Lease, ImageError> {
+        self.prepare()?;
+        Lease::take(&self.layout)
+    }
+
+    /// The lease that lasts as long as this store is held.
+    fn lease(&self) -> Result<Arc<Lease>, ImageError> {
+        self.prepare()?;
+        let mut held = self.held.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lease) = &*held {
+            return Ok(Arc::clone(lease));
+        }
+        let lease = Arc::new(Lease::take(&self.layout)?);
+        *held = Some(Arc::clone(&lease));
+        Ok(lease)
+    }
+
+    /// Directories made, leavings of dead processes removed; once.
+    fn prepare(&self) -> Result<(), ImageError> {
+        if self.held.prepared.get().is_none() {
+            self.layout.prepare()?;
+            lease::clean(&self.layout);
+            let _ = self.held.prepared.set(());
+        }
+        Ok(())
+    }
+}
+
+/// A configuration's bytes, read twice: OCI's fields and Docker's.
+pub(super) fn parse_config(bytes: &[u8], id: &str) -> Result<(ImageConfiguration, DockerConfig), ImageError> {
+    #[derive(serde::Deserialize)]
+    struct Outer {
+        #[serde(default)]
+        config: Option<DockerConfig>,
+    }
+    let wrong = |error| ImageError::Invalid(format!("the configuration of image {id} is malformed: {error}"));
+    let config = serde_json::from_slice(bytes).map_err(wrong)?;
+    let outer: Outer = serde_json::from_slice(bytes).map_err(wrong)?;
+    Ok((config, outer.config.unwrap_or_default()))
 }

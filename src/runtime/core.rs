@@ -3,6 +3,7 @@
 use std::{
     net::IpAddr,
     ops::ControlFlow,
+    os::fd::BorrowedFd,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -220,7 +221,7 @@ impl Core {
 
     /// Everything that would make `create` or `start` fail and can be known now.
     pub fn check(&self, config: &ContainerConfig) -> Vec<Error> {
-        super::check::check(&self.roots, config)
+        super::check::check(config)
     }
 
     /// Ports of a group's containers that cannot be bound. Ports that the containers in `replaced`
@@ -417,7 +418,18 @@ impl Core {
     /// Runs a container to its end in the foreground and removes it; its output goes to `output`
     /// (true for stderr). No logs, no restart, no group needed.
     pub fn run(&self, config: &ContainerConfig, output: &mut dyn FnMut(bool, &[u8])) -> Result<Exit> {
-        run::run(&self.roots, config, output)
+        run::run(&self.roots, config, output, None)
+    }
+
+    /// [`Core::run`] that kills the container when `cancel` becomes readable; then it is an
+    /// [`Error::Condition`].
+    pub fn run_until(
+        &self,
+        config: &ContainerConfig,
+        output: &mut dyn FnMut(bool, &[u8]),
+        cancel: BorrowedFd<'_>,
+    ) -> Result<Exit> {
+        run::run(&self.roots, config, output, Some(cancel))
     }
 
     /// What a container wrote, in order; `sink` breaks to end.

@@ -36,7 +36,7 @@ mod signal;
 mod state;
 mod supervisor;
 mod uplink;
-mod users;
+pub mod users;
 pub mod volumes;
 mod wait;
 mod worker;

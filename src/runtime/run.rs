@@ -5,14 +5,14 @@
 use std::{
     fs,
     io::Read,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{Mode, OFlags},
+    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, openat2, statat, unlinkat},
     pipe::{PipeFlags, pipe_with},
     process::{WaitOptions, wait},
 };
@@ -20,7 +20,7 @@ use rustix::{
 use super::{
     ContainerConfig, Error, Exit, NetworkNamespace, Result, Roots, Upper, cgroup, exe, keeper, process,
     protocol::{self, Report, RunOrder, RunResult, Wire},
-    signal,
+    rootfs, signal,
     state::{Place, Spec, failed, make_dir, plain_name, remove_dir},
     worker,
 };
@@ -29,8 +29,14 @@ use super::{
 /// container.
 pub const ENTRY: &str = "__run";
 
-/// Runs `config` to its end; its output goes to `output` (true for stderr) as it comes.
-pub fn run(roots: &Roots, config: &ContainerConfig, output: &mut dyn FnMut(bool, &[u8])) -> Result<Exit> {
+/// Runs `config` to its end; its output goes to `output` (true for stderr) as it comes. It is killed
+/// when `cancel` becomes readable.
+pub fn run(
+    roots: &Roots,
+    config: &ContainerConfig,
+    output: &mut dyn FnMut(bool, &[u8]),
+    cancel: Option<BorrowedFd<'_>>,
+) -> Result<Exit> {
     plain_name("container", &config.id)?;
     plain_name("group", &config.group)?;
     if matches!(&config.network, NetworkNamespace::Own(networks) if !networks.is_empty()) {
@@ -51,7 +57,9 @@ pub fn run(roots: &Roots, config: &ContainerConfig, output: &mut dyn FnMut(bool,
     drop(command);
     let result = protocol::send(ours.as_fd(), &RunOrder { roots: roots.clone(), spec }, &[]);
     let result = result.and_then(|()| {
-        pass_on(out, err, output)?;
+        if !pass_on(out, err, output, cancel)? {
+            return Err(Error::Condition("the run was cancelled".to_owned()));
+        }
         protocol::receive::<RunResult>(ours.as_fd())
             .map_err(|source| Error::System { what: "cannot hear the container".into(), source })
     });
@@ -64,18 +72,27 @@ pub fn run(roots: &Roots, config: &ContainerConfig, output: &mut dyn FnMut(bool,
     }
 }
 
-/// Until both streams are closed.
-fn pass_on(out: OwnedFd, err: OwnedFd, output: &mut dyn FnMut(bool, &[u8])) -> Result<()> {
+/// Until both streams are closed; false when it was cancelled before.
+fn pass_on(
+    out: OwnedFd,
+    err: OwnedFd,
+    output: &mut dyn FnMut(bool, &[u8]),
+    cancel: Option<BorrowedFd<'_>>,
+) -> Result<bool> {
     let mut streams = vec![(false, fs::File::from(out)), (true, fs::File::from(err))];
     let mut buffer = vec![0; 64 << 10];
     while !streams.is_empty() {
         let mut fds: Vec<_> = streams.iter().map(|(_, file)| PollFd::new(file, PollFlags::IN)).collect();
+        fds.extend(cancel.iter().map(|fd| PollFd::new(fd, PollFlags::IN)));
         match poll(&mut fds, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(e) => return Err(failed("cannot wait for output")(e)),
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready.split_off(streams.len()).contains(&true) {
+            return Ok(false);
+        }
         let mut ready = ready.into_iter();
         streams.retain_mut(|(stderr, file)| {
             if !ready.next().unwrap_or(false) {
@@ -91,7 +108,7 @@ fn pass_on(out: OwnedFd, err: OwnedFd, output: &mut dyn FnMut(bool, &[u8])) -> R
             }
         });
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The hidden entry.
@@ -118,9 +135,10 @@ fn carry_out(socket: &OwnedFd, roots: &Roots, spec: Spec) -> Result<i32> {
     let place = Place { run: dir.clone(), data: dir.clone(), keeper: dir.join("keeper.json") };
     make_dir(&dir)?;
     let made = made_by_mounts(&spec.config);
+    let upper = spec.config.rootfs.upper.clone();
     let result = attend(socket, roots, &place, spec, &cgroup);
-    for path in made {
-        remove_if_empty(&path);
+    if let Upper::Dir(dir) = &upper {
+        remove_empty(&dir.join("fs"), &made);
     }
     if result.is_err() {
         // Nothing of a failed start may stay, and what is not collected still is in its group.
@@ -214,14 +232,24 @@ fn made_by_mounts(config: &ContainerConfig) -> Vec<PathBuf> {
         let there = |root: &Path| root.join(path).symlink_metadata().is_ok();
         !there(&dir.join("fs")) && !config.rootfs.layers.iter().any(|layer| there(layer))
     };
-    own.chain(ours).filter(missing).map(|path| dir.join("fs").join(path)).collect()
+    own.chain(ours).filter(missing).map(PathBuf::from).collect()
 }
 
-fn remove_if_empty(path: &Path) {
-    let Ok(meta) = path.symlink_metadata() else { return };
-    if meta.is_dir() {
-        let _ = fs::remove_dir(path);
-    } else if meta.is_file() && meta.len() == 0 {
-        let _ = fs::remove_file(path);
+/// Removes what is empty of `paths` below `root`. The container may have put links in their way:
+/// none is followed, or files of the host would go (CVE-2024-23652).
+fn remove_empty(root: &Path, paths: &[PathBuf]) {
+    let Ok(root) = rootfs::open_path(root) else { return };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    for path in paths {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let Ok(parent) = openat2(&root, parent, flags, Mode::empty(), resolve) else { continue };
+        let Ok(stat) = statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let _ = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => unlinkat(&parent, name, AtFlags::REMOVEDIR),
+            FileType::RegularFile if stat.st_size == 0 => unlinkat(&parent, name, AtFlags::empty()),
+            _ => Ok(()),
+        };
     }
 }

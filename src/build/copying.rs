@@ -1,0 +1,402 @@
+//! COPY, ADD and WORKDIR as steps: what they depend on, and what they write.
+
+use std::{io, path::Path};
+
+use super::{
+    BuildError,
+    content::{Ownership, Source as Files},
+    copy::{self, Parents, PickError, Target, is_directory_name},
+    dockerfile::{Copy, Mistake, Word},
+    expand::Quotes,
+    ignore::Matcher,
+    mode::ModeChange,
+    solve::{At, Change, Inputs, Keep, Solver, Stage, View},
+    steps::commit,
+    tree::{Owner, Tree},
+};
+use crate::{image, runtime};
+
+/// An instruction with its words read.
+struct Wanted<'a> {
+    copy: &'a Copy,
+    sources: Vec<(String, &'a Word)>,
+    /// Name and content of files that stand in the Dockerfile.
+    inline: Vec<(String, String)>,
+    /// As written.
+    destination: String,
+    /// Absolute; a trailing `/` is kept.
+    to: String,
+    owner: Option<Owner>,
+    mode: Option<ModeChange>,
+    exclude: Matcher,
+}
+
+pub fn copy(solver: &Solver<'_>, stage: &mut Stage, at: At<'_>, copy: &Copy) -> Result<(), BuildError> {
+    let wanted = read(solver, stage, at, copy)?;
+    let mut inputs = Inputs { definition: definition(&wanted), parentless: copy.link, ..Inputs::default() };
+    let made = match &copy.from {
+        None => {
+            let source = solver.context.source();
+            let before = digest(solver, at, &wanted, &source)?;
+            inputs.fast.push(before.to_vec());
+            solver.layer(
+                stage,
+                at,
+                &inputs,
+                || Ok(vec![before]),
+                |stage| {
+                    let view = write(solver, stage, at, &wanted, &source)?;
+                    // Only what stayed the same all the time was surely copied as it was digested.
+                    let same = digest(solver, at, &wanted, &source)? == before;
+                    if !same {
+                        solver.warn(
+                            at,
+                            "a file changed while it was copied; the step will be carried out again",
+                        );
+                    }
+                    let keep = if same { Keep::Yes } else { Keep::No };
+                    Ok(Change { written: Some(view.scratch), keep })
+                },
+            )?
+        }
+        Some(from) => {
+            let (layers, key) = solver.source(&solver.graph.source(&from.text))?;
+            inputs.fast.push(key.bytes().to_vec());
+            // Mounted only when the fast key is not known.
+            let view = std::cell::OnceCell::new();
+            let open = || -> Result<&View, BuildError> {
+                if view.get().is_none() {
+                    let _ = view.set(solver.view(&layers)?);
+                }
+                view.get().ok_or(BuildError::Cancelled)
+            };
+            let slow = || Ok(vec![digest(solver, at, &wanted, &stage_files(&open()?.tree))?]);
+            solver.layer(stage, at, &inputs, slow, |stage| {
+                let written = write(solver, stage, at, &wanted, &stage_files(&open()?.tree))?;
+                Ok(Change { written: Some(written.scratch), keep: Keep::Yes })
+            })?
+        }
+    };
+    commit(stage, &created_by(&wanted), made);
+    Ok(())
+}
+
+/// WORKDIR: made as root's when it is missing.
+pub fn make_directory(
+    solver: &Solver<'_>,
+    stage: &Stage,
+    at: At<'_>,
+    path: &str,
+) -> Result<Change, BuildError> {
+    let view = solver.view(&stage.layers)?;
+    let made = view.tree.make_dirs(Path::new(path), Owner::default()).map_err(|error| {
+        failed(solver, at, &format!("cannot make directory `{path}` in the image"), &error)
+    })?;
+    Ok(Change { written: made.then_some(view.scratch), keep: Keep::Yes })
+}
+
+fn stage_files(tree: &Tree) -> Files<'_> {
+    Files { tree, ignore: None, memo: None, ownership: Ownership::Kept }
+}
+
+fn read<'a>(
+    solver: &Solver<'_>,
+    stage: &Stage,
+    at: At<'_>,
+    copy: &'a Copy,
+) -> Result<Wanted<'a>, BuildError> {
+    let mut sources = Vec::new();
+    for word in &copy.sources {
+        let text = solver.text(stage, at, word)?;
+        if copy.add && is_remote(&text) {
+            let mistake =
+                Mistake::new(word.span, format!("ADD cannot fetch `{text}`: only local files are supported"));
+            return Err(
+                solver.wrong(at, mistake.help("fetch it in a RUN step, or put it into the build context"))
+            );
+        }
+        sources.push((text, word));
+    }
+    let mut inline = Vec::new();
+    for heredoc in &copy.inline {
+        let word = Word { text: heredoc.data(), span: heredoc.span };
+        let data =
+            if heredoc.expand { solver.expanded(stage, at, &word, Quotes::Kept)?.text } else { word.text };
+        inline.push((heredoc.name.clone(), data));
+    }
+    let destination = solver.text(stage, at, &copy.to)?;
+    let exclude =
+        copy.exclude.iter().map(|word| solver.text(stage, at, word)).collect::<Result<Vec<_>, _>>()?;
+    let exclude = Matcher::from_patterns(exclude.iter().map(String::as_str)).map_err(|bad| {
+        solver.wrong(at, Mistake::new(at.step.instruction.span, format!("--exclude: {bad}")))
+    })?;
+    let mode = match &copy.chmod {
+        None => None,
+        Some(word) => {
+            let text = solver.text(stage, at, word)?;
+            let read = ModeChange::parse(&text);
+            Some(read.map_err(|message| solver.wrong(at, Mistake::new(word.span, message)))?)
+        }
+    };
+    let owner = copy.chown.as_ref().map(|word| owner(solver, stage, at, word)).transpose()?;
+    let full = stage.document.directory(&destination);
+    let to = if is_directory_name(&destination) && full != "/" { format!("{full}/") } else { full };
+    Ok(Wanted { copy, sources, inline, destination, to, owner, mode, exclude })
+}
+
+fn is_remote(text: &str) -> bool {
+    ["http://", "https://", "ftp://", "git://", "git@", "ssh://"]
+        .iter()
+        .any(|prefix| text.starts_with(prefix))
+}
+
+/// `user[:group]`, looked up in the image. A number alone is also the group.
+fn owner(solver: &Solver<'_>, stage: &Stage, at: At<'_>, word: &Word) -> Result<Owner, BuildError> {
+    let text = solver.text(stage, at, word)?;
+    let number =
+        |text: &str| text.parse::<u32>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let (user, group) =
+        text.split_once(':').map_or((text.as_str(), None), |(user, group)| (user, Some(group)));
+    let wanted = match (number(user), group.map(number)) {
+        (Some(uid), None) => format!("{uid}:{uid}"),
+        _ => text.clone(),
+    };
+    let view = solver.view(&stage.layers)?;
+    let found = runtime::users::resolve(view.tree.fd(), &wanted, &[])
+        .map_err(|error| solver.wrong(at, Mistake::new(word.span, format!("--chown: {error}"))))?;
+    Ok(Owner { uid: found.uid, gid: found.gid })
+}
+
+/// Everything that is written in the instruction, without the content of what it names.
+fn definition(wanted: &Wanted<'_>) -> Vec<Vec<u8>> {
+    let copy = wanted.copy;
+    let mut parts: Vec<Vec<u8>> = vec![
+        if copy.add { b"add".to_vec() } else { b"copy".to_vec() },
+        format!("{:?} {:?} {} {} {:?}", wanted.owner, wanted.mode, copy.link, copy.parents, copy.unpack)
+            .into_bytes(),
+        wanted.to.clone().into_bytes(),
+    ];
+    for word in &copy.exclude {
+        parts.push([b"exclude ", word.text.as_bytes()].concat());
+    }
+    for (source, _) in &wanted.sources {
+        // The names of what it matches are part of the content.
+        parts.push(if copy.parents { [b"parents ", source.as_bytes()].concat() } else { b"source".to_vec() });
+    }
+    for (name, data) in &wanted.inline {
+        parts.push([b"inline ", name.as_bytes()].concat());
+        parts.push(data.clone().into_bytes());
+    }
+    parts
+}
+
+fn digest(
+    solver: &Solver<'_>,
+    at: At<'_>,
+    wanted: &Wanted<'_>,
+    files: &Files<'_>,
+) -> Result<[u8; 32], BuildError> {
+    let mut all = Vec::new();
+    for (pattern, word) in &wanted.sources {
+        let picked = pick(solver, at, files, pattern, word)?;
+        all.extend(
+            files
+                .digest(&picked, &wanted.exclude)
+                .map_err(|error| failed(solver, at, &format!("cannot read `{pattern}`"), &error))?,
+        );
+    }
+    Ok(super::cache::Key::of([all.as_slice()]).digest())
+}
+
+fn pick(
+    solver: &Solver<'_>,
+    at: At<'_>,
+    files: &Files<'_>,
+    pattern: &str,
+    word: &Word,
+) -> Result<Vec<super::content::Picked>, BuildError> {
+    copy::pick(files, pattern).map_err(|error| {
+        let mistake = Mistake::new(word.span, error.to_string());
+        match error {
+            PickError::NotFound { help: Some(help), .. } => solver.wrong(at, mistake.help(help)),
+            PickError::Read { ref source, .. } => {
+                solver.wrong(at, Mistake::new(word.span, format!("{}: {source}", mistake.message)))
+            }
+            _ => solver.wrong(at, mistake),
+        }
+    })
+}
+
+/// Carries the copy out above the layers of the stage.
+fn write(
+    solver: &Solver<'_>,
+    stage: &Stage,
+    at: At<'_>,
+    wanted: &Wanted<'_>,
+    files: &Files<'_>,
+) -> Result<View, BuildError> {
+    let below = if wanted.copy.link { &[][..] } else { &stage.layers };
+    let view = solver.view(below)?;
+    let target =
+        Target { tree: &view.tree, path: &wanted.to, owner: wanted.owner, mode: wanted.mode.as_ref() };
+    let mut all = Vec::new();
+    for (pattern, word) in &wanted.sources {
+        let picked = pick(solver, at, files, pattern, word)?;
+        if picked.is_empty() {
+            solver.warn(at, &format!("`{pattern}` matches nothing"));
+        }
+        all.extend(picked.into_iter().map(|one| (one, pattern, *word)));
+    }
+    refuse_heap(solver, at, wanted, files, all.iter().map(|(one, ..)| one), &target)?;
+    for (one, pattern, word) in all {
+        solver.check()?;
+        if unpacked(solver, at, wanted, files, &one, &target)? {
+            continue;
+        }
+        let parents = if wanted.copy.parents { Parents::kept(pattern) } else { Parents::Dropped };
+        copy::copy(files, &[one], &wanted.exclude, parents, &target)
+            .map_err(|error| solver.wrong(at, Mistake::new(word.span, error.to_string())))?;
+    }
+    for (name, data) in &wanted.inline {
+        copy::write(name, data.as_bytes(), &target)
+            .map_err(|error| failed(solver, at, &format!("cannot write `{name}`"), &error))?;
+    }
+    Ok(view)
+}
+
+/// Several files at one name would leave only the last one.
+fn refuse_heap<'p>(
+    solver: &Solver<'_>,
+    at: At<'_>,
+    wanted: &Wanted<'_>,
+    files: &Files<'_>,
+    picked: impl Iterator<Item = &'p super::content::Picked>,
+    target: &Target<'_>,
+) -> Result<(), BuildError> {
+    let read = |error: io::Error| failed(solver, at, "cannot read the sources", &error);
+    let is_dir = |stat: Option<rustix::fs::Stat>| {
+        stat.is_some_and(|stat| super::tree::kind(&stat) == rustix::fs::FileType::Directory)
+    };
+    let mut count = wanted.inline.len();
+    for one in picked {
+        count += usize::from(!is_dir(files.has(&one.path).map_err(read)?));
+    }
+    if count < 2 || wanted.copy.parents || is_directory_name(&wanted.to) {
+        return Ok(());
+    }
+    let there =
+        target.tree.resolve(Path::new(&wanted.to)).and_then(|path| target.tree.stat(&path)).map_err(read)?;
+    if is_dir(there) {
+        return Ok(());
+    }
+    let keyword = if wanted.copy.add { "ADD" } else { "COPY" };
+    let message = format!(
+        "When using {keyword} with more than one source file, the destination must be a directory and end with a /"
+    );
+    let mistake = Mistake::new(wanted.copy.to.span, message);
+    Err(solver.wrong(at, mistake.help(format!("write `{}/`", wanted.destination))))
+}
+
+/// ADD of an archive: what it holds goes to the destination. False for what is none.
+fn unpacked(
+    solver: &Solver<'_>,
+    at: At<'_>,
+    wanted: &Wanted<'_>,
+    files: &Files<'_>,
+    one: &super::content::Picked,
+    target: &Target<'_>,
+) -> Result<bool, BuildError> {
+    let is_file = |stat: Option<rustix::fs::Stat>| {
+        stat.is_some_and(|stat| super::tree::kind(&stat) == rustix::fs::FileType::RegularFile)
+    };
+    let read =
+        |error: io::Error| failed(solver, at, &format!("cannot read `{}`", one.name.display()), &error);
+    if !wanted.copy.add || wanted.copy.unpack == Some(false) || !is_file(files.has(&one.path).map_err(read)?)
+    {
+        return Ok(false);
+    }
+    let archive = files.tree.file(&one.path).map_err(read)?;
+    match image::archive_kind(&archive).map_err(read)? {
+        image::ArchiveKind::Tar => {}
+        image::ArchiveKind::Foreign(name)
+            if wanted.copy.unpack == Some(true) || looks_like_tar(&one.name) =>
+        {
+            let message =
+                format!("`{}` is compressed with {name}, which ADD cannot extract", one.name.display());
+            let mistake = Mistake::new(at.step.instruction.span, message);
+            return Err(
+                solver.wrong(at, mistake.help("compress it with gzip or zstd, or extract it in a RUN step"))
+            );
+        }
+        _ if wanted.copy.unpack == Some(true) => {
+            let message = format!("`{}` is no tar archive", one.name.display());
+            return Err(solver.wrong(at, Mistake::new(at.step.instruction.span, message)));
+        }
+        _ => return Ok(false),
+    }
+    let scratch = solver.store.scratch()?;
+    image::extract(archive, scratch.path()).map_err(|error| {
+        solver.wrong(
+            at,
+            Mistake::new(
+                at.step.instruction.span,
+                format!("cannot extract `{}`: {error}", one.name.display()),
+            ),
+        )
+    })?;
+    let tree = Tree::open(&scratch.path().join("fs")).map_err(read)?;
+    let path = format!("{}/", target.path.trim_end_matches('/'));
+    let target = Target { tree: target.tree, path: &path, owner: target.owner, mode: target.mode };
+    target
+        .tree
+        .make_dirs(Path::new(&path), target.owner.unwrap_or_default())
+        .and_then(|_| {
+            let all = super::content::Picked { name: ".".into(), path: "".into() };
+            copy::copy(&stage_files(&tree), &[all], &Matcher::default(), Parents::Dropped, &target)
+        })
+        .map_err(|error| failed(solver, at, &format!("cannot extract `{}`", one.name.display()), &error))?;
+    Ok(true)
+}
+
+fn looks_like_tar(name: &Path) -> bool {
+    let name = name.to_string_lossy().to_ascii_lowercase();
+    [".tar.bz2", ".tar.xz", ".tbz", ".tbz2", ".txz"].iter().any(|end| name.ends_with(end))
+}
+
+fn failed(solver: &Solver<'_>, at: At<'_>, what: &str, error: &io::Error) -> BuildError {
+    solver.wrong(at, Mistake::new(at.step.instruction.span, format!("{what}: {error}")))
+}
+
+/// As it stands in the history: `COPY --chown=web src dst # buildkit`.
+fn created_by(wanted: &Wanted<'_>) -> String {
+    let copy = wanted.copy;
+    let mut words = vec![if copy.add { "ADD".to_owned() } else { "COPY".to_owned() }];
+    words.extend(copy.parents.then(|| "--parents".to_owned()));
+    words.extend(copy.chown.iter().map(|word| format!("--chown={}", word.text)));
+    words.extend(copy.chmod.iter().map(|word| format!("--chmod={}", word.text)));
+    words.extend(wanted.sources.iter().map(|(source, _)| source.clone()));
+    words.extend(wanted.inline.iter().map(|(name, _)| format!("<<{name}")));
+    words.push(wanted.destination.clone());
+    words.push("# buildkit".into());
+    words.join(" ")
+}
+
+/// For RUN mounts: the digest of a path of the context or of a stage, and a copy of it.
+pub fn mounted_digest(files: &Files<'_>, path: &str) -> Result<[u8; 32], PickError> {
+    let picked = copy::pick(files, path)?;
+    let read = |source| PickError::Read { path: path.to_owned(), source };
+    files.digest(&picked, &Matcher::default()).map_err(read)
+}
+
+/// Copies `path` to `name` in the directory of `target`.
+pub fn mounted_copy(files: &Files<'_>, path: &str, target: &Tree, name: &str) -> Result<(), PickError> {
+    let picked = copy::pick(files, path)?;
+    let target = Target { tree: target, path: name, owner: None, mode: None };
+    copy::copy(files, &picked, &Matcher::default(), Parents::Dropped, &target)
+        .map_err(|source| PickError::Read { path: path.to_owned(), source })
+}
+
+/// The files of a mount's `from`, or of the context.
+pub fn files_of<'a>(solver: &'a Solver<'_>, view: Option<&'a View>) -> Files<'a> {
+    view.map_or_else(|| solver.context.source(), |view| stage_files(&view.tree))
+}

@@ -1,0 +1,310 @@
+//! Streams between the threads of an ingest: chunks, compression, digests. Knows nothing of tar.
+
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+};
+
+use sha2::{Digest, Sha256};
+
+const CHUNK: usize = 256 * 1024;
+/// Chunks in flight: what a slow reader may cost in memory.
+const IN_FLIGHT: usize = 12;
+
+/// How a stream is compressed, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+    /// Known, but of no use in an image.
+    Foreign(&'static str),
+}
+
+impl Compression {
+    pub(super) fn of(start: &[u8]) -> Self {
+        match start {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            // A skippable frame, as zstd:chunked archives may begin with.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [b'B', b'Z', b'h', ..] => Self::Foreign("bzip2"),
+            [0xfd, b'7', b'z', b'X', b'Z', ..] => Self::Foreign("xz"),
+            _ => Self::None,
+        }
+    }
+}
+
+/// The plain bytes of a stream that may be compressed.
+pub(super) fn inflate<'a>(source: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+    let mut source = BufReader::with_capacity(CHUNK, source);
+    let mut start = Vec::new();
+    // A short first read must not hide the magic bytes.
+    while start.len() < 6 {
+        let mut byte = [0];
+        match source.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) => start.push(byte[0]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let compression = Compression::of(&start);
+    let source = io::Cursor::new(start).chain(source);
+    Ok(match compression {
+        Compression::None => Box::new(source),
+        Compression::Gzip => Box::new(Gunzip::new(source)),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(source)?),
+        Compression::Foreign(name) => {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is compressed with {name}")));
+        }
+    })
+}
+
+/// Members of gzip one after the other, with zeros behind the last one as tape tools leave them.
+struct Gunzip<R> {
+    member: Option<flate2::bufread::GzDecoder<R>>,
+}
+
+impl<R: BufRead> Gunzip<R> {
+    fn new(source: R) -> Self {
+        Self { member: Some(flate2::bufread::GzDecoder::new(source)) }
+    }
+}
+
+impl<R: BufRead> Read for Gunzip<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        while let Some(member) = &mut self.member {
+            let length = member.read(buffer)?;
+            if length > 0 {
+                return Ok(length);
+            }
+            let mut source =
+                self.member.take().map(flate2::bufread::GzDecoder::into_inner).ok_or(io::ErrorKind::Other)?;
+            let first = source.fill_buf()?.first().copied();
+            match first {
+                None => return Ok(0),
+                Some(0) => return zeros(source).map(|()| 0),
+                Some(_) => self.member = Some(flate2::bufread::GzDecoder::new(source)),
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn zeros(mut source: impl BufRead) -> io::Result<()> {
+    loop {
+        let rest = source.fill_buf()?;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        if rest.iter().any(|byte| *byte != 0) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "there is garbage behind the compressed data",
+            ));
+        }
+        let length = rest.len();
+        source.consume(length);
+    }
+}
+
+/// Counts and hashes what is read through it.
+pub(super) struct Hashing<R> {
+    inner: R,
+    hash: Sha256,
+    length: u64,
+}
+
+impl<R> Hashing<R> {
+    pub(super) fn new(inner: R) -> Self {
+        Self { inner, hash: Sha256::new(), length: 0 }
+    }
+
+    /// `sha256:<hex>` and number of the bytes read.
+    pub(super) fn finish(self) -> (String, u64) {
+        (digest_text(self.hash), self.length)
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..length]);
+        self.length += length as u64;
+        Ok(length)
+    }
+}
+
+/// `sha256:<hex>` of `bytes`.
+pub(super) fn digest(bytes: &[u8]) -> String {
+    digest_text(Sha256::new_with_prefix(bytes))
+}
+
+pub(super) fn digest_text(hash: Sha256) -> String {
+    use std::fmt::Write as _;
+    hash.finalize().iter().fold(String::from("sha256:"), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// One thread's bytes for another one, a few MiB at most in flight.
+pub(super) fn pipe() -> (PipeWriter, PipeReader) {
+    let (sender, receiver) = sync_channel(IN_FLIGHT);
+    let reader =
+        PipeReader { receiver: Some(receiver), chunk: Vec::new(), at: 0, hash: Sha256::new(), length: 0 };
+    (PipeWriter { sender }, reader)
+}
+
+pub(super) struct PipeWriter {
+    sender: SyncSender<io::Result<Vec<u8>>>,
+}
+
+impl PipeWriter {
+    /// Sends all of `source`, then the error it ended with. `false` when it did not come to the end.
+    pub(super) fn send_all(self, mut source: impl Read) -> bool {
+        loop {
+            let mut chunk = Vec::with_capacity(CHUNK);
+            let result = (&mut source).take(CHUNK as u64).read_to_end(&mut chunk);
+            let last = chunk.is_empty();
+            if !last && self.sender.send(Ok(chunk)).is_err() {
+                return false;
+            }
+            if let Err(error) = result {
+                // The reader may have gone; then it has an error of its own.
+                let _ = self.sender.send(Err(error));
+                return false;
+            }
+            if last {
+                return true;
+            }
+        }
+    }
+}
+
+pub(super) struct PipeReader {
+    /// Gone when all has come, or when nobody is to send any more.
+    receiver: Option<Receiver<io::Result<Vec<u8>>>>,
+    chunk: Vec<u8>,
+    at: usize,
+    hash: Sha256,
+    length: u64,
+}
+
+impl PipeReader {
+    /// `sha256:<hex>` of all that came through; whole only when it was read to the end.
+    pub(super) fn digest(self) -> String {
+        digest_text(self.hash)
+    }
+
+    /// Bytes that came through so far.
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Wants no more: the writer ends at its next chunk.
+    pub(super) fn close(&mut self) {
+        self.receiver = None;
+    }
+}
+
+impl BufRead for PipeReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.chunk.len()
+            && let Some(receiver) = &self.receiver
+        {
+            match receiver.recv() {
+                Ok(chunk) => {
+                    self.chunk = chunk?;
+                    self.at = 0;
+                    self.length += self.chunk.len() as u64;
+                    self.hash.update(&self.chunk);
+                }
+                Err(_) => self.receiver = None,
+            }
+        }
+        Ok(&self.chunk[self.at..])
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.at += length;
+    }
+}
+
+impl Read for PipeReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let length = available.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&available[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn plain(bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        inflate(bytes)?.read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn every_compression_of_images_is_opened() {
+        let text = b"some words, some words".repeat(1000);
+        assert_eq!(plain(&text).unwrap(), text);
+        assert_eq!(plain(&gzip(&text)).unwrap(), text);
+        assert_eq!(plain(&zstd::encode_all(text.as_slice(), 1).unwrap()).unwrap(), text);
+        assert_eq!(plain(b"").unwrap(), b"");
+    }
+
+    #[test]
+    fn gzip_may_come_in_members_and_end_in_zeros() {
+        let mut bytes = gzip(b"one ");
+        bytes.extend(gzip(b""));
+        bytes.extend(gzip(b"two"));
+        bytes.extend([0; 700]);
+        assert_eq!(plain(&bytes).unwrap(), b"one two");
+        bytes.extend(b"x");
+        assert!(plain(&bytes).unwrap_err().to_string().contains("garbage"));
+    }
+
+    #[test]
+    fn a_cut_or_damaged_stream_is_an_error() {
+        let whole = gzip(&b"words ".repeat(10_000));
+        assert!(plain(&whole[..whole.len() - 9]).is_err());
+        let mut damaged = whole.clone();
+        let last = damaged.len() - 5;
+        damaged[last] ^= 1;
+        assert!(plain(&damaged).is_err());
+        assert!(plain(b"BZh91AY").unwrap_err().to_string().contains("bzip2"));
+    }
+
+    #[test]
+    fn the_pipe_hands_on_bytes_digest_and_error() {
+        let bytes = vec![7; 3 * CHUNK + 5];
+        let (writer, mut reader) = pipe();
+        let mut out = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert!(writer.send_all(bytes.as_slice())));
+            reader.read_to_end(&mut out).unwrap();
+        });
+        assert_eq!(out, bytes);
+        assert_eq!(reader.digest(), digest(&bytes));
+    }
+}

@@ -1,0 +1,193 @@
+//! Brings a layer in: bytes from anywhere become a verified directory, or nothing.
+//!
+//! One thread reads, hashes and inflates, one hashes and writes. The directory is built in `tmp`,
+//! made durable by one `syncfs`, and renamed. Two processes that want the same layer: the second one
+//! waits and finds it.
+
+use std::{
+    fs,
+    io::{self, Read},
+    os::fd::OwnedFd,
+    path::Path,
+};
+
+use oci_spec::image::Descriptor;
+use rustix::io::Errno;
+
+use super::{
+    ImageError,
+    codec::{Hashing, inflate, pipe},
+    layout::{Layout, file_error, hex, sync_parent},
+    lease::Lease,
+    lock::FileLock,
+    record::LayerRecord,
+    untar::{Facts, Limits, UntarError, untar},
+};
+
+/// A layer that is wanted.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted<'a> {
+    /// `sha256:<hex>` of the uncompressed tar.
+    pub(super) diff_id: &'a str,
+    /// What the manifest says of the stream, where there is a manifest.
+    pub(super) blob: Option<&'a Descriptor>,
+    /// For messages: `layer 2 of 5`.
+    pub(super) what: &'a str,
+}
+
+/// What came out of a stream.
+struct Unpacked {
+    facts: Facts,
+    diff_id: String,
+    tar_size: u64,
+    blob_digest: String,
+    blob_size: u64,
+}
+
+impl Layout {
+    /// Whether the layer is there, complete. Hold it by a lease first.
+    pub(super) fn has_layer(&self, diff_id: &str) -> Result<bool, ImageError> {
+        Ok(self.layer(hex(diff_id)?).exists())
+    }
+
+    /// The lock of whoever brings the layer in; `None` when it has come meanwhile. Waits.
+    pub(super) fn claim_layer(&self, diff_id: &str) -> Result<Option<FileLock>, ImageError> {
+        let path = self.lock(hex(diff_id)?);
+        let lock = FileLock::wait(&path).map_err(file_error("lock", &path))?;
+        Ok(if self.has_layer(diff_id)? { None } else { Some(lock) })
+    }
+
+    /// Unpacks `source` as the layer that `wanted` names. The caller has claimed it.
+    pub(super) fn ingest(
+        &self,
+        lease: &Lease,
+        wanted: &Wanted<'_>,
+        source: impl Read + Send,
+        keep: impl FnOnce() -> Result<Option<Descriptor>, ImageError>,
+    ) -> Result<(), ImageError> {
+        let scratch = lease.scratch()?;
+        let what = wanted.what;
+        let unpacked = unpack(scratch.path(), source).map_err(|error| match error {
+            UntarError::Write(entry, source) => ImageError::File {
+                what: if source.raw_os_error() == Some(Errno::NOSPC.raw_os_error()) {
+                    "no space to unpack"
+                } else {
+                    "unpack"
+                },
+                path: Path::new(what).join(entry.trim_start_matches('/')),
+                source,
+            },
+            UntarError::Archive(message) => ImageError::Invalid(format!("{what} is refused: {message}")),
+            UntarError::Read(error) => ImageError::Invalid(format!("{what} cannot be read: {error}")),
+        })?;
+        verify(wanted, &unpacked)?;
+        let blob = keep()?;
+        let record = LayerRecord { facts: unpacked.facts, tar_size: unpacked.tar_size, blob };
+        self.publish_layer(scratch, hex(wanted.diff_id)?, &record)
+    }
+
+    /// Makes `scratch` (with its `fs`) the layer of this name. Its lock is the caller's.
+    pub(super) fn publish_layer(
+        &self,
+        scratch: tempfile::TempDir,
+        name: &str,
+        record: &LayerRecord,
+    ) -> Result<(), ImageError> {
+        let place = self.layer(name);
+        let publish = || -> io::Result<()> {
+            match fs::remove_dir_all(scratch.path().join("trash")) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            fs::write(scratch.path().join("meta.json"), serde_json::to_vec_pretty(record)?)?;
+            rustix::fs::syncfs(fs::File::open(scratch.path())?)?;
+            fs::rename(scratch.path(), &place)?;
+            sync_parent(&place)
+        };
+        publish().map_err(file_error("store layer", &place))?;
+        // It has moved; there is nothing left to remove.
+        let _ = scratch.keep();
+        Ok(())
+    }
+}
+
+/// Wrong content must never be found under a right name.
+fn verify(wanted: &Wanted<'_>, unpacked: &Unpacked) -> Result<(), ImageError> {
+    let what = wanted.what;
+    if let Some(blob) = wanted.blob {
+        if blob.size() != unpacked.blob_size {
+            return Err(ImageError::Invalid(format!(
+                "{what} is {} bytes long; its manifest says {}",
+                unpacked.blob_size,
+                blob.size()
+            )));
+        }
+        if blob.digest().as_ref() != unpacked.blob_digest {
+            return Err(ImageError::Invalid(format!(
+                "{what} has digest {}; its manifest says {}",
+                unpacked.blob_digest,
+                blob.digest()
+            )));
+        }
+    }
+    if wanted.diff_id != unpacked.diff_id {
+        return Err(ImageError::Invalid(format!(
+            "{what} unpacks to {}; the image's configuration says {}",
+            unpacked.diff_id, wanted.diff_id
+        )));
+    }
+    Ok(())
+}
+
+/// Unpacks an archive that is no layer into `fs` below `scratch`.
+pub(super) fn unpack_plain(scratch: &Path, source: impl Read + Send) -> Result<(), UntarError> {
+    unpack(scratch, source).map(drop)
+}
+
+/// Unpacks into `fs` below `scratch`.
+fn unpack(scratch: &Path, source: impl Read + Send) -> Result<Unpacked, UntarError> {
+    let made = |error: io::Error| UntarError::Write("/".into(), error);
+    let open = |name: &str| -> io::Result<OwnedFd> {
+        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+        let path = scratch.join(name);
+        fs::DirBuilder::new().mode(0o755).create(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(fs::File::open(path)?.into())
+    };
+    let root = open("fs").map_err(made)?;
+    let trash = open("trash").map_err(made)?;
+    let (writer, mut reader) = pipe();
+    let mut source = Hashing::new(source);
+    let source_ref = &mut source;
+    let facts = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let whole = match inflate(&mut *source_ref) {
+                Ok(plain) => writer.send_all(plain),
+                Err(error) => writer.send_all(Failing(Some(error))),
+            };
+            if whole {
+                // What stands behind the compressed data belongs to the blob too; an error shows in
+                // its size and digest.
+                let _ = io::copy(source_ref, &mut io::sink());
+            }
+        });
+        let facts = untar(&mut reader, &root, &trash, Limits::default());
+        if facts.is_err() {
+            // Nobody reads on: lets the writer end.
+            reader.close();
+        }
+        facts
+    })?;
+    let tar_size = reader.length();
+    let (blob_digest, blob_size) = source.finish();
+    Ok(Unpacked { facts, diff_id: reader.digest(), tar_size, blob_digest, blob_size })
+}
+
+/// A stream that begins with its end.
+struct Failing(Option<io::Error>);
+
+impl Read for Failing {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
+}

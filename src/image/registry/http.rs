@@ -1,0 +1,249 @@
+//! Single HTTP requests: connections, TLS by host, time limits, redirects. Knows nothing of registries.
+//!
+//! An `Authorization` header goes to the host it was made for and to no other, whatever a server says.
+
+use std::{
+    collections::HashMap,
+    error::Error as StdError,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, Response, StatusCode, Uri,
+    body::{Body as _, Bytes, Incoming},
+    header::{self, HeaderMap, HeaderValue},
+};
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+
+use super::{route::Route, settings::Registries, tls};
+use crate::image::ImageError;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Without a byte from the server.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_REDIRECTS: u32 = 5;
+/// Of what the connection may buffer: it bounds the size of the chunks that come.
+const READ_BUFFER: usize = 256 * 1024;
+
+type Connection = Client<HttpsConnector<Route>, Full<Bytes>>;
+
+/// Why there was no answer.
+#[derive(Debug)]
+pub(super) enum HttpError {
+    /// No connection: the host is not there, or is not who it should be.
+    Connect(Box<dyn StdError + Send + Sync>),
+    /// It broke, or was too slow.
+    Broken(Box<dyn StdError + Send + Sync>),
+    /// Our own settings, or an answer that we do not follow.
+    Refused(ImageError),
+}
+
+impl HttpError {
+    /// All causes in one line.
+    pub(super) fn text(&self) -> String {
+        let (Self::Connect(error) | Self::Broken(error)) = self else {
+            let Self::Refused(error) = self else { return String::new() };
+            return error.to_string();
+        };
+        chain(error.as_ref())
+    }
+}
+
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[derive(Debug)]
+pub(super) struct Http {
+    settings: Registries,
+    /// By host, as certificates are, and whether it is with TLS.
+    connections: Mutex<HashMap<(String, bool), Connection>>,
+}
+
+impl Http {
+    pub(super) fn new(settings: Registries) -> Arc<Self> {
+        Arc::new(Self { settings, connections: Mutex::default() })
+    }
+
+    /// Sends a request, and again where it is sent on to. Whatever the status, an answer is an answer.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        mut uri: Uri,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, HttpError> {
+        let mut headers = headers.clone();
+        let mut away = false;
+        for _ in 0..=MAX_REDIRECTS {
+            let mut response = self.once(method.clone(), &uri, &headers, body.clone()).await?;
+            if away {
+                // Another host's challenge is none of the registry's, and gets no answer.
+                response.headers_mut().remove(header::WWW_AUTHENTICATE);
+            }
+            let moved = matches!(
+                response.status(),
+                StatusCode::MOVED_PERMANENTLY
+                    | StatusCode::FOUND
+                    | StatusCode::SEE_OTHER
+                    | StatusCode::TEMPORARY_REDIRECT
+                    | StatusCode::PERMANENT_REDIRECT
+            );
+            if !moved || method == Method::POST {
+                return Ok(response);
+            }
+            let next = follow(&uri, response.headers())?;
+            if next.authority() != uri.authority() || next.scheme() != uri.scheme() {
+                headers.remove(header::AUTHORIZATION);
+                away = true;
+            }
+            uri = next;
+        }
+        Err(refused(format!("`{uri}` is redirected more than {MAX_REDIRECTS} times")))
+    }
+
+    async fn once(
+        &self,
+        method: Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, HttpError> {
+        let connection = self.connection(uri).map_err(HttpError::Refused)?;
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri.clone();
+        *request.headers_mut() = headers.clone();
+        let agent = HeaderValue::from_static(concat!("ficelle/", env!("CARGO_PKG_VERSION")));
+        request.headers_mut().insert(header::USER_AGENT, agent);
+        match tokio::time::timeout(IDLE_TIMEOUT, connection.request(request)).await {
+            Err(_) => Err(HttpError::Broken("no answer within 60 s".into())),
+            Ok(Err(error)) if error.is_connect() => Err(HttpError::Connect(error.into())),
+            Ok(Err(error)) => Err(HttpError::Broken(error.into())),
+            Ok(Ok(response)) => Ok(response),
+        }
+    }
+
+    fn connection(&self, uri: &Uri) -> Result<Connection, ImageError> {
+        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let secure = uri.scheme_str() == Some("https");
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = connections.get(&(host.clone(), secure)) {
+            return Ok(known.clone());
+        }
+        // The system's authorities take a while to read, and are of no use without TLS.
+        let config = if secure { tls::config(&host, &self.settings)? } else { tls::unused(&host)? };
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(Route::new(connector, &self.settings));
+        let connection =
+            Client::builder(TokioExecutor::new()).http1_max_buf_size(READ_BUFFER).build(connector);
+        connections.insert((host, secure), connection.clone());
+        Ok(connection)
+    }
+}
+
+fn refused(message: String) -> HttpError {
+    HttpError::Refused(ImageError::Remote(message))
+}
+
+/// Where an answer sends us on to; never from TLS to none.
+fn follow(from: &Uri, headers: &HeaderMap) -> Result<Uri, HttpError> {
+    let location = headers
+        .get(header::LOCATION)
+        .and_then(|value| value.to_str().ok())
+        .ok_or_else(|| refused(format!("`{from}` is redirected to nowhere")))?;
+    let scheme = from.scheme_str().unwrap_or("https");
+    let authority = from.authority().map(ToString::to_string).unwrap_or_default();
+    let whole = match location {
+        rest if rest.starts_with("//") => format!("{scheme}:{rest}"),
+        rest if rest.starts_with('/') => format!("{scheme}://{authority}{rest}"),
+        absolute => absolute.to_owned(),
+    };
+    let to: Uri = whole
+        .parse()
+        .map_err(|_| refused(format!("`{from}` is redirected to the malformed `{location}`")))?;
+    let known = matches!(to.scheme_str(), Some("http" | "https")) && to.host().is_some();
+    let lowered = scheme == "https" && to.scheme_str() == Some("http");
+    if !known || lowered || to.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(refused(format!("`{from}` is redirected to `{location}`, which is not followed")));
+    }
+    Ok(to)
+}
+
+/// A body of at most `max` bytes.
+pub(super) async fn bounded(response: Response<Incoming>, max: u64) -> Result<Vec<u8>, HttpError> {
+    let too_long = || refused(format!("the answer is longer than {max} bytes"));
+    let mut body = response.into_body();
+    if body.size_hint().lower() > max {
+        return Err(too_long());
+    }
+    let mut bytes = Vec::new();
+    while let Some(data) = next_chunk(&mut body).await? {
+        if (bytes.len() + data.len()) as u64 > max {
+            return Err(too_long());
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+/// The next piece of a body; `None` at its end.
+pub(super) async fn next_chunk(body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
+    loop {
+        let frame = tokio::time::timeout(IDLE_TIMEOUT, body.frame())
+            .await
+            .map_err(|_| HttpError::Broken("no data for 60 s".into()))?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(HttpError::Broken(error.into())),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(from: &str, location: &str) -> Result<String, String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::LOCATION, location.parse().unwrap());
+        follow(&from.parse().unwrap(), &headers).map(|uri| uri.to_string()).map_err(|error| error.text())
+    }
+
+    #[test]
+    fn redirects_are_followed_but_never_out_of_tls() {
+        assert_eq!(to("https://a/v2/x", "/y?z=1").unwrap(), "https://a/y?z=1");
+        assert_eq!(to("https://a/v2/x", "https://b:8443/y").unwrap(), "https://b:8443/y");
+        assert_eq!(to("http://a/v2/x", "//b/y").unwrap(), "http://b/y");
+        for bad in ["http://b/y", "ftp://b/y", "file:///etc/passwd", "https://user:pass@b/y", "y"] {
+            assert!(to("https://a/v2/x", bad).is_err(), "{bad}");
+        }
+    }
+}
