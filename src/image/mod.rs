@@ -6,11 +6,8 @@ mod archive;
 mod arrival;
 mod codec;
 mod commit;
-<<<<<<< HEAD
 mod extract;
-=======
 mod fetch;
->>>>>>> room/image
 mod gc;
 mod ingest;
 mod layout;
