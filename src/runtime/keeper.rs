@@ -616,7 +616,7 @@ impl Keeper {
         // A worker that was killed may have left a process that waits to be started.
         let cgroup = self.group.cgroup(&worker.id);
         cgroup::kill(&cgroup);
-        self.remains.push(cgroup);
+        self.await_removal(cgroup);
         if worker.purpose == Purpose::Restart && self.containers.contains_key(&worker.id) {
             let exit = match error {
                 Error::Exec { code, .. } => Some(*code),
@@ -625,6 +625,23 @@ impl Keeper {
             self.ended(&worker.id, exit);
         } else {
             self.containers.remove(&worker.id);
+        }
+    }
+
+    /// Until the processes of a failed start are collected and their groups gone: who asked for it may
+    /// remove the container next.
+    fn await_removal(&mut self, cgroup: String) {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while cgroup::remove(&cgroup).is_err() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.remains.push(cgroup);
+                return;
+            }
+            let mut fds = [PollFd::new(&self.signals, PollFlags::IN)];
+            let _ = poll(&mut fds, Some(&timespec(left.min(Duration::from_millis(10)))));
+            signal::drain(self.signals.as_fd());
+            self.collect();
         }
     }
 
