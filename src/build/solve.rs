@@ -71,7 +71,7 @@ pub struct Stage {
     pub document: Document,
     /// ARG in the order declared.
     pub args: Vec<(String, Option<String>)>,
-    /// Fast key of all that was done.
+    /// Key of all that was done, and what came of it.
     pub chain: Key,
     /// CMD was written in this stage.
     pub cmd_is_own: bool,
@@ -375,8 +375,10 @@ pub enum Keep {
     No,
 }
 
+/// The result is part of the chain: a step that had to be carried out again may have come to another
+/// one, and then nothing that was made from the first fits.
 fn advance(stage: &mut Stage, fast: Key, (record, layer): (Record, Option<LayerRef>)) -> Made {
-    stage.chain = fast;
+    stage.chain = Key::of([fast.bytes(), layer.as_ref().map_or(&[][..], |layer| layer.diff_id.as_bytes())]);
     let made = if layer.is_some() { Made::Layer } else { Made::Nothing };
     if let Some(layer) = layer {
         stage.layers.push(layer);
