@@ -582,6 +582,18 @@ fn a_step_that_changes_nothing_makes_no_layer() {
 }
 
 #[test]
+fn steps_may_make_the_same_layer_twice() {
+    let workshop = workshop!();
+    workshop.write("file", "x");
+    let outcome = workshop.build(
+        "FROM base\nCOPY file /f\nRUN echo y > /f\nCOPY file /f\nRUN cat /f\nCOPY --from=base /bin/sh /s\n",
+    );
+    assert_eq!(outcome.output(), ["x"]);
+    assert_eq!(outcome.image().layers.len(), 5);
+    assert_eq!(outcome.read("f"), "x");
+}
+
+#[test]
 fn heredocs_are_scripts_and_files() {
     let workshop = workshop!();
     let outcome = workshop.build(

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
 };
@@ -233,8 +234,7 @@ impl Solver<'_> {
 
     pub fn view(&self, layers: &[LayerRef]) -> Result<View, BuildError> {
         let scratch = self.store.scratch()?;
-        let layers: Vec<_> = layers.iter().map(|layer| layer.path.clone()).collect();
-        let tree = Tree::overlay(&layers, scratch.path()).map_err(|source| BuildError::Context {
+        let tree = Tree::overlay(&stack(layers), scratch.path()).map_err(|source| BuildError::Context {
             message: format!("cannot mount the layers of a stage: {source}"),
             source: Some(source),
         })?;
@@ -357,6 +357,15 @@ impl Solver<'_> {
         let text = format!("{}:{}: {message}", self.file.name, self.line(at));
         (self.events)(BuildEvent::Warning(text));
     }
+}
+
+/// The directories to mount, the base first. Two steps may make the same layer, but overlayfs takes no
+/// directory twice; the upper one alone shows the same.
+#[must_use]
+pub fn stack(layers: &[LayerRef]) -> Vec<PathBuf> {
+    let above = |at: usize| &layers[at + 1..];
+    let last = |(at, layer): &(usize, &LayerRef)| !above(*at).iter().any(|upper| upper.path == layer.path);
+    layers.iter().enumerate().filter(last).map(|(_, layer)| layer.path.clone()).collect()
 }
 
 /// What a step did.
