@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stderr, reason = "a test that cannot run here says so")]
 
+mod faults;
 mod make;
 mod registry;
 

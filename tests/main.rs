@@ -1,7 +1,18 @@
 //! The integration tests, in one binary.
 
 mod build;
+mod commands;
+mod convergence;
+mod convergence_properties;
 mod images;
 mod network;
+mod plan_text;
+mod readme;
 mod runtime;
+#[cfg(target_os = "linux")]
+mod scenarios;
+mod schedule;
+mod simulated;
+mod stage;
+mod support;
 mod tidy;

@@ -1,7 +1,177 @@
-//! What is typed: arguments, dispatch, exit codes.
+//! What is typed: arguments, dispatch, exit codes. One file for each command.
+
+mod attach;
+mod build;
+mod card;
+mod config;
+mod context;
+mod create;
+mod down;
+mod failure;
+mod global;
+mod image;
+mod logs;
+mod output;
+mod port;
+mod ps;
+mod pull;
+mod restart;
+mod running;
+mod signals;
+mod start;
+mod stop;
+mod up;
+mod usage;
+mod version;
+mod when;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use self::{context::Context, failure::Failure, global::Global, signals::Signals};
+
+/// Runs linked containers from a Compose file: no daemon, the runtime is inside this program.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ficelle",
+    version = concat!("v", env!("CARGO_PKG_VERSION")),
+    disable_version_flag = true,
+    disable_help_subcommand = false,
+    propagate_version = false,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Build(build::Args),
+    Config(config::Args),
+    Create(create::Args),
+    Down(down::Args),
+    Image(image::Args),
+    Logs(logs::Args),
+    Port(port::Args),
+    Ps(ps::Args),
+    Pull(pull::Args),
+    Restart(restart::Args),
+    Start(start::Args),
+    Stop(stop::Args),
+    Up(up::Args),
+    Version(version::Args),
+}
+
+impl Command {
+    /// How many signals it answers itself: the next one ends it at once.
+    fn patience(&self) -> u32 {
+        match self {
+            Self::Up(up) if up.attached() => 2,
+            Self::Build(_)
+            | Self::Create(_)
+            | Self::Down(_)
+            | Self::Pull(_)
+            | Self::Restart(_)
+            | Self::Start(_)
+            | Self::Stop(_)
+            | Self::Up(_) => 1,
+            Self::Config(_)
+            | Self::Image(_)
+            | Self::Logs(_)
+            | Self::Port(_)
+            | Self::Ps(_)
+            | Self::Version(_) => 0,
+        }
+    }
+
+    async fn run(self, context: &Context) -> Result<i32, Failure> {
+        match self {
+            Self::Build(args) => args.run(context).await,
+            Self::Config(args) => args.run(context),
+            Self::Create(args) => args.run(context).await,
+            Self::Down(args) => args.run(context).await,
+            Self::Image(args) => args.run(context).await,
+            Self::Logs(args) => args.run(context).await,
+            Self::Port(args) => args.run(context).await,
+            Self::Ps(args) => args.run(context).await,
+            Self::Pull(args) => args.run(context).await,
+            Self::Restart(args) => args.run(context).await,
+            Self::Start(args) => args.run(context).await,
+            Self::Stop(args) => args.run(context).await,
+            Self::Up(args) => args.run(context).await,
+            Self::Version(args) => args.run(),
+        }
+    }
+}
 
 /// Runs the command line; returns the exit code.
 #[must_use]
 pub fn main() -> i32 {
-    0
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    let Some(command) = cli.command else {
+        return output::text(&Cli::command().render_help().to_string())
+            .map_or_else(|failure| failure.code(), |()| 0);
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            Failure::failed(format!("cannot start: {error}")).report_plain();
+            return 1;
+        }
+    };
+    let code = runtime.block_on(dispatch(cli.global, command));
+    // What still blocks in a thread (a stop that was overtaken by a kill) ends with the process.
+    runtime.shutdown_background();
+    code
+}
+
+fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, i32> {
+    let args: Vec<_> = args.into_iter().collect();
+    Cli::command()
+        .try_get_matches_from(&args)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| usage::tell(&error, &args))
+}
+
+async fn dispatch(global: Global, command: Command) -> i32 {
+    let signals = Signals::listen();
+    let patience = command.patience();
+    let context = Context::new(global, signals.clone());
+    let result = tokio::select! {
+        result = command.run(&context) => result,
+        signal = signals.beyond(patience) => Err(Failure::interrupted(signal)),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => {
+            context.report(&failure);
+            failure.code()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_flag_is_explained() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{} has no text", command.get_name());
+            for flag in command.get_arguments() {
+                assert!(flag.get_help().is_some(), "{} {} has no text", command.get_name(), flag.get_id());
+            }
+        }
+    }
 }

@@ -20,6 +20,8 @@ pub use observed::{
 pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, WaitFor};
 
 use crate::model::ImageRef;
+// What a [`WaitFor`] speaks of.
+pub use crate::model::Condition;
 
 /// What an engine can and cannot do; the planner asks here, never "which engine".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +60,7 @@ pub enum Detail {
 }
 
 /// Nobody listens.
+#[derive(Clone, Copy, Debug)]
 pub struct Silent;
 
 impl Progress for Silent {

@@ -115,7 +115,10 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pull(pull) => write!(f, "pull image {}", pull.image),
-            Self::Build(build) => write!(f, "build image {}", build.image),
+            Self::Build(build) => {
+                write!(f, "build image {}", build.image)?;
+                build.build.tags.iter().try_for_each(|tag| write!(f, ", {tag}"))
+            }
             Self::CreateNetwork { network, .. } => write!(f, "create network {}", network.name),
             Self::RemoveNetwork { name } => write!(f, "remove network {name}"),
             Self::CreateVolume { volume, .. } => write!(f, "create volume {}", volume.name),

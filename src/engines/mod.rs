@@ -1,1 +1,5 @@
-//! Room.
+//! The ways of running containers. Only `connect` knows them all.
+
+pub mod connect;
+pub mod embedded;
+pub mod simulated;

@@ -24,9 +24,10 @@ use super::{
     layout::{Layout, file_error, hex},
     lease::Lease,
     lock::FileLock,
+    names::from_text,
     record::LayerRecord,
     tarout::xattrs,
-    untar::{from_text, set_opaque},
+    untar::set_opaque,
 };
 
 impl Layout {

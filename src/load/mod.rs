@@ -1,1 +1,204 @@
 //! Text to [`Project`](crate::model::Project): in phases, every value with its place.
+//!
+//! `discover` finds files and variables; `tree` parses; for each document `interpolate`, `canonical`
+//! (driven by the table in `attributes`), `compose` (extends, include, merge); then `normalise`, `check`,
+//! `select` and `bind`. All mistakes of all files are told in one run; only a later phase that makes no
+//! sense without an earlier one is left out.
+
+pub mod attributes;
+mod bind;
+mod canonical;
+mod check;
+mod compose;
+pub mod config;
+pub mod diagnostic;
+mod discover;
+pub mod dotenv;
+mod envfiles;
+pub mod interpolate;
+mod legacy;
+mod merge;
+mod mounts;
+mod normalise;
+mod options;
+mod path;
+mod paths;
+mod ports;
+mod scalars;
+mod select;
+pub mod source;
+pub mod tree;
+mod views;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+use std::{path::PathBuf, rc::Rc};
+
+pub use diagnostic::{Diagnostic, Paint, Severity};
+pub use discover::finds_nothing;
+pub use options::{Effect, LoadOptions, Loaded, Unsupported};
+pub use source::{Source, System};
+pub use views::VariableView;
+
+use attributes::{Form, PROJECT, Support};
+use bind::Bind;
+use check::Check;
+use compose::{Loader, Scope};
+use discover::{Site, normal_name};
+use paths::Base;
+use tree::{Map, Node, Span};
+
+/// Loads the project that the options mean.
+///
+/// # Errors
+/// Every mistake of every file, at least one of them an error; warnings are among them.
+pub fn load(options: &LoadOptions, source: &dyn Source) -> Result<Loaded, Vec<Diagnostic>> {
+    let mut loader = Loader::new(options, source);
+    let mut site = discover::discover(options, source, &mut loader.files, &mut loader.diagnostics)?;
+    loader.root.clone_from(&site.root);
+    let documents = read_all(&mut loader, &site.files)?;
+    let name = project_name(&mut loader, &site, &documents)?;
+    site.environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.clone());
+    let scope = Scope {
+        dir: site.root.clone(),
+        environment: Rc::new(site.environment.clone()),
+        chain: Vec::new(),
+        file: PathBuf::new(),
+    };
+    let mut model = loader.model(documents, &scope);
+    if model.as_map().is_none_or(Map::is_empty) && !failed(&loader) {
+        let names: Vec<_> = site.files.iter().map(|file| discover::shown(file, &loader.here)).collect();
+        loader.diagnostics.push(Diagnostic::error(format!("empty compose file: `{}`", names.join("`, `"))));
+    }
+    finish(&mut loader, &mut model, &site, &name)
+}
+
+fn failed(loader: &Loader<'_>) -> bool {
+    loader.diagnostics.iter().any(|told| told.severity == Severity::Error)
+}
+
+fn read_all(loader: &mut Loader<'_>, files: &[PathBuf]) -> Result<Vec<(PathBuf, Node)>, Vec<Diagnostic>> {
+    let mut documents = Vec::new();
+    for file in files {
+        let found = loader.parse_file(file, Span::default()).unwrap_or_default();
+        documents.extend(found.into_iter().map(|document| (file.clone(), document)));
+    }
+    if failed(loader) {
+        return Err(std::mem::take(&mut loader.diagnostics));
+    }
+    Ok(documents)
+}
+
+/// Flag or variable, else the last `name:` of the files, else the project directory.
+fn project_name(
+    loader: &mut Loader<'_>,
+    site: &Site,
+    documents: &[(PathBuf, Node)],
+) -> Result<String, Vec<Diagnostic>> {
+    if let Some(name) = &site.name {
+        return Ok(name.clone());
+    }
+    let of_file = documents.iter().rev().filter_map(|(_, document)| document.get("name"));
+    let named = of_file.clone().find(|node| node.as_str().is_some_and(|name| !name.is_empty()));
+    if let Some(named) = named {
+        let mut named = named.clone();
+        if !loader.options.no_interpolate {
+            let root = path::Path::Root;
+            loader.interpolate(&mut named, &root.key("name"), &site.environment);
+        }
+        let written = named.as_str().unwrap_or_default();
+        let name = if loader.options.no_normalize { written.to_owned() } else { normal_name(written) };
+        if name.is_empty() {
+            let mark = loader.files.mark(named.span, "this gives no letter or digit");
+            return Err(vec![Diagnostic::error("project name must not be empty").at("name").mark(mark)]);
+        }
+        return Ok(name);
+    }
+    let directory = site.root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = normal_name(&directory);
+    if name.is_empty() {
+        return Err(vec![
+            Diagnostic::error("project name must not be empty")
+                .help("set `name:` in the Compose file, COMPOSE_PROJECT_NAME, or `-p NAME`"),
+        ]);
+    }
+    Ok(name)
+}
+
+/// From the merged tree to the project.
+fn finish(
+    loader: &mut Loader<'_>,
+    model: &mut Node,
+    site: &Site,
+    name: &str,
+) -> Result<Loaded, Vec<Diagnostic>> {
+    let options = loader.options;
+    Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
+    normalise::defaults(model);
+    let root = site.root.to_string_lossy().into_owned();
+    let base = Base { dir: &root, home: compose::home(&site.environment) };
+    if !options.no_path_resolution {
+        base.resolve(model, Form::Object(PROJECT));
+    }
+    compose::inherit_environment(model, &site.environment);
+    if options.no_normalize {
+        model.set("name", tree::Value::Text(name.to_owned()));
+    } else {
+        normalise::normalise(model, name, &base, &site.environment);
+    }
+    let profiles = select::profiles(model);
+    let active: &[String] = if options.no_interpolate { &["*".to_owned()] } else { &site.profiles };
+    let disabled = select::take_disabled(model, active, &options.services);
+    if !options.no_consistency {
+        Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.consistent(model, &disabled);
+    }
+    if !options.no_interpolate {
+        loader.read_service_files(model, &site.environment);
+    }
+    if !options.services.is_empty() {
+        select::keep_needed(model, &options.services);
+    }
+    if !options.all_resources && !options.no_interpolate {
+        select::drop_unused(model);
+    }
+    let mut unbound = Vec::new();
+    let mut project =
+        Bind { files: &loader.files, diagnostics: &mut unbound }.project(model, &disabled, name);
+    project.places = bind::places(model, &loader.files);
+    project.root.clone_from(&site.root);
+    project.files.clone_from(&site.files);
+    let told = std::mem::take(&mut loader.diagnostics);
+    if told.iter().any(|told| told.severity == Severity::Error) {
+        return Err(told);
+    }
+    Ok(Loaded {
+        project,
+        unsupported: unsupported(model, unbound, loader),
+        canonical: std::mem::take(model),
+        warnings: told,
+        environment: site.environment.clone(),
+        profiles,
+        as_written: options.no_interpolate,
+    })
+}
+
+/// Attributes that are not honoured, and values that no type of the model can hold.
+fn unsupported(model: &Node, unbound: Vec<Diagnostic>, loader: &Loader<'_>) -> Vec<Unsupported> {
+    let mut found = Vec::new();
+    config::walk_unsupported(model, Form::Object(PROJECT), "", &mut found);
+    let rows = found.into_iter().map(|(path, _, span, support)| Unsupported {
+        text: format!("`{path}` is not supported yet"),
+        place: loader.files.place(span),
+        effect: if support == Support::Cluster { Effect::Ignored } else { Effect::Refused },
+        path,
+    });
+    let values = unbound.into_iter().map(|told| Unsupported {
+        path: told.path.clone().unwrap_or_default(),
+        place: told.place().cloned(),
+        text: told.message,
+        effect: Effect::Refused,
+    });
+    rows.chain(values).collect()
+}

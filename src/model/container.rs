@@ -60,14 +60,16 @@ pub struct ContainerSpec {
 const DIGEST_VERSION: u32 = 1;
 
 impl ContainerSpec {
-    /// The config hash: 64 hex digits of SHA-256 over the canonical JSON of this value.
+    /// The config hash: 64 hex digits of SHA-256 over the canonical JSON of this value. The order in
+    /// which a mapping was written says nothing, so it changes nothing.
     ///
     /// # Panics
     /// Never: every field serialises.
     #[must_use]
     pub fn digest(&self) -> String {
-        let json = serde_json::to_vec(&(DIGEST_VERSION, self)).expect("a spec serialises");
-        format!("{:x}", HexDigest(Sha256::digest(json).into()))
+        let mut json = serde_json::to_value((DIGEST_VERSION, self)).expect("a spec serialises");
+        json.sort_all_objects();
+        format!("{:x}", HexDigest(Sha256::digest(json.to_string()).into()))
     }
 }
 
@@ -261,4 +263,23 @@ pub struct Limits {
     pub cpu_shares: Option<u64>,
     pub cpuset: Option<String>,
     pub pids: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_a_mapping_is_no_difference_and_a_value_is() {
+        let spec = |variables: &[(&str, &str)]| {
+            let environment = variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), Some((*value).to_owned())))
+                .collect();
+            ContainerSpec { environment, ..ContainerSpec::default() }.digest()
+        };
+        assert_eq!(spec(&[("A", "1"), ("B", "2")]), spec(&[("B", "2"), ("A", "1")]));
+        assert_ne!(spec(&[("A", "1"), ("B", "2")]), spec(&[("A", "2"), ("B", "1")]));
+        assert_eq!(spec(&[]).len(), 64);
+    }
 }

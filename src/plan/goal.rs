@@ -10,7 +10,10 @@ pub enum Goal {
     /// `up`, `create`: there, as the file says, and started unless `start` is false.
     Running {
         selection: Selection,
+        /// Of the services that the user named (of all, when none was named).
         recreate: Recreate,
+        /// Of the services that are only needed by those (`--always-recreate-deps`).
+        recreate_dependencies: Recreate,
         start: bool,
         /// Containers of services that the files no longer name are removed.
         remove_orphans: bool,
@@ -42,6 +45,24 @@ pub enum Goal {
         remove_orphans: bool,
         timeout: Option<Duration>,
     },
+}
+
+impl Goal {
+    /// `up` with no flags.
+    #[must_use]
+    pub fn running(selection: Selection) -> Self {
+        Self::Running {
+            selection,
+            recreate: Recreate::Diverged,
+            recreate_dependencies: Recreate::Diverged,
+            start: true,
+            remove_orphans: false,
+            renew_anon_volumes: false,
+            scale: BTreeMap::new(),
+            timeout: None,
+            wait: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

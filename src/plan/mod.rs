@@ -1,16 +1,32 @@
 //! Decides what to do: pure functions from a project, a goal and a snapshot to a plan.
 //!
 //! No engine, no clock, no file is in reach here. What a plan prints is what happens.
+//!
+//! [`images`] plans the first round, [`converge`] everything after it. Deciding (`converge`) and
+//! writing the steps down (`assemble`) are apart: the first says what becomes of each container,
+//! the second which operations that takes and in which order.
 
+mod assemble;
+mod conditions;
+mod converge;
+mod diff;
+mod draft;
 mod goal;
+mod images;
+mod labels;
+mod order;
+mod remove;
+mod resources;
+mod restart;
 mod steps;
 
 pub use goal::{Goal, Recreate, WaitOptions};
+pub use images::images;
 pub use steps::{Cause, FieldChange, Plan, Step, StepId};
 
 use crate::{
     engine::Observed,
-    model::{Graph, Project, PullPolicy, Selection},
+    model::{Graph, Project, PullPolicy},
 };
 
 /// What `up`, `build` and `pull` say about images.
@@ -41,17 +57,15 @@ pub struct PlanError {
     pub help: Vec<String>,
 }
 
-/// The first round: images that the selected services need and the store has not got.
-///
-/// # Errors
-/// An image that is neither there nor allowed to be made (`--no-build`, `pull_policy: never`).
-pub fn images(
-    project: &Project,
-    selection: &Selection,
-    options: &ImageOptions,
-    observed: &Observed,
-) -> Result<Plan, PlanError> {
-    unimplemented!("{project:?} {selection:?} {options:?} {observed:?}")
+impl PlanError {
+    fn at(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { message: message.into(), path: Some(path.into()), help: Vec::new() }
+    }
+
+    fn help(mut self, help: impl Into<String>) -> Self {
+        self.help.push(help.into());
+        self
+    }
 }
 
 /// The second round: everything else that the goal asks for.
@@ -64,5 +78,16 @@ pub fn converge(
     goal: &Goal,
     observed: &Observed,
 ) -> Result<Plan, PlanError> {
-    unimplemented!("{project:?} {graph:?} {goal:?} {observed:?}")
+    let scene = order::Scene::of(project, graph, observed)?;
+    match goal {
+        Goal::Running { .. } => converge::running(&scene, goal),
+        Goal::Started { selection } => restart::started(&scene, selection),
+        Goal::Restarted { selection, timeout, dependents } => {
+            restart::restarted(&scene, selection, *timeout, *dependents)
+        }
+        Goal::Stopped { selection, timeout } => remove::stopped(&scene, selection, *timeout),
+        Goal::Removed { selection, volumes, remove_orphans, timeout } => {
+            remove::removed(&scene, selection, *volumes, *remove_orphans, *timeout)
+        }
+    }
 }

@@ -18,12 +18,16 @@ pub struct Plan {
     pub unchanged: Vec<String>,
 }
 
+/// One operation, when it may begin and why it is there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     pub op: Op,
     /// Steps that must be done before; all come earlier in the plan.
     pub needs: Vec<StepId>,
     pub cause: Cause,
+    /// When it fails this is told, and those that need it go on all the same
+    /// (`depends_on.required: false`).
+    pub optional: bool,
 }
 
 /// Why a step is there.
@@ -39,6 +43,10 @@ pub enum Cause {
     Asked(&'static str),
     /// A service or network it depends on is replaced or restarted.
     Dependency { on: String },
+    /// These services start only after it.
+    Needed { by: Vec<String> },
+    /// A step before it made the container.
+    New,
     /// It is there, and does not run.
     NotRunning,
     /// More replicas than wanted.
@@ -63,6 +71,51 @@ pub struct FieldChange {
     pub to: Option<String>,
     /// Where the new value (or what contains it) is written.
     pub place: Option<Place>,
+}
+
+/// One line for each step, `operation (cause)`, in an order in which they could be done one by one;
+/// the fields that changed stand indented below; then what stays as it is, then notes.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.steps.is_empty() {
+            writeln!(f, "nothing to do")?;
+        }
+        self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))?;
+        self.unchanged.iter().try_for_each(|name| writeln!(f, "unchanged: container {name}"))?;
+        self.notes.iter().try_for_each(|note| writeln!(f, "note: {note}"))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let optional = if self.optional { ", may fail" } else { "" };
+        write!(f, "{} ({}{optional})", self.op, self.cause)?;
+        match &self.cause {
+            Cause::Changed(fields) => fields.iter().try_for_each(|field| write!(f, "\n    {field}")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A few words that fit in brackets after the operation.
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("missing"),
+            Self::Changed(_) => f.write_str("changed"),
+            Self::ImageChanged { image } => write!(f, "image {image} changed"),
+            Self::Asked(what) => write!(f, "asked by {what}"),
+            Self::Dependency { on } => write!(f, "because of {on}"),
+            Self::Needed { by } => write!(f, "needed by {}", by.join(", ")),
+            Self::New => f.write_str("new"),
+            Self::NotRunning => f.write_str("not running"),
+            Self::Surplus => f.write_str("more than wanted"),
+            Self::Orphan => f.write_str("its service is not in the files"),
+            Self::Replaced => f.write_str("replaced"),
+            Self::Goal => f.write_str("asked for"),
+            Self::Interrupted => f.write_str("left by an interrupted command"),
+        }
+    }
 }
 
 impl fmt::Display for FieldChange {

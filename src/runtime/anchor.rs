@@ -1,12 +1,13 @@
-//! The anchor: one process per state tree that holds the network namespace of the bridges. It lives as
-//! long as anybody holds a connection to it, then ends and leaves nothing.
+//! The anchor: one process per state tree that holds the network namespace of the bridges, and its way
+//! out when asked for one. It lives as long as anybody holds a connection to it, then ends and leaves
+//! nothing. It stays in the host's namespace itself.
 //!
 //! The races are closed by one lock: who looks for the anchor connects (or makes the listener and
 //! connects) while holding it, and the anchor takes its socket away only while holding it.
 
 use std::{
     fs::{self, File},
-    io::{self, IoSlice, IoSliceMut},
+    io::{self, IoSlice, IoSliceMut, Read, Write},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
@@ -28,10 +29,15 @@ use rustix::{
     },
 };
 
-use super::{Error, Result, Roots, netlink, netlink::Netlink, netns, nft};
+use super::{Error, Result, Roots, netlink, netlink::Netlink, netns, nft, uplink::Uplink};
 
 /// First argument of the hidden entry.
 pub const ENTRY: &str = "__anchor";
+
+/// Asks for the way out.
+const UPLINK: u8 = b'u';
+/// All is well; a text says what is not.
+const DONE: u8 = 0;
 
 const SOCKET: &str = "anchor.sock";
 const LOCK: &str = "anchor.lock";
@@ -56,6 +62,20 @@ impl Anchor {
     #[must_use]
     pub fn connection(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
+    }
+
+    /// Lets networks that are not internal reach what the host reaches; once made, it is there for
+    /// all. Needed again after [`Anchor::revive`].
+    pub fn open_way_out(&self) -> Result<()> {
+        let failed =
+            |source| Error::System { what: "ask the network anchor for a way out".to_owned(), source };
+        (&self.connection).write_all(&[UPLINK]).map_err(failed)?;
+        let mut text = [0; 512];
+        match (&self.connection).read(&mut text).map_err(failed)? {
+            0 => Err(failed(io::ErrorKind::UnexpectedEof.into())),
+            1 if text[0] == DONE => Ok(()),
+            count => Err(Error::Helper(String::from_utf8_lossy(&text[..count]).into_owned())),
+        }
     }
 
     /// Connects again after the anchor was killed; a new one takes over this namespace, so nothing
@@ -179,41 +199,63 @@ fn furnish(adopt: bool) -> io::Result<OwnedFd> {
         rustix::stdio::dup2_stdout(&null)?;
         return Ok(netns);
     }
-    netns::leave()?;
-    // Our networks are IPv4 only: no bridge may get an IPv6 address by itself.
-    for scope in ["all", "default"] {
-        if let Err(error) = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1")
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
+    let netns = netns::create()?;
+    netns::within(netns.as_fd(), || {
+        // Our networks are IPv4 only: no bridge may get an IPv6 address by itself.
+        for scope in ["all", "default"] {
+            let knob = format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6");
+            if fs::exists(&knob)? {
+                fs::write(&knob, "1")?;
+            }
         }
-    }
-    Netlink::open()?.all(&[netlink::set_up(1)])?;
-    nft::isolate()?;
-    netns::current()
+        Netlink::open()?.all(&[netlink::set_up(1)])?;
+        nft::isolate()
+    })??;
+    Ok(netns)
 }
 
 /// Hands the namespace to everybody who connects, until nobody is connected any more.
 fn serve(run: &Path, listener: &UnixListener, netns: Result<&OwnedFd, &String>) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let mut holders: Vec<UnixStream> = Vec::new();
+    let mut uplink = None;
     loop {
         while let Some(holder) = next(listener)? {
             answer(&holder, netns);
             holders.push(holder);
         }
-        if holders.is_empty() && retire(run, listener)? {
-            return Ok(());
+        if holders.is_empty() {
+            uplink = None;
+            if retire(run, listener)? {
+                return Ok(());
+            }
         }
         let mut watched = vec![PollFd::new(listener, PollFlags::IN)];
-        watched.extend(holders.iter().map(|holder| PollFd::new(holder, PollFlags::RDHUP)));
+        watched.extend(holders.iter().map(|holder| PollFd::new(holder, PollFlags::IN | PollFlags::RDHUP)));
         match poll(&mut watched, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut gone = watched[1..].iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
-        holders.retain(|_| gone.next() != Some(true));
+        let ready: Vec<bool> = watched[1..].iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut ready = ready.into_iter();
+        holders.retain_mut(|holder| ready.next() != Some(true) || hear(holder, netns, &mut uplink));
     }
+}
+
+/// What a holder asks for; false when it is gone.
+fn hear(holder: &mut UnixStream, netns: Result<&OwnedFd, &String>, uplink: &mut Option<Uplink>) -> bool {
+    let mut asked = [0];
+    let Ok(netns) = netns else { return false };
+    if !matches!(holder.read(&mut asked), Ok(1)) || asked != [UPLINK] {
+        return false;
+    }
+    let opened = match uplink {
+        Some(_) => Ok(()),
+        None => Uplink::open(netns).map(|opened| *uplink = Some(opened)),
+    };
+    let failed = |error| format!("failed to open a way out of the containers' networks: {error}");
+    let reply = opened.map_or_else(|error| failed(error).into_bytes(), |()| vec![DONE]);
+    holder.write_all(&reply).is_ok()
 }
 
 fn next(listener: &UnixListener) -> io::Result<Option<UnixStream>> {

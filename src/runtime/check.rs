@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::{ContainerConfig, Error, MountKind, Result, Roots, process, state::plain_name, volumes, worker};
+use super::{ContainerConfig, Error, MountKind, Result, process, state::plain_name, worker};
 
 /// All that is wrong with `config` on this machine, now.
-pub fn check(roots: &Roots, config: &ContainerConfig) -> Vec<Error> {
+pub fn check(config: &ContainerConfig) -> Vec<Error> {
     let mut errors = Vec::new();
     let mut note = |result: Result<()>| errors.extend(result.err());
     note(plain_name("container", &config.id));
@@ -43,18 +43,15 @@ pub fn check(roots: &Roots, config: &ContainerConfig) -> Vec<Error> {
             note(Err(Error::Invalid(format!("two mounts at `{}`", mount.target))));
         }
         targets.push(target);
-        note(source(roots, &mount.kind));
+        note(source(&mount.kind));
     }
     errors
 }
 
-fn source(roots: &Roots, kind: &MountKind) -> Result<()> {
+fn source(kind: &MountKind) -> Result<()> {
     match kind {
-        MountKind::Volume { name, .. } => match volumes::data_dir(roots, name).exists() {
-            true => Ok(()),
-            false => Err(Error::NoVolume(name.clone())),
-        },
-        MountKind::Anonymous { .. } | MountKind::Tmpfs { .. } => Ok(()),
+        // A volume may well be made between this check and the container.
+        MountKind::Volume { .. } | MountKind::Anonymous { .. } | MountKind::Tmpfs { .. } => Ok(()),
         MountKind::Bind { path, create, propagation } => {
             if let Some(wanted) = propagation.as_deref()
                 && !matches!(wanted, "private" | "rprivate" | "slave" | "rslave")

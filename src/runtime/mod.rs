@@ -35,6 +35,7 @@ pub mod seccomp;
 mod signal;
 mod state;
 mod supervisor;
+mod uplink;
 pub mod users;
 pub mod volumes;
 mod wait;

@@ -30,6 +30,28 @@ impl fmt::Debug for Netlink {
     }
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    pub name: String,
+    pub index: u32,
+    /// A note that somebody left on it.
+    pub alias: String,
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Self { index: message.header.index, ..Self::default() };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::IfAlias(alias) => link.alias = alias,
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
 /// One thing to be changed.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -94,6 +116,28 @@ impl Netlink {
             }
         }
         Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer holds no link"))
+    }
+
+    /// The index of a link that must be there.
+    pub fn index_of(&mut self, name: &str) -> io::Result<u32> {
+        self.index(name)?
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no link `{name}`")))
+    }
+
+    pub fn delete_if_there(&mut self, name: &str) -> io::Result<()> {
+        match self.all(&[delete_link(name)]) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
+    pub fn links(&mut self) -> io::Result<Vec<Link>> {
+        let answers = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let links = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(Link::from(message)),
+            _ => None,
+        });
+        Ok(links.collect())
     }
 
     /// The IPv4 networks that this namespace has a route to or an address in, the default route left out.
@@ -214,6 +258,15 @@ pub fn set_up(index: u32) -> Request {
     link.header.index = index;
     link.header.flags = LinkFlags::Up;
     link.header.change_mask = LinkFlags::Up;
+    Request { message: RouteNetlinkMessage::SetLink(link), flags: NLM_F_REQUEST }
+}
+
+/// Leaves a note on a link, at most 255 bytes.
+#[must_use]
+pub fn set_alias(index: u32, alias: &str) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
     Request { message: RouteNetlinkMessage::SetLink(link), flags: NLM_F_REQUEST }
 }
 

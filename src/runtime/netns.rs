@@ -26,17 +26,11 @@ pub fn within<T>(ns: BorrowedFd<'_>, work: impl FnOnce() -> T) -> io::Result<T> 
 /// A new, empty network namespace; this thread stays where it is.
 pub fn create() -> io::Result<OwnedFd> {
     let home = Return(current()?);
-    leave()?;
+    // SAFETY: a new network namespace changes neither memory nor the table of descriptors.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
     let made = current();
     drop(home);
     made
-}
-
-/// Takes this thread to a new network namespace, for good.
-pub fn leave() -> io::Result<()> {
-    // SAFETY: a new network namespace changes neither memory nor the table of descriptors.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
-    Ok(())
 }
 
 /// The network namespace of this thread.

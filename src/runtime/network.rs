@@ -1,11 +1,12 @@
 //! Networks and the containers' places on them: what is stored, what is leased, and the namespace a
 //! container starts in. Bridges live in the anchor's namespace and are made when first needed.
 
+mod namespace;
+
 use std::{
     fs::{self, File},
     io::{self, Write},
     net::Ipv4Addr,
-    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -13,14 +14,13 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
+pub use self::namespace::{loopback_only, prepare};
 pub use super::ipam::Lease;
 use super::{
-    Endpoint, Error, NetworkConfig, Result, Roots,
-    anchor::{self, Anchor},
-    dns,
+    Endpoint, Error, NetworkConfig, Result, Roots, anchor,
     ipam::{self, Ground, Subnet},
-    netlink::{self, Netlink, Plug},
-    netns, nft,
+    netlink::Netlink,
+    nft,
 };
 
 /// A network as stored in `<data>/networks/<name>.json`.
@@ -120,7 +120,7 @@ pub fn remove(roots: &Roots, name: &str) -> Result<()> {
     }
     let Some(network) = read::<Network>(&path_of(roots, name))? else { return Ok(()) };
     if let Some(anchor) = anchor::existing(roots)? {
-        remove_bridge(&anchor, &bridge_name(&network.asked))?;
+        namespace::remove_bridge(&anchor, &bridge_name(&network.asked))?;
     }
     let path = path_of(roots, name);
     match fs::remove_file(&path) {
@@ -129,6 +129,13 @@ pub fn remove(roots: &Roots, name: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether the network has a way out ([`Anchor::open_way_out`](anchor::Anchor::open_way_out) makes it).
+pub fn leads_out(roots: &Roots, name: &str) -> Result<bool> {
+    check_name(name)?;
+    let network = read::<Network>(&path_of(roots, name))?;
+    Ok(!network.ok_or_else(|| Error::NoNetwork(name.to_owned()))?.asked.internal)
 }
 
 /// All networks by name, each with the subnet and gateway it has.
@@ -215,150 +222,6 @@ pub fn leases(roots: &Roots) -> Result<Vec<Lease>> {
 #[must_use]
 pub fn leases_path(roots: &Roots) -> PathBuf {
     roots.run.join("leases.json")
-}
-
-/// A namespace for a container with these places: loopback, an interface for each lease (`eth0`,
-/// `eth1`, ...), the default route through the first network that has a way out, and the redirection
-/// of DNS. It lives as long as the descriptor or a process in it does. Whoever had one of the
-/// addresses before (a former life of the container, one that it replaces) is cut off.
-pub fn prepare(anchor: &Anchor, leases: &[Lease]) -> Result<OwnedFd> {
-    let namespace = loopback_only()?;
-    let mut inside = within(namespace.as_fd(), "the container's", Netlink::open)?;
-    within(namespace.as_fd(), "the container's", || {
-        // Neighbours must learn at once where an address has moved to.
-        sysctl("ipv4/conf/default/arp_notify", "1")?;
-        if leases.is_empty() { Ok(()) } else { nft::redirect_dns(dns::SERVER, dns::PORT) }
-    })?;
-    within(anchor.netns(), "the anchor's", || {
-        let mut outside = Netlink::open()?;
-        for (number, lease) in leases.iter().enumerate() {
-            plug_in(&mut outside, namespace.as_fd(), &interface(number), lease)?;
-        }
-        Ok(())
-    })?;
-    let route = leases.iter().find(|lease| !lease.internal);
-    for (number, lease) in leases.iter().enumerate() {
-        let default = route.filter(|route| route.network == lease.network).map(|lease| lease.gateway);
-        configure(&mut inside, &interface(number), lease, default).map_err(|source| Error::System {
-            what: format!("set address {} on network `{}`", lease.address, lease.network),
-            source,
-        })?;
-    }
-    Ok(namespace)
-}
-
-/// A namespace with nothing but loopback.
-pub fn loopback_only() -> Result<OwnedFd> {
-    let namespace = netns::create()
-        .map_err(|source| Error::System { what: "make a network namespace".to_owned(), source })?;
-    within(namespace.as_fd(), "the container's", || {
-        // As the field has it: anybody in a container may ping and listen on low ports.
-        sysctl("ipv4/ip_unprivileged_port_start", "0")?;
-        sysctl("ipv4/ping_group_range", "0 2147483647")?;
-        // Networks are IPv4 only; `::1` stays.
-        sysctl("ipv6/conf/default/disable_ipv6", "1")?;
-        Netlink::open()?.all(&[netlink::set_up(LOOPBACK)])
-    })?;
-    Ok(namespace)
-}
-
-/// Loopback is the first link of every namespace.
-const LOOPBACK: u32 = 1;
-
-fn interface(number: usize) -> String {
-    format!("eth{number}")
-}
-
-/// The cable from the bridge to the container; runs in the anchor's namespace.
-fn plug_in(
-    netlink: &mut Netlink,
-    namespace: std::os::fd::BorrowedFd<'_>,
-    name: &str,
-    lease: &Lease,
-) -> io::Result<()> {
-    let bridge = ensure_bridge(netlink, lease)?;
-    let near = cable_name(lease);
-    let [a, b, c, d] = lease.address.octets();
-    let cable = netlink::add_veth(
-        Plug { name: &near, mac: None, netns: None },
-        Some(bridge),
-        Plug { name, mac: Some([0x02, 0x42, a, b, c, d]), netns: Some(namespace) },
-    );
-    for _ in 0..CABLE_ATTEMPTS {
-        match netlink.all(std::slice::from_ref(&cable)) {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-            other => return other,
-        }
-        match netlink.all(&[netlink::delete_link(&near)]) {
-            Err(error) if error.raw_os_error() != Some(libc::ENODEV) => return Err(error),
-            _ => {}
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("link `{near}` comes back")))
-}
-
-/// The kernel takes away the namespace of an ended container in its own time, and until then that
-/// answers for the address. So a cable is named by its address, and who comes next cuts the old one.
-fn cable_name(lease: &Lease) -> String {
-    let digest = digest(&format!("{} {}", lease.network, lease.address));
-    digest[..6].iter().fold("fv".to_owned(), |name, byte| format!("{name}{byte:02x}"))
-}
-
-const CABLE_ATTEMPTS: usize = 5;
-
-fn ensure_bridge(netlink: &mut Netlink, lease: &Lease) -> io::Result<u32> {
-    if let Some(index) = netlink.index(&lease.bridge)? {
-        return Ok(index);
-    }
-    let exists = |result: io::Result<()>| match result {
-        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-        other => other,
-    };
-    nft::permit_within(&lease.bridge)?;
-    netlink.perform(&[netlink::add_bridge(&lease.bridge)])?.into_iter().try_for_each(exists)?;
-    let index = netlink
-        .index(&lease.bridge)?
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the bridge is gone again"))?;
-    let address = netlink::add_address(index, lease.gateway, lease.prefix);
-    netlink.perform(&[address])?.into_iter().try_for_each(exists)?;
-    Ok(index)
-}
-
-/// Address first, then up: coming up is what tells the neighbours.
-fn configure(netlink: &mut Netlink, name: &str, lease: &Lease, default: Option<Ipv4Addr>) -> io::Result<()> {
-    let index = netlink
-        .index(name)?
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface `{name}`")))?;
-    let mut requests = vec![netlink::add_address(index, lease.address, lease.prefix), netlink::set_up(index)];
-    requests.extend(default.map(|gateway| netlink::add_route((Ipv4Addr::UNSPECIFIED, 0), gateway)));
-    netlink.all(&requests)
-}
-
-fn remove_bridge(anchor: &Anchor, bridge: &str) -> Result<()> {
-    within(anchor.netns(), "the anchor's", || match Netlink::open()?.all(&[netlink::delete_link(bridge)]) {
-        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
-        other => other,
-    })
-}
-
-fn within<T>(
-    namespace: std::os::fd::BorrowedFd<'_>,
-    whose: &str,
-    work: impl FnOnce() -> io::Result<T>,
-) -> Result<T> {
-    netns::within(namespace, work)
-        .and_then(|done| done)
-        .map_err(|source| Error::System { what: format!("set up {whose} network namespace"), source })
-}
-
-/// Writes a value below /proc/sys/net; a kernel without that knob needs no turning of it.
-fn sysctl(name: &str, value: &str) -> io::Result<()> {
-    match fs::write(Path::new("/proc/sys/net").join(name), value) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(io::Error::new(error.kind(), format!("net/{name}: {error}")))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// At most 15 characters; networks of any name and length get different ones.
@@ -517,6 +380,8 @@ mod tests {
         create(roots, &network("a", None)).unwrap();
         assert_eq!(list(roots).unwrap(), first);
         assert!(first[0].subnet.is_some() && first[0].gateway.is_some());
+        assert!(leads_out(roots, "a").unwrap());
+        assert!(matches!(leads_out(roots, "b"), Err(Error::NoNetwork(_))));
         let error = create(roots, &NetworkConfig { internal: true, ..network("a", None) }).unwrap_err();
         assert_eq!(error.to_string(), "network `a` exists with another configuration (of project `demo`)");
     }

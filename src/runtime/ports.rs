@@ -1,6 +1,7 @@
 //! Published ports: taking one on the host, and saying who has it when it is taken. What passes
 //! through them is the business of [`Proxy`].
 
+mod datagram;
 mod holder;
 mod proxy;
 
@@ -27,9 +28,11 @@ const BACKLOG: i32 = 4096;
 /// that is not the host's.
 pub fn bind(port: &PortConfig) -> Result<(OwnedFd, SocketAddr)> {
     let mut refusal = io::Error::from(io::ErrorKind::AddrInUse);
-    for address in candidates(port) {
-        match take(address, port.protocol) {
-            Ok((fd, number)) => return Ok((fd, SocketAddr::new(address.ip(), number))),
+    for spot in candidates(port) {
+        match spot.take() {
+            Ok((fd, number)) => {
+                return Ok((fd, SocketAddr::new(spot.ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), number)));
+            }
             Err(error) if in_use(&error) => refusal = error,
             Err(error) => {
                 refusal = error;
@@ -44,7 +47,7 @@ fn explain(port: &PortConfig, source: io::Error) -> Error {
     let asked = describe(port);
     match source.raw_os_error() {
         _ if in_use(&source) => {
-            let holder = candidates(port).next().and_then(|address| holder::of(address, port.protocol));
+            let holder = candidates(port).next().and_then(holder::of);
             Error::Conflict(match holder {
                 Some(holder) => format!("port {asked} is in use by {holder}"),
                 None => format!("port {asked} is in use"),
@@ -80,7 +83,7 @@ pub fn check(ports: &[PortConfig], ours: &[Held]) -> Vec<PortConflict> {
 
 struct Trial<'a> {
     ours: &'a [Held],
-    promised: Vec<(SocketAddr, Protocol)>,
+    promised: Vec<Spot>,
     fds: Vec<OwnedFd>,
 }
 
@@ -94,41 +97,41 @@ enum Refusal {
 impl<'a> Trial<'a> {
     fn conflict(&mut self, port: &PortConfig) -> Option<PortConflict> {
         let mut first = None;
-        for address in candidates(port) {
-            match self.promise(address, port.protocol) {
+        for spot in candidates(port) {
+            match self.promise(spot) {
                 Ok(()) => return None,
-                Err(refusal) => _ = first.get_or_insert((address, refusal)),
+                Err(refusal) => _ = first.get_or_insert((spot, refusal)),
             }
         }
         // Of a range, the first refusal stands for all.
         let (holder, error) = match first {
             Some((_, Refusal::Ours(owner, error))) => (Some(owner), error),
-            Some((address, Refusal::Host(error))) => {
-                (in_use(&error).then(|| holder::of(address, port.protocol)).flatten(), error.to_string())
+            Some((spot, Refusal::Host(error))) => {
+                (in_use(&error).then(|| holder::of(spot)).flatten(), error.to_string())
             }
             None => (None, "the range of ports is empty".to_owned()),
         };
         Some(PortConflict { port: port.clone(), holder, error })
     }
 
-    fn promise(&mut self, address: SocketAddr, protocol: Protocol) -> Result<(), Refusal> {
-        if self.promised.iter().any(|&(other, of)| of == protocol && meet(other, address)) {
+    fn promise(&mut self, spot: Spot) -> Result<(), Refusal> {
+        if self.promised.iter().any(|other| other.meets(spot)) {
             let owner = "another container of this project".to_owned();
             return Err(Refusal::Ours(owner, "the port is asked for twice".to_owned()));
         }
-        match take(address, protocol) {
+        match spot.take() {
             Ok((fd, number)) => {
-                self.promised.push((SocketAddr::new(address.ip(), number), protocol));
+                self.promised.push(Spot { number, ..spot });
                 self.fds.push(fd);
                 Ok(())
             }
             Err(error) => {
-                let (leaving, staying): (Vec<&Held>, Vec<&Held>) =
-                    self.holders(address, protocol).partition(|held| held.replaced);
+                let holders = self.ours.iter().filter(|held| Spot::of(held.port).meets(spot));
+                let (leaving, staying): (Vec<&Held>, Vec<&Held>) = holders.partition(|held| held.replaced);
                 match staying.first() {
                     Some(held) => Err(Refusal::Ours(held.owner.clone(), error.to_string())),
                     None if in_use(&error) && !leaving.is_empty() => {
-                        self.promised.push((address, protocol));
+                        self.promised.push(spot);
                         Ok(())
                     }
                     None => Err(Refusal::Host(error)),
@@ -136,43 +139,69 @@ impl<'a> Trial<'a> {
             }
         }
     }
-
-    fn holders(&self, address: SocketAddr, protocol: Protocol) -> impl Iterator<Item = &'a Held> + use<'a> {
-        let ours: &'a [Held] = self.ours;
-        ours.iter().filter(move |held| {
-            let port = held.port;
-            port.protocol == protocol && meet(SocketAddr::new(port.host_ip, port.host_port), address)
-        })
-    }
 }
 
-/// The addresses to try, in order; port 0 lets the kernel choose.
-fn candidates(port: &PortConfig) -> impl Iterator<Item = SocketAddr> + use<> {
-    let ip = port.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+/// What a socket is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Spot {
+    /// Every address of the host, IPv4 and IPv6, when `None`.
+    ip: Option<IpAddr>,
+    /// 0 lets the kernel choose.
+    number: u16,
+    protocol: Protocol,
+}
+
+/// The spots to try, in order.
+fn candidates(port: &PortConfig) -> impl Iterator<Item = Spot> + use<> {
+    let (ip, protocol) = (port.host_ip, port.protocol);
     let (first, last) = port.published.unwrap_or((0, 0));
-    (first..=last).map(move |number| SocketAddr::new(ip, number))
+    (first..=last).map(move |number| Spot { ip, number, protocol })
 }
 
-/// Whether two sockets cannot have these addresses at once.
-fn meet(a: SocketAddr, b: SocketAddr) -> bool {
-    let everywhere = a.ip().is_unspecified() || b.ip().is_unspecified();
-    a.port() == b.port() && a.port() != 0 && (everywhere || a.ip() == b.ip())
-}
+impl Spot {
+    /// What a container of ours holds; `0.0.0.0` may stand for every address.
+    fn of(port: BoundPort) -> Self {
+        let ip = Some(port.host_ip).filter(|ip| *ip != IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        Self { ip, number: port.host_port, protocol: port.protocol }
+    }
 
-/// The socket and the port it got.
-fn take(address: SocketAddr, protocol: Protocol) -> io::Result<(OwnedFd, u16)> {
-    let everywhere = address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    if everywhere {
-        match take_one(SocketAddr::from((Ipv6Addr::UNSPECIFIED, address.port())), protocol) {
-            // A host without IPv6.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {}
-            other => return other,
+    /// Whether two sockets cannot have these at once.
+    fn meets(self, other: Self) -> bool {
+        let addresses = match (self.ip, other.ip) {
+            (Some(a), Some(b)) => {
+                a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
+            }
+            _ => true,
+        };
+        addresses && self.protocol == other.protocol && self.number == other.number && self.number != 0
+    }
+
+    /// The socket and the port it got.
+    fn take(self) -> io::Result<(OwnedFd, u16)> {
+        let number = self.number;
+        match self.ip {
+            Some(ip) => take(SocketAddr::new(ip, number), Family::Only, self.protocol),
+            None => match take((Ipv6Addr::UNSPECIFIED, number).into(), Family::Both, self.protocol) {
+                // A host without IPv6.
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) =>
+                {
+                    take((Ipv4Addr::UNSPECIFIED, number).into(), Family::Only, self.protocol)
+                }
+                other => other,
+            },
         }
     }
-    take_one(address, protocol)
 }
 
-fn take_one(address: SocketAddr, protocol: Protocol) -> io::Result<(OwnedFd, u16)> {
+/// Whether an IPv6 socket takes IPv4 along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Only,
+    Both,
+}
+
+fn take(address: SocketAddr, reach: Family, protocol: Protocol) -> io::Result<(OwnedFd, u16)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let kind = match protocol {
         Protocol::Tcp => SocketType::STREAM,
@@ -180,8 +209,7 @@ fn take_one(address: SocketAddr, protocol: Protocol) -> io::Result<(OwnedFd, u16
     };
     let fd = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     if family == AddressFamily::INET6 {
-        // Every IPv4 address too when it is taken everywhere; nothing else for an address of its own.
-        sockopt::set_ipv6_v6only(&fd, !address.ip().is_unspecified())?;
+        sockopt::set_ipv6_v6only(&fd, reach == Family::Only)?;
     }
     if protocol == Protocol::Tcp {
         // Against former connections only: two listeners still exclude each other. (For UDP it
@@ -303,6 +331,20 @@ mod tests {
         assert_eq!(conflicts.len(), 1);
         assert_eq!(conflicts[0].holder.as_deref(), Some("another container of this project"));
         assert_eq!(check(&ports[..1], &[]), []);
+    }
+
+    #[test]
+    fn both_families_may_be_asked_for_by_name() {
+        if UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+            return;
+        }
+        let number = TcpListener::bind((LOCAL, 0)).unwrap().local_addr().unwrap().port();
+        let at = |ip: IpAddr| tcp(Some(ip), Some((number, number)));
+        let ports = [at(Ipv4Addr::UNSPECIFIED.into()), at(Ipv6Addr::UNSPECIFIED.into())];
+        assert_eq!(check(&ports, &[]), []);
+        let _both: Vec<_> = ports.iter().map(|port| bind(port).unwrap()).collect();
+        TcpStream::connect((LOCAL, number)).unwrap();
+        TcpStream::connect((Ipv6Addr::LOCALHOST, number)).unwrap();
     }
 
     #[test]

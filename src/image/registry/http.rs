@@ -21,7 +21,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 
-use super::{settings::Registries, tls};
+use super::{route::Route, settings::Registries, tls};
 use crate::image::ImageError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -31,7 +31,7 @@ const MAX_REDIRECTS: u32 = 5;
 /// Of what the connection may buffer: it bounds the size of the chunks that come.
 const READ_BUFFER: usize = 256 * 1024;
 
-type Connection = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type Connection = Client<HttpsConnector<Route>, Full<Bytes>>;
 
 /// Why there was no answer.
 #[derive(Debug)]
@@ -156,7 +156,7 @@ impl Http {
             .with_tls_config(config)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(connector);
+            .wrap_connector(Route::new(connector, &self.settings));
         let connection =
             Client::builder(TokioExecutor::new()).http1_max_buf_size(READ_BUFFER).build(connector);
         connections.insert((host, secure), connection.clone());

@@ -5,12 +5,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use super::Spot;
 use crate::model::Protocol;
 
 /// `nginx (pid 4711)`, or what can be seen of a process that hides; `None` when nobody has it.
 #[must_use]
-pub fn of(address: SocketAddr, protocol: Protocol) -> Option<String> {
-    let tables = match protocol {
+pub fn of(spot: Spot) -> Option<String> {
+    let tables = match spot.protocol {
         Protocol::Tcp => ["tcp", "tcp6"],
         Protocol::Udp => ["udp", "udp6"],
     };
@@ -18,8 +19,8 @@ pub fn of(address: SocketAddr, protocol: Protocol) -> Option<String> {
         .iter()
         .filter_map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok())
         .flat_map(|text| text.lines().skip(1).filter_map(Socket::parse).collect::<Vec<_>>())
-        .filter(|socket| protocol == Protocol::Udp || socket.listens)
-        .filter(|socket| meets(socket.address, address))
+        .filter(|socket| spot.protocol == Protocol::Udp || socket.listens)
+        .filter(|socket| meets(socket.address, spot))
         .collect();
     let seen = sockets.iter().find_map(|socket| process_of(socket.inode));
     seen.or_else(|| Some(format!("a process of user {}", sockets.first()?.user)))
@@ -66,9 +67,10 @@ fn parse_ip(text: &str) -> Option<IpAddr> {
     }
 }
 
-fn meets(socket: SocketAddr, wanted: SocketAddr) -> bool {
-    let everywhere = socket.ip().is_unspecified() || wanted.ip().is_unspecified();
-    socket.port() == wanted.port() && (everywhere || socket.ip() == wanted.ip())
+/// An IPv6 socket for every address may have the IPv4 ones as well.
+fn meets(socket: SocketAddr, wanted: Spot) -> bool {
+    let everywhere = socket.ip().is_unspecified() || wanted.ip.is_none_or(|ip| ip.is_unspecified());
+    socket.port() == wanted.number && (everywhere || Some(socket.ip()) == wanted.ip)
 }
 
 fn process_of(inode: u64) -> Option<String> {

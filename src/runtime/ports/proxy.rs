@@ -27,6 +27,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
+use super::datagram::{self, Path};
 use crate::{
     model::Protocol,
     runtime::{Error, Result, netns},
@@ -178,13 +179,14 @@ impl Proxy {
     }
 
     async fn serve_udp(self: Arc<Self>, port: OwnedFd, target: SocketAddr) -> io::Result<()> {
+        datagram::tell_destinations(port.as_fd())?;
         let port = Arc::new(UdpSocket::from_std(StdUdpSocket::from(port))?);
         let clients = Clients::default();
         let mut answers = JoinSet::new();
         let mut buffer = vec![0; 65536];
         loop {
             let (count, client) = tokio::select! {
-                received = port.recv_from(&mut buffer) => match received {
+                received = port.async_io(Interest::READABLE, || datagram::receive(port.as_fd(), &mut buffer)) => match received {
                     Ok(received) => received,
                     // An answer that found nobody any more.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
@@ -220,7 +222,7 @@ impl Proxy {
 
 /// The clients of a UDP port.
 #[derive(Clone, Debug, Default)]
-struct Clients(Arc<Mutex<HashMap<SocketAddr, Client>>>);
+struct Clients(Arc<Mutex<HashMap<Path, Client>>>);
 
 #[derive(Debug)]
 struct Client {
@@ -232,34 +234,34 @@ struct Client {
 
 impl Clients {
     /// The socket of a client that is just sending.
-    fn known(&self, client: SocketAddr) -> Option<Arc<UdpSocket>> {
+    fn known(&self, client: Path) -> Option<Arc<UdpSocket>> {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = table.get_mut(&client)?;
         known.last = Instant::now();
         Some(known.server.clone())
     }
 
-    fn add(&self, client: SocketAddr, server: Arc<UdpSocket>) {
+    fn add(&self, client: Path, server: Arc<UdpSocket>) {
         let added = Client { server, last: Instant::now() };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(client, added);
     }
 
     /// Takes the container's answers to the client, until nothing has passed for a while.
-    async fn answer(&self, port: &UdpSocket, server: &UdpSocket, client: SocketAddr) {
+    async fn answer(&self, port: &UdpSocket, server: &UdpSocket, client: Path) {
         while let Some(deadline) = self.deadline(client) {
             if timeout_at(deadline, server.readable()).await.is_err() {
                 continue;
             }
             let mut buffer = [0; 65536];
             if let Ok(count) = server.try_recv(&mut buffer) {
-                let _ = rustix::net::sendto(port, &buffer[..count], SendFlags::DONTWAIT, &client);
+                let _ = datagram::send(port.as_fd(), &buffer[..count], client);
                 self.known(client);
             }
         }
     }
 
     /// When the client will have been silent for too long; `None` when it has, and is forgotten.
-    fn deadline(&self, client: SocketAddr) -> Option<Instant> {
+    fn deadline(&self, client: Path) -> Option<Instant> {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let deadline = table.get(&client)?.last + UDP_IDLE;
         if deadline <= Instant::now() {

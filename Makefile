@@ -1,0 +1,48 @@
+# What a person types here. `make` alone lists it.
+#
+#   make demo        builds ficelle and starts the guestbook with it
+#   make clean-demo  takes the guestbook down, with its entries
+#   make test        every test, on a fresh machine too
+#   make lint        formatting and clippy
+#   make bench       ficelle beside docker compose
+#   make images      the images of the samples, from Debian's packages
+#   make setup       what building and testing needs, installed
+
+export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
+
+.PHONY: help setup images build demo capture clean-demo test lint bench
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup:
+	@scripts/setup
+
+images: setup
+	@scripts/base-images
+
+build: setup
+	cargo build --release --locked
+
+demo: build
+	@scripts/base-images postgres redis python
+	@scripts/demo
+
+# The terminal capture of README.md, from a real run.
+capture: build
+	@scripts/base-images postgres redis python
+	@scripts/capture
+
+clean-demo:
+	@scripts/demo down
+
+# The tests of the runtime need root; the compiler does not.
+test: images
+	cargo test --locked --config 'target."cfg(unix)".runner = "scripts/as-root"'
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+
+bench: build
+	@scripts/as-root benches/compose_peer

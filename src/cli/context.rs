@@ -1,0 +1,300 @@
+//! What every command has at hand: its flags, the screen, the signals, the way to project and engine.
+
+use std::{
+    collections::BTreeSet,
+    io::IsTerminal,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    card,
+    failure::{self, Failure},
+    global::Global,
+    output,
+    signals::Signals,
+};
+use crate::{
+    load::{self, Diagnostic, Effect, LoadOptions, Loaded, Severity, Source, System, Unsupported},
+    session::{
+        self, Choice, Engine, Event, Op, Outcome, Preview, Project, Selection, Session, StepId, Wish,
+        WithDependencies,
+    },
+    ui::{
+        Palette,
+        render::plan_lines,
+        terminal::{Mode, Screen},
+    },
+};
+
+pub(super) struct Context {
+    pub global: Global,
+    pub signals: Signals,
+    screen: Mutex<Option<Screen>>,
+    source: System,
+}
+
+/// Which kinds of steps keep their details to themselves.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Quiet {
+    pub pull: bool,
+    pub build: bool,
+}
+
+impl Context {
+    pub(super) fn new(global: Global, signals: Signals) -> Self {
+        Self { global, signals, screen: Mutex::new(None), source: System }
+    }
+
+    /// Of standard error.
+    pub(super) fn palette(&self) -> Palette {
+        self.global.palette(std::io::stderr().is_terminal())
+    }
+
+    /// Of standard output.
+    pub(super) fn out_palette(&self) -> Palette {
+        self.global.palette(std::io::stdout().is_terminal())
+    }
+
+    pub(super) fn source(&self) -> &dyn Source {
+        &self.source
+    }
+
+    /// A remark for the user, on standard error.
+    pub(super) fn say(&self, level: &str, text: &str) {
+        self.with_screen(|screen| screen.say(level, text));
+    }
+
+    fn with_screen<T>(&self, act: impl FnOnce(&Screen) -> T) -> T {
+        let mut screen = self.screen();
+        act(screen.get_or_insert_with(|| Screen::new(self.global.mode(), self.palette())))
+    }
+
+    /// Ends the live picture, if there is one.
+    pub(super) fn settle(&self) {
+        if let Some(screen) = &*self.screen() {
+            screen.settle();
+        }
+    }
+
+    fn screen(&self) -> MutexGuard<'_, Option<Screen>> {
+        self.screen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn report(&self, failure: &Failure) {
+        self.settle();
+        failure::write(&match self.global.mode() {
+            Mode::Json => failure.json(),
+            Mode::Live | Mode::Plain | Mode::Quiet => failure.text(self.palette()),
+        });
+    }
+
+    pub(super) fn load_options(&self) -> LoadOptions {
+        let global = &self.global;
+        LoadOptions {
+            files: global.file.clone(),
+            project_name: global.project_name.clone(),
+            project_directory: global.project_directory.clone(),
+            profiles: global.profile.clone(),
+            env_files: global.env_file.clone(),
+            ..LoadOptions::default()
+        }
+    }
+
+    /// Loads with these options; warnings are told, and are errors when `--strict`.
+    pub(super) fn load_with(&self, options: &LoadOptions) -> Result<Loaded, Failure> {
+        let loaded = load::load(options, &self.source).map_err(|found| Failure::project(found, false))?;
+        self.warn(&loaded.warnings)?;
+        Ok(loaded)
+    }
+
+    fn warn(&self, warnings: &[Diagnostic]) -> Result<(), Failure> {
+        if self.global.strict && !warnings.is_empty() {
+            let as_error = |warning: &Diagnostic| Diagnostic { severity: Severity::Error, ..warning.clone() };
+            return Err(Failure::project(warnings.iter().map(as_error).collect(), true));
+        }
+        for warning in warnings {
+            match self.global.mode() {
+                Mode::Quiet => {}
+                Mode::Json => self.say("warning", &warning.short()),
+                Mode::Live | Mode::Plain => {
+                    self.settle();
+                    failure::write(&warning.render(failure::paint(self.palette())));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The project of the files, for commands that look at, stop or remove what is there.
+    fn load(&self) -> Result<Loaded, Failure> {
+        self.load_with(&LoadOptions { all_resources: true, ..self.load_options() })
+    }
+
+    /// The project of the files, for commands that make containers of `services` (of all when
+    /// empty): a service that is named needs no profile turned on, and what this engine does not
+    /// honour is told.
+    pub(super) fn load_to_run(&self, services: &[String]) -> Result<Project, Failure> {
+        let mut options = LoadOptions { all_resources: self.global.all_resources, ..self.load_options() };
+        let mut loaded =
+            load::load(&options, &self.source).map_err(|found| Failure::project(found, false))?;
+        let disabled = services.iter().filter_map(|name| loaded.project.disabled.get(name));
+        let profiles: Vec<String> = disabled.flat_map(|service| service.profiles.iter().cloned()).collect();
+        if !profiles.is_empty() {
+            options.profiles.extend(self.active_profiles());
+            options.profiles.extend(profiles);
+            loaded = load::load(&options, &self.source).map_err(|found| Failure::project(found, false))?;
+        }
+        self.warn(&loaded.warnings)?;
+        self.refuse_unsupported(&loaded, services)?;
+        Ok(loaded.project)
+    }
+
+    /// Those of the environment count only while no profile is named.
+    fn active_profiles(&self) -> Vec<String> {
+        if !self.global.profile.is_empty() {
+            return Vec::new();
+        }
+        let list = self.source.environment().remove("COMPOSE_PROFILES").unwrap_or_default();
+        list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(ToOwned::to_owned).collect()
+    }
+
+    fn refuse_unsupported(&self, loaded: &Loaded, services: &[String]) -> Result<(), Failure> {
+        let graph = session::Graph::of(&loaded.project).ok();
+        let concerned = |path: &str| {
+            let Some(service) = path.strip_prefix("services.") else { return true };
+            let named = |name: &String| {
+                let needed = graph.as_ref().map(|graph| graph.with_dependencies(name)).unwrap_or_default();
+                needed.iter().any(|needed| service == *needed || service.starts_with(&format!("{needed}.")))
+            };
+            services.is_empty() || services.iter().any(named)
+        };
+        let told = |found: &Unsupported, severity: Severity| {
+            let mark = failure::mark(found.place.as_ref(), &self.source);
+            Diagnostic { severity, ..Diagnostic::error(&found.text) }.mark(mark)
+        };
+        let found: Vec<_> = loaded.unsupported.iter().filter(|found| concerned(&found.path)).collect();
+        let refused = found.iter().filter(|found| found.effect == Effect::Refused);
+        let refused: Vec<_> = refused.map(|found| told(found, Severity::Error)).collect();
+        if !refused.is_empty() {
+            return Err(Failure::project(refused, false));
+        }
+        let ignored: Vec<_> = found.iter().map(|found| told(found, Severity::Warning)).collect();
+        self.warn(&ignored)
+    }
+
+    pub(super) fn connect(&self) -> Result<Arc<dyn Engine>, Failure> {
+        let choice =
+            Choice { engine: self.global.engine.clone(), root: self.global.root.clone(), docker: None }
+                .with_environment();
+        let connected = session::connect(&choice).map_err(|e| Failure::of_engine(&e, &self.source))?;
+        for note in &connected.notes {
+            self.say("note", note);
+        }
+        Ok(connected.engine)
+    }
+
+    /// For commands that need the files.
+    pub(super) fn open(&self, project: Project) -> Result<Session, Failure> {
+        let engine = self.connect()?;
+        let shown = project.clone();
+        Session::new(project, engine, self.global.limit())
+            .map_err(|error| Failure::of_session(error, &shown, &self.source))
+    }
+
+    /// For commands that look at, stop or remove what is there: with `--project-name` and no file
+    /// to be found, the project is what the engine has under that name.
+    pub(super) async fn open_or_adopt(&self) -> Result<Session, Failure> {
+        let named = match &self.global.project_name {
+            Some(name) => Some(name.clone()),
+            None => self.source.environment().remove("COMPOSE_PROJECT_NAME").filter(|name| !name.is_empty()),
+        };
+        match named {
+            Some(name) if load::finds_nothing(&self.load_options(), &self.source) => {
+                let engine = self.connect()?;
+                Session::adopt(&name, engine, self.global.limit())
+                    .await
+                    .map_err(|error| Failure::of_session(error, &Project::default(), &self.source))
+            }
+            _ => self.open(self.load()?.project),
+        }
+    }
+
+    pub(super) fn select(
+        &self,
+        session: &Session,
+        names: &[String],
+        dependencies: WithDependencies,
+    ) -> Result<Selection, Failure> {
+        session
+            .select(names, dependencies)
+            .map_err(|error| Failure::unknown_service(&error, session.project()))
+    }
+
+    /// Makes `wish` true, or prints what would be done when `--dry-run`. `None` after a dry run.
+    pub(super) async fn pursue(
+        &self,
+        session: &Session,
+        wish: &Wish,
+        quiet: Quiet,
+        cancel: &watch::Receiver<bool>,
+    ) -> Result<Option<Outcome>, Failure> {
+        let failure = |error| Failure::of_session(error, session.project(), &self.source);
+        if self.global.dry_run {
+            let preview = session.preview(wish).await.map_err(failure)?;
+            self.print_preview(&preview)?;
+            return Ok(None);
+        }
+        let mut silent = BTreeSet::new();
+        let mut hear = |event: Event| {
+            note_silent(&event, quiet, &mut silent);
+            let hushed = matches!(&event, Event::Progress { step, .. } if silent.contains(step));
+            if !hushed {
+                self.with_screen(|screen| screen.hear(&event));
+            }
+        };
+        let outcome = session.pursue(wish, cancel, &mut hear).await;
+        self.settle();
+        let outcome = outcome.map_err(failure)?;
+        if !outcome.failed.is_empty() {
+            return Err(card::failure(&outcome, session.project(), &self.source));
+        }
+        if outcome.cancelled {
+            return Err(Failure::interrupted(self.signals.first().unwrap_or(2)));
+        }
+        Ok(Some(outcome))
+    }
+
+    fn print_preview(&self, preview: &Preview) -> Result<(), Failure> {
+        self.say("note", "DRY-RUN MODE - this is what would be done; nothing is changed");
+        let palette = self.out_palette();
+        let mut lines = plan_lines(&preview.images, palette);
+        if !preview.images.steps.is_empty() && !preview.rest.steps.is_empty() {
+            self.say("note", "images still to be pulled or built are assumed to come out as they are now");
+        }
+        lines.extend(plan_lines(&preview.rest, palette));
+        if lines.is_empty() {
+            lines.push("nothing to do".to_owned());
+        }
+        for note in preview.images.notes.iter().chain(&preview.rest.notes) {
+            self.say("warning", note);
+        }
+        output::lines(lines.iter().map(String::as_str))
+    }
+}
+
+fn note_silent(event: &Event, quiet: Quiet, silent: &mut BTreeSet<StepId>) {
+    let Event::Planned { plan } = event else { return };
+    silent.clear();
+    for (number, step) in plan.steps.iter().enumerate() {
+        let hushed = match step.op {
+            Op::Pull(_) => quiet.pull,
+            Op::Build(_) => quiet.build,
+            _ => false,
+        };
+        if hushed {
+            silent.insert(StepId(number));
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What a command says when it fails: what, where, why, what next; and the exit code.
+
+use std::io::Write as _;
+
+use crate::{
+    load::{
+        Diagnostic, Paint, Source,
+        diagnostic::{Mark, nearest},
+    },
+    session::{EngineError, ErrorKind, Place, PlanError, Project, SessionError, UnknownService},
+    ui::{Palette, render::json_error},
+};
+
+/// The end of a command that did not do what it should.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: i32,
+    problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub diagnostic: Diagnostic,
+    /// Reasons below the message, outermost first.
+    pub causes: Vec<String>,
+    /// Further facts, ready to be shown (the failure card).
+    pub facts: Vec<String>,
+}
+
+impl Problem {
+    pub(super) fn new(diagnostic: Diagnostic) -> Self {
+        Self { diagnostic, causes: Vec::new(), facts: Vec::new() }
+    }
+
+    /// An engine's error, with the place of the value that asks for it.
+    pub(super) fn of_engine(error: &EngineError, project: &Project, source: &dyn Source) -> Self {
+        let mut diagnostic = Diagnostic::error(&error.message);
+        if let Some(path) = &error.path {
+            diagnostic = diagnostic.at(path).mark(mark(project.places.nearest(path), source));
+        }
+        diagnostic.help.clone_from(&error.help);
+        Self { causes: error.causes.clone(), ..Self::new(diagnostic) }
+    }
+
+    fn of_plan(error: PlanError, project: &Project, source: &dyn Source) -> Self {
+        let mut diagnostic = Diagnostic::error(error.message);
+        if let Some(path) = &error.path {
+            diagnostic = diagnostic.at(path).mark(mark(project.places.nearest(path), source));
+        }
+        diagnostic.help = error.help;
+        Self::new(diagnostic)
+    }
+
+    fn render(&self, palette: Palette) -> String {
+        let paint = paint(palette);
+        let mut head = self.diagnostic.clone();
+        let help = std::mem::take(&mut head.help);
+        let mut text = head.render(paint);
+        let mut add = |word: &str, said: &str| {
+            text.push_str(&format!("  = {}{said}\n", palette.strong(word)));
+        };
+        self.causes.iter().for_each(|cause| add("because: ", cause));
+        self.facts.iter().for_each(|fact| add("", fact));
+        help.iter().for_each(|help| add("help: ", help));
+        text
+    }
+
+    fn short(&self) -> String {
+        let place = self.diagnostic.place().map(|place| format!("{place}: ")).unwrap_or_default();
+        let causes: String = self.causes.iter().map(|cause| format!(": {cause}")).collect();
+        format!("{place}{}{causes}", self.diagnostic.message)
+    }
+}
+
+impl Failure {
+    /// The operation failed.
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self::of(1, vec![Problem::new(Diagnostic::error(message))])
+    }
+
+    pub(super) fn of(code: i32, problems: Vec<Problem>) -> Self {
+        Self { code, problems }
+    }
+
+    /// The project is not what it should be. As docker compose, exit 1; under `--strict`, which it
+    /// has not got, 2.
+    pub(super) fn project(diagnostics: Vec<Diagnostic>, strict: bool) -> Self {
+        Self::of(if strict { 2 } else { 1 }, diagnostics.into_iter().map(Problem::new).collect())
+    }
+
+    /// Ends with `code` and no word.
+    pub(super) fn silent(code: i32) -> Self {
+        Self::of(code, Vec::new())
+    }
+
+    /// Ended by signal `number`.
+    pub(super) fn interrupted(number: i32) -> Self {
+        Self::silent(128 + number)
+    }
+
+    pub(super) fn because(mut self, cause: impl Into<String>) -> Self {
+        if let Some(problem) = self.problems.last_mut() {
+            problem.causes.push(cause.into());
+        }
+        self
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        if let Some(problem) = self.problems.last_mut() {
+            problem.diagnostic.help.push(help.into());
+        }
+        self
+    }
+
+    pub(super) fn code(&self) -> i32 {
+        self.code
+    }
+
+    /// An engine's error where no project is at hand.
+    pub(super) fn of_engine(error: &EngineError, source: &dyn Source) -> Self {
+        Self::of(engine_code(error), vec![Problem::of_engine(error, &Project::default(), source)])
+    }
+
+    pub(super) fn of_session(error: SessionError, project: &Project, source: &dyn Source) -> Self {
+        match error {
+            SessionError::Plan(error) => Self::of(1, vec![Problem::of_plan(error, project, source)]),
+            SessionError::Engine(error) => {
+                Self::of(engine_code(&error), vec![Problem::of_engine(&error, project, source)])
+            }
+            SessionError::Check(errors) => {
+                let problems = errors.iter().map(|error| Problem::of_engine(error, project, source));
+                Self::of(1, problems.collect())
+            }
+            SessionError::Cycle(cycle) => {
+                let path = cycle.0.first().map(|service| format!("services.{service}.depends_on"));
+                let place = path.as_ref().and_then(|path| project.places.nearest(path));
+                let diagnostic = Diagnostic::error(format!("dependency cycle between services: {cycle}"))
+                    .mark(mark(place, source))
+                    .help("take one of these dependencies out");
+                Self::of(1, vec![Problem::new(diagnostic)])
+            }
+        }
+    }
+
+    pub(super) fn unknown_service(error: &UnknownService, project: &Project) -> Self {
+        let mut diagnostic = Diagnostic::error(error.to_string());
+        if let Some(service) = project.disabled.get(&error.name) {
+            let profiles = service.profiles.join(", ");
+            diagnostic = diagnostic.help(format!(
+                "`{}` is turned off by its profiles ({profiles}): add `--profile {}`",
+                error.name,
+                service.profiles.first().map_or("", String::as_str)
+            ));
+        } else if let Some(right) = nearest(&error.name, error.known.iter().map(String::as_str)) {
+            diagnostic = diagnostic.help(format!("did you mean `{right}`?"));
+        } else if !error.known.is_empty() {
+            diagnostic = diagnostic.help(format!("the services are: {}", error.known.join(", ")));
+        }
+        Self::of(1, vec![Problem::new(diagnostic)])
+    }
+
+    /// Every problem, a blank line between two.
+    pub(super) fn text(&self, palette: Palette) -> String {
+        let problems: Vec<String> = self.problems.iter().map(|problem| problem.render(palette)).collect();
+        problems.join("\n")
+    }
+
+    pub(super) fn json(&self) -> String {
+        self.problems.iter().map(|problem| json_error(&problem.short()) + "\n").collect()
+    }
+
+    pub(super) fn report_plain(&self) {
+        write(&self.text(Palette { colour: false }));
+    }
+}
+
+pub(super) fn paint(palette: Palette) -> Paint {
+    if palette.colour { Paint::Colour } else { Paint::Plain }
+}
+
+/// Talk that cannot be told is lost; the exit code still tells.
+pub(super) fn write(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// An engine that docker compose has no word for is a mistake in what is ours.
+fn engine_code(error: &EngineError) -> i32 {
+    if error.kind == ErrorKind::Unsupported && error.path.is_none() { 2 } else { 1 }
+}
+
+/// The words at `place`, to the end of their line, when the file can still be read.
+pub(super) fn mark(place: Option<&Place>, source: &dyn Source) -> Option<Mark> {
+    let place = place?;
+    let text = source.read(std::path::Path::new(&*place.file)).ok()?;
+    let line = text.lines().nth(usize::try_from(place.line).ok()?.checked_sub(1)?)?.to_owned();
+    let column = usize::try_from(place.column).ok()?.saturating_sub(1);
+    let words: String = line.chars().skip(column).collect();
+    let words = words.split(" #").next().unwrap_or_default().trim_end();
+    let length = u32::try_from(words.chars().count()).unwrap_or(1).max(1);
+    Some(Mark { place: place.clone(), length, line, text: String::new() })
+}

@@ -1,0 +1,177 @@
+//! The engine inside this program: a thin adapter from operations to the runtime core, the image
+//! store and the builder. It decides nothing; it translates.
+
+mod capabilities;
+mod check;
+mod config;
+mod error;
+mod health;
+mod logs;
+mod observe;
+mod perform;
+mod signal;
+
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use crate::{
+    engine::{
+        Capabilities, Detail, Engine, EngineError, ErrorKind, ImageInfo, LogItem, LogQuery, Observed, Op,
+        Outcome, Progress, ProjectLock, Scope,
+    },
+    image::Store,
+    model::ImageRef,
+    runtime::{Core, GroupLock, Roots},
+};
+
+/// Containers run by this program itself. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    core: Core,
+    store: Store,
+}
+
+struct Held {
+    _lock: GroupLock,
+}
+
+impl ProjectLock for Held {}
+
+impl Embedded {
+    /// Does nothing on disk.
+    #[must_use]
+    pub fn new(roots: Roots) -> Self {
+        let store = Store::open(roots.data.join("images"));
+        Self { core: Core::new(roots), store }
+    }
+
+    /// Runs what blocks on a thread of its own.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Self) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || act(&this)).await.map_err(|error| {
+            EngineError::new(ErrorKind::Other, "bug in the embedded engine").caused_by(&error)
+        })?
+    }
+
+    /// # Errors
+    /// When this user, or this machine, cannot run containers.
+    fn permitted(&self) -> Result<(), EngineError> {
+        self.core.permitted().map_err(|error| error::runtime(&error, "containers cannot be run here"))
+    }
+}
+
+#[async_trait]
+impl Engine for Embedded {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { engine: "embedded", build: true }
+    }
+
+    async fn lock(
+        &self,
+        project: &str,
+        command: &str,
+        waiting: &dyn Progress,
+    ) -> Result<Box<dyn ProjectLock>, EngineError> {
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let (project, command) = (project.to_owned(), command.to_owned());
+        let taking = self.blocking(move |this| {
+            this.permitted()?;
+            let mut waiting = |holder: &str| {
+                // Nobody listens any more when the command was given up.
+                let _ = tell.send(holder.to_owned());
+            };
+            let failed = |error| error::runtime(&error, format!("project `{project}` cannot be locked"));
+            let lock = this.core.lock(&project, &command, &mut waiting).map_err(failed)?;
+            this.core.repair(&project).map_err(|error| {
+                error::runtime(&error, "what an earlier command left cannot be put right")
+            })?;
+            Ok(lock)
+        });
+        tokio::pin!(taking);
+        loop {
+            tokio::select! {
+                lock = &mut taking => return Ok(Box::new(Held { _lock: lock? })),
+                Some(holder) = told.recv() => waiting.report(Detail::Doing(holder)),
+            }
+        }
+    }
+
+    async fn observe(&self, scope: &Scope) -> Result<Observed, EngineError> {
+        let scope = scope.clone();
+        self.blocking(move |this| observe::observe(this, &scope)).await
+    }
+
+    async fn check(&self, ops: &[&Op]) -> Vec<EngineError> {
+        let ops: Vec<Op> = ops.iter().map(|&op| op.clone()).collect();
+        let found = self.blocking(move |this| Ok(check::check(this, &ops))).await;
+        found.unwrap_or_else(|error| vec![error])
+    }
+
+    async fn perform(&self, op: &Op, progress: Arc<dyn Progress>) -> Result<Outcome, EngineError> {
+        perform::perform(self, op, progress).await
+    }
+
+    async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError> {
+        if query.follow {
+            logs::follow(self, query, sink).await
+        } else {
+            logs::print(self, query, sink).await
+        }
+    }
+
+    async fn images(&self) -> Result<Vec<ImageInfo>, EngineError> {
+        self.blocking(|this| {
+            let images =
+                this.store.list().map_err(|error| error::image(&error, "images cannot be listed"))?;
+            Ok(images.iter().map(observe::image_info).collect())
+        })
+        .await
+    }
+
+    async fn load_image(&self, path: &Path, progress: Arc<dyn Progress>) -> Result<Vec<String>, EngineError> {
+        let path = path.to_owned();
+        self.blocking(move |this| {
+            this.permitted()?;
+            let report = |what: &str, done: u64, total: u64| {
+                progress.report(Detail::Bytes { what: what.to_owned(), done, total });
+            };
+            let loaded = this.store.load(&path, &report).map_err(|error| {
+                error::image(&error, format!("images of `{}` cannot be loaded", path.display()))
+            })?;
+            Ok(loaded.iter().map(ImageRef::familiar).collect())
+        })
+        .await
+    }
+
+    async fn remove_image(&self, image: &ImageRef, force: bool) -> Result<(), EngineError> {
+        let image = image.clone();
+        self.blocking(move |this| {
+            let name = image.familiar();
+            let failed = |error| error::image(&error, format!("image `{name}` cannot be removed"));
+            let containers = this
+                .core
+                .containers(None)
+                .map_err(|error| error::runtime(&error, "containers cannot be listed"))?;
+            let found = this.store.find(&image).map_err(failed)?;
+            let user = found.as_ref().and_then(|found| {
+                containers.iter().find(|record| observe::image_id(record) == Some(found.id.as_str()))
+            });
+            if let (Some(user), false) = (user, force) {
+                let user = &user.config.name;
+                return Err(EngineError::new(
+                    ErrorKind::Conflict,
+                    format!("image `{name}` is used by container {user}"),
+                )
+                .help("remove the container first, or use `--force` to take the name away"));
+            }
+            let used: Vec<String> = containers.iter().flat_map(observe::used_content).collect();
+            this.store.remove(&image, &used).map_err(failed)
+        })
+        .await
+    }
+}

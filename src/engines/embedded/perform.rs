@@ -1,0 +1,383 @@
+//! Carries one operation out. What is already so is left alone and said to be unchanged.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{Embedded, config, error, observe};
+use crate::{
+    build::{self, BuildEvent},
+    engine::{
+        BuildRequest, Condition, ContainerState, CreateContainer, Detail, EngineError, ErrorKind, Op,
+        Outcome, Progress, PullRequest, WaitFor,
+    },
+    image::Image,
+    model::{ImageRef, Network, PullPolicy, Volume},
+    runtime::{ContainerRecord, Core, NetworkConfig, Until, VolumeConfig},
+};
+
+const UNCHANGED: Outcome = Outcome { id: None, unchanged: true };
+const DONE: Outcome = Outcome { id: None, unchanged: false };
+
+pub(super) async fn perform(
+    engine: &Embedded,
+    op: &Op,
+    progress: Arc<dyn Progress>,
+) -> Result<Outcome, EngineError> {
+    match op {
+        Op::Pull(request) => pull(engine, request, progress).await,
+        Op::Build(request) => build_image(engine, request, progress).await,
+        Op::Wait { project, name, until } => wait(engine, project, name, *until, progress).await,
+        op => {
+            let op = op.clone();
+            engine.blocking(move |engine| act(engine, &op)).await
+        }
+    }
+}
+
+fn act(engine: &Embedded, op: &Op) -> Result<Outcome, EngineError> {
+    match op {
+        Op::CreateNetwork { project, network, labels } => create_network(engine, project, network, labels),
+        Op::RemoveNetwork { name } => match engine.core.remove_network(name) {
+            Ok(()) => Ok(DONE),
+            Err(crate::runtime::Error::NoNetwork(_)) => Ok(UNCHANGED),
+            Err(error) => Err(error::runtime(&error, format!("network {name} cannot be removed"))),
+        },
+        Op::CreateVolume { volume, labels, .. } => create_volume(engine, volume, labels),
+        Op::RemoveVolume { name } => match engine.core.remove_volume(name) {
+            Ok(()) => Ok(DONE),
+            Err(crate::runtime::Error::NoVolume(_)) => Ok(UNCHANGED),
+            Err(error) => Err(error::runtime(&error, format!("volume {name} cannot be removed"))),
+        },
+        Op::Create(create) => create_container(engine, create),
+        Op::Start { project, name } => start(engine, project, name),
+        Op::Stop { project, name, id, timeout } => match engine.core.stop(project, &id.0, *timeout) {
+            Ok(()) => Ok(DONE),
+            Err(crate::runtime::Error::NoContainer(_)) => Ok(UNCHANGED),
+            Err(error) => Err(error::runtime(&error, format!("container {name} cannot be stopped"))),
+        },
+        Op::Remove { project, name, id, volumes } => engine
+            .core
+            .remove(project, &id.0, *volumes)
+            .map(|()| DONE)
+            .map_err(|error| error::runtime(&error, format!("container {name} cannot be removed"))),
+        // Carried out by `perform` itself.
+        Op::Pull(_) | Op::Build(_) | Op::Wait { .. } => Ok(UNCHANGED),
+    }
+}
+
+async fn pull(
+    engine: &Embedded,
+    request: &PullRequest,
+    progress: Arc<dyn Progress>,
+) -> Result<Outcome, EngineError> {
+    let PullRequest { image, platform, policy, service } = request;
+    let path = format!("services.{service}.image");
+    let reference: ImageRef = image.parse().map_err(|e: crate::model::ImageRefError| {
+        EngineError::new(ErrorKind::Invalid, e.to_string()).at(&path)
+    })?;
+    let told = |error| {
+        error::image(&error, format!("image `{image}` of service `{service}` cannot be pulled"))
+            .at(&path)
+            .help("`ficelle image load -i FILE` takes it from an archive (`docker save`, OCI layout)")
+    };
+    let wanted = reference.clone();
+    let before = engine.blocking(move |engine| {
+        engine.permitted()?;
+        Ok(engine.store.find(&wanted))
+    });
+    let before = before.await?.map_err(told)?;
+    if let (PullPolicy::Missing, Some(there)) = (policy, &before) {
+        return Ok(Outcome { id: Some(there.id.clone()), unchanged: true });
+    }
+    let report = |what: &str, done: u64, total: u64| {
+        progress.report(Detail::Bytes { what: what.to_owned(), done, total });
+    };
+    let pulled = engine.store.pull(&reference, platform.as_deref(), &report).await.map_err(told)?;
+    let unchanged = before.is_some_and(|before| before.id == pulled.id);
+    Ok(Outcome { id: Some(pulled.id), unchanged })
+}
+
+async fn build_image(
+    engine: &Embedded,
+    request: &BuildRequest,
+    progress: Arc<dyn Progress>,
+) -> Result<Outcome, EngineError> {
+    let BuildRequest { project: _, service, build, image } = request;
+    let path = format!("services.{service}.build");
+    engine.permitted()?;
+    let mut references = Vec::new();
+    for name in std::iter::once(image).chain(&build.tags) {
+        references.push(
+            name.parse::<ImageRef>()
+                .map_err(|error| EngineError::new(ErrorKind::Invalid, error.to_string()).at(&path))?,
+        );
+    }
+    let events = Arc::new(move |event: BuildEvent| {
+        progress.report(match event {
+            BuildEvent::Step { step, cached: true } => Detail::Doing(format!("CACHED {step}")),
+            BuildEvent::Step { step, cached: false } => Detail::Doing(step),
+            BuildEvent::Output(line) => Detail::Line(line),
+            BuildEvent::Warning(text) => Detail::Line(format!("warning: {text}")),
+        });
+    });
+    let built = build::build(&engine.store, &engine.core, build, &references, events).await;
+    let built = built.map_err(|error| {
+        error::build(&error, format!("image `{image}` of service `{service}` cannot be built")).at(&path)
+    })?;
+    Ok(Outcome { id: Some(built.id), unchanged: false })
+}
+
+/// What of a network this engine has not got.
+pub(super) fn unsupported_network(network: &Network) -> Option<EngineError> {
+    let unsupported = |message: String| Some(EngineError::new(ErrorKind::Unsupported, message));
+    match network.driver.as_deref() {
+        None | Some("bridge" | "default") => {}
+        Some(driver) => {
+            return unsupported(format!(
+                "the embedded engine has no network driver `{driver}`, only `bridge`"
+            ));
+        }
+    }
+    if network.subnets.len() > 1 {
+        return unsupported("the embedded engine gives a network one subnet".to_owned());
+    }
+    None
+}
+
+/// What of a volume this engine has not got.
+pub(super) fn unsupported_volume(volume: &Volume) -> Option<EngineError> {
+    let unsupported = |message: String| Some(EngineError::new(ErrorKind::Unsupported, message));
+    match volume.driver.as_deref() {
+        None | Some("local" | "default") => {}
+        Some(driver) => {
+            return unsupported(format!("the embedded engine has no volume driver `{driver}`, only `local`"));
+        }
+    }
+    if volume.driver_opts.is_empty() {
+        return None;
+    }
+    let names: Vec<&str> = volume.driver_opts.keys().map(String::as_str).collect();
+    unsupported(format!("the embedded engine has no volume options ({})", names.join(", ")))
+}
+
+fn create_network(
+    engine: &Embedded,
+    project: &str,
+    network: &Network,
+    labels: &indexmap::IndexMap<String, String>,
+) -> Result<Outcome, EngineError> {
+    if let Some(error) = unsupported_network(network) {
+        return Err(error);
+    }
+    let what = || format!("network {} cannot be made", network.name);
+    let there = engine.core.networks().map_err(|error| error::runtime(&error, what()))?;
+    if there.iter().any(|record| record.config.name == network.name) {
+        return Ok(UNCHANGED);
+    }
+    let subnet = network.subnets.first();
+    let config = NetworkConfig {
+        name: network.name.clone(),
+        group: project.to_owned(),
+        internal: network.internal,
+        subnet: subnet.map(|subnet| (subnet.address, subnet.prefix)),
+        gateway: subnet.and_then(|subnet| subnet.gateway),
+        annotations: labels.clone(),
+    };
+    engine.core.create_network(&config).map(|()| DONE).map_err(|error| error::runtime(&error, what()))
+}
+
+fn create_volume(
+    engine: &Embedded,
+    volume: &Volume,
+    labels: &indexmap::IndexMap<String, String>,
+) -> Result<Outcome, EngineError> {
+    if let Some(error) = unsupported_volume(volume) {
+        return Err(error);
+    }
+    let what = || format!("volume {} cannot be made", volume.name);
+    let there = engine.core.volumes().map_err(|error| error::runtime(&error, what()))?;
+    if there.iter().any(|record| record.config.name == volume.name) {
+        return Ok(UNCHANGED);
+    }
+    let config = VolumeConfig { name: volume.name.clone(), annotations: labels.clone() };
+    engine.core.create_volume(&config).map(|()| DONE).map_err(|error| error::runtime(&error, what()))
+}
+
+/// The image a container is made from: the one observed when planning, else the one of that name.
+pub(super) fn image_of(engine: &Embedded, create: &CreateContainer) -> Result<Image, EngineError> {
+    let name = &create.spec.image;
+    let path = format!("services.{}.image", create.service);
+    let what = || format!("image `{name}` of service `{}` is not in the store", create.service);
+    let failed = |error| error::image(&error, what()).at(&path);
+    let observed = engine.store.find_id(&create.image_id).map_err(failed)?;
+    let found = match observed {
+        Some(image) => Some(image),
+        None => match name.parse::<ImageRef>() {
+            Ok(reference) => engine.store.find(&reference).map_err(failed)?,
+            Err(error) => return Err(EngineError::new(ErrorKind::Invalid, error.to_string()).at(&path)),
+        },
+    };
+    found.ok_or_else(|| {
+        EngineError::new(ErrorKind::NotFound, what())
+            .at(&path)
+            .help(format!("`ficelle pull {}` fetches it", create.service))
+            .help("`ficelle image load -i FILE` takes it from an archive (`docker save`, OCI layout)")
+    })
+}
+
+fn create_container(engine: &Embedded, create: &CreateContainer) -> Result<Outcome, EngineError> {
+    let what = || format!("container {} cannot be made", create.name);
+    let failed = |error| error::runtime(&error, what()).at(format!("services.{}", create.service));
+    let records = engine.core.containers(None).map_err(failed)?;
+    if let Some(made) = records.iter().find(|record| is_made(record, create)) {
+        return Ok(Outcome { id: Some(made.config.id.clone()), unchanged: true });
+    }
+    let image = image_of(engine, create)?;
+    let config = config::container(Core::new_id(), create, &image, &records)?;
+    engine.core.create(&config).map_err(failed)?;
+    Ok(Outcome { id: Some(config.id), unchanged: false })
+}
+
+/// Whether `record` is what this very operation made before, and was not used since.
+fn is_made(record: &ContainerRecord, create: &CreateContainer) -> bool {
+    record.config.group == create.project
+        && observe::state(record.phase) == ContainerState::Created
+        && observe::container(record).is_some_and(|made| {
+            made.name == create.name
+                && made.config_hash == create.config_hash
+                && made.image_id == create.image_id
+                && made.replaces == create.replaces
+        })
+}
+
+/// Of several containers of this name, the newest: the others are on their way out.
+fn newest(engine: &Embedded, project: &str, name: &str) -> Result<ContainerRecord, EngineError> {
+    let records = engine
+        .core
+        .containers(Some(project))
+        .map_err(|error| error::runtime(&error, "containers cannot be listed"))?;
+    let found = records.into_iter().rev().find(|record| record.config.name == name);
+    found.ok_or_else(|| EngineError::new(ErrorKind::NotFound, format!("no container {name}")))
+}
+
+fn start(engine: &Embedded, project: &str, name: &str) -> Result<Outcome, EngineError> {
+    let record = newest(engine, project, name)?;
+    if observe::state(record.phase) == ContainerState::Running {
+        return Ok(UNCHANGED);
+    }
+    engine.core.start(project, &record.config.id).map(|()| DONE).map_err(|error| {
+        let told = error::runtime(&error, format!("container {name} cannot be started"));
+        match observe::labels(&record).get(crate::model::label::SERVICE) {
+            Some(service) => told.at(format!("services.{service}")),
+            None => told,
+        }
+    })
+}
+
+/// Ends a wait when the future that asked for it is dropped.
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+async fn wait(
+    engine: &Embedded,
+    project: &str,
+    name: &str,
+    until: WaitFor,
+    progress: Arc<dyn Progress>,
+) -> Result<Outcome, EngineError> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let _given_up = GivenUp(flag.clone());
+    let (project, name) = (project.to_owned(), name.to_owned());
+    engine
+        .blocking(move |engine| {
+            let record = newest(engine, &project, &name)?;
+            let (goal, deadline) = aim(&record, until)?;
+            progress.report(Detail::Doing(waiting_words(until).to_owned()));
+            let cancelled = || flag.load(Ordering::Acquire);
+            let waited = engine.core.wait(&project, &record.config.id, goal, deadline, &cancelled);
+            let after = waited.map_err(|error| unmet(engine, &project, &record, &error))?;
+            completed(&after, until)?;
+            Ok(DONE)
+        })
+        .await
+}
+
+fn waiting_words(until: WaitFor) -> &'static str {
+    match until {
+        WaitFor::Condition(Condition::ServiceStarted) => "until it runs",
+        WaitFor::Condition(Condition::ServiceHealthy) => "until it is healthy",
+        WaitFor::Condition(Condition::ServiceCompletedSuccessfully) => "until it has completed",
+        WaitFor::Ready { .. } => "until it is ready",
+    }
+}
+
+fn aim(record: &ContainerRecord, until: WaitFor) -> Result<(Until, Option<Duration>), EngineError> {
+    let name = &record.config.name;
+    Ok(match until {
+        WaitFor::Condition(Condition::ServiceStarted) => (Until::Running, None),
+        WaitFor::Condition(Condition::ServiceHealthy) if record.config.health.is_none() => {
+            let service =
+                observe::labels(record).get(crate::model::label::SERVICE).cloned().unwrap_or_default();
+            return Err(EngineError::new(
+                ErrorKind::Invalid,
+                format!("container {name} has no health check, so it can never become healthy"),
+            )
+            .at(format!("services.{service}.healthcheck"))
+            .help("give the service a `healthcheck`, or wait for `service_started`"));
+        }
+        WaitFor::Condition(Condition::ServiceHealthy) => (Until::Healthy, None),
+        WaitFor::Condition(Condition::ServiceCompletedSuccessfully) => (Until::Exited, None),
+        WaitFor::Ready { timeout } => (Until::Ready, timeout),
+    })
+}
+
+/// Why a wait ended without its goal, with what the last probe said.
+fn unmet(
+    engine: &Embedded,
+    project: &str,
+    before: &ContainerRecord,
+    error: &crate::runtime::Error,
+) -> EngineError {
+    let name = &before.config.name;
+    let now = newest(engine, project, name).unwrap_or_else(|_| before.clone());
+    let message = match observe::state(now.phase) {
+        ContainerState::Exited(Some(code)) => format!("container {name} exited ({code})"),
+        _ if now.health == Some(crate::runtime::Health::Unhealthy) => {
+            format!("container {name} is unhealthy")
+        }
+        _ => format!("container {name} did not get ready"),
+    };
+    let mut told = error::runtime(error, message);
+    if let Some(probe) = now.last_probe.as_deref().map(str::trim).filter(|probe| !probe.is_empty()) {
+        told.causes.push(format!("the last health probe said: {probe}"));
+    }
+    told
+}
+
+/// An end counts as completion only when it is a success.
+fn completed(record: &ContainerRecord, until: WaitFor) -> Result<(), EngineError> {
+    if until != WaitFor::Condition(Condition::ServiceCompletedSuccessfully) {
+        return Ok(());
+    }
+    let name = &record.config.name;
+    match observe::state(record.phase) {
+        ContainerState::Exited(Some(0)) => Ok(()),
+        ContainerState::Exited(Some(code)) => Err(EngineError::new(
+            ErrorKind::Dependency,
+            format!("container {name} did not complete successfully: it exited with code {code}"),
+        )),
+        _ => {
+            Err(EngineError::new(ErrorKind::Dependency, format!("nobody learnt how container {name} ended")))
+        }
+    }
+}

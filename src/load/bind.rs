@@ -1,0 +1,600 @@
+//! A canonical, checked tree to the types of the model. What a type has no room for is in
+//! `Loaded.unsupported`; what cannot be bound although its form was right is told here.
+
+use std::{net::IpAddr, path::PathBuf, str::FromStr};
+
+use indexmap::IndexMap;
+
+use super::{
+    diagnostic::{Diagnostic, Files},
+    ports, scalars,
+    tree::{Map, Node, Span, Value},
+};
+use crate::model::{
+    Attachment, Build, Condition, ContainerSpec, Dependency, HealthTest, Healthcheck, Limits, Mount,
+    MountSource, Network, NetworkMode, Places, Port, PortRange, Project, Protocol, PullPolicy, RestartPolicy,
+    SecurityOption, Service, Subnet, TmpfsOptions, Ulimit, Volume, VolumeOptions,
+};
+
+/// What binding reads and where it tells.
+#[derive(Debug)]
+pub struct Bind<'a> {
+    pub files: &'a Files,
+    pub diagnostics: &'a mut Vec<Diagnostic>,
+}
+
+/// The project of a tree; `name`, root and files are the caller's to fill in.
+impl Bind<'_> {
+    pub fn project(&mut self, model: &Node, disabled: &Map, name: &str) -> Project {
+        let mut project = Project { name: name.to_owned(), ..Project::default() };
+        for (key, node) in entries(model, "networks") {
+            let mut network = self.network(node, &format!("networks.{key}"));
+            if network.name.is_empty() {
+                network.name = format!("{name}_{key}");
+            }
+            project.networks.insert(key.to_owned(), network);
+        }
+        for (key, node) in entries(model, "volumes") {
+            let mut volume = volume(node);
+            if volume.name.is_empty() {
+                volume.name = format!("{name}_{key}");
+            }
+            project.volumes.insert(key.to_owned(), volume);
+        }
+        let services = entries(model, "services").map(|(key, node)| (key.to_owned(), node.clone())).collect();
+        project.services = self.services(services, &project);
+        let disabled = disabled.iter().map(|(key, node)| (key.text.clone(), node.clone())).collect();
+        project.disabled = self.services(disabled, &project);
+        project
+    }
+
+    fn services(&mut self, nodes: Vec<(String, Node)>, project: &Project) -> IndexMap<String, Service> {
+        nodes
+            .into_iter()
+            .map(|(name, node)| {
+                let service =
+                    Reader { bind: self, path: format!("services.{name}") }.service(&name, &node, project);
+                (name, service)
+            })
+            .collect()
+    }
+
+    fn tell(&mut self, span: Span, path: &str, message: impl Into<String>) {
+        self.diagnostics.push(Diagnostic::error(message).at(path).mark(self.files.mark(span, "")));
+    }
+
+    fn network(&mut self, node: &Node, path: &str) -> Network {
+        let pools = node.get("ipam").and_then(|ipam| ipam.get("config"));
+        let mut subnets = Vec::new();
+        for pool in pools.map(Node::items).unwrap_or_default() {
+            let Some(subnet) = pool.get("subnet") else { continue };
+            let text = subnet.as_str().unwrap_or_default();
+            let parsed = text.split_once('/').and_then(|(address, prefix)| {
+                Some((address.parse::<IpAddr>().ok()?, prefix.parse::<u8>().ok()?))
+            });
+            match parsed {
+                Some((IpAddr::V4(address), prefix)) if prefix <= 32 => {
+                    let gateway = pool.get_str("gateway").and_then(|text| text.parse().ok());
+                    subnets.push(Subnet { address, prefix, gateway });
+                }
+                // An IPv6 pool asks for what `enable_ipv6` asks for, which is told as unsupported.
+                Some((IpAddr::V6(_), prefix)) if prefix <= 128 => {}
+                _ => self.tell(subnet.span, path, format!("`{text}` is no subnet such as 172.28.0.0/16")),
+            }
+        }
+        Network {
+            name: text(node, "name").unwrap_or_default(),
+            external: flag(node, "external"),
+            driver: text(node, "driver"),
+            internal: flag(node, "internal"),
+            subnets,
+            labels: pairs(node.get("labels")),
+        }
+    }
+}
+
+fn volume(node: &Node) -> Volume {
+    Volume {
+        name: text(node, "name").unwrap_or_default(),
+        external: flag(node, "external"),
+        driver: text(node, "driver"),
+        driver_opts: pairs(node.get("driver_opts")),
+        labels: pairs(node.get("labels")),
+    }
+}
+
+/// One service while it is bound.
+struct Reader<'a, 'b> {
+    bind: &'a mut Bind<'b>,
+    path: String,
+}
+
+impl Reader<'_, '_> {
+    fn tell(&mut self, node: &Node, key: &str, message: impl Into<String>) {
+        let path = format!("{}.{key}", self.path);
+        self.bind.tell(node.span, &path, message);
+    }
+
+    fn service(&mut self, name: &str, node: &Node, project: &Project) -> Service {
+        let deploy = node.get("deploy");
+        let scale = integer(node.get("scale")).or_else(|| integer(deploy.and_then(|d| d.get("replicas"))));
+        Service {
+            name: name.to_owned(),
+            container: self.container(name, node, project),
+            build: node
+                .get("build")
+                .filter(|build| build.as_map().is_some())
+                .map(|build| self.build(build, node)),
+            pull_policy: self.pull_policy(node),
+            depends_on: depends_on(node),
+            profiles: strings(node.get("profiles")),
+            scale: scale.map_or(1, |scale| u32::try_from(scale).unwrap_or(0)),
+            attach: node.get("attach").is_none_or(|attach| attach.value == Value::Bool(true)),
+        }
+    }
+
+    fn container(&mut self, name: &str, node: &Node, project: &Project) -> ContainerSpec {
+        ContainerSpec {
+            image: text(node, "image").unwrap_or_else(|| format!("{}-{name}", project.name)),
+            platform: text(node, "platform"),
+            command: words(node.get("command")),
+            entrypoint: words(node.get("entrypoint")),
+            environment: optional_pairs(node.get("environment")),
+            labels: pairs(node.get("labels")),
+            annotations: pairs(node.get("annotations")),
+            user: text(node, "user"),
+            group_add: strings(node.get("group_add")),
+            working_dir: text(node, "working_dir"),
+            hostname: text(node, "hostname"),
+            domainname: text(node, "domainname"),
+            network: self.network_mode(node, project),
+            ports: self.ports(node),
+            expose: strings(node.get("expose")),
+            extra_hosts: self.extra_hosts(node),
+            mounts: self.mounts(node, project),
+            healthcheck: node.get("healthcheck").map(healthcheck),
+            restart: self.restart(node),
+            stop_signal: text(node, "stop_signal"),
+            stop_grace_period: node.get_str("stop_grace_period").and_then(scalars::std_duration),
+            init: flag(node, "init"),
+            tty: flag(node, "tty"),
+            stdin_open: flag(node, "stdin_open"),
+            read_only: flag(node, "read_only"),
+            privileged: flag(node, "privileged"),
+            cap_add: strings(node.get("cap_add")),
+            cap_drop: strings(node.get("cap_drop")),
+            security_opt: self.security_options(node),
+            sysctls: pairs(node.get("sysctls")),
+            ulimits: ulimits(node.get("ulimits")),
+            limits: limits(node),
+            shm_size: node.get_str("shm_size").and_then(|size| size.parse().ok()),
+            container_name: text(node, "container_name"),
+        }
+    }
+
+    fn network_mode(&mut self, node: &Node, project: &Project) -> NetworkMode {
+        match node.get_str("network_mode") {
+            None | Some("" | "bridge" | "default") => self.attachments(node, project),
+            Some("none") => NetworkMode::None,
+            Some("host") => NetworkMode::Host,
+            Some(mode) => {
+                if let Some(service) = mode.strip_prefix("service:") {
+                    return NetworkMode::Service(service.to_owned());
+                }
+                if let Some(container) = mode.strip_prefix("container:") {
+                    return NetworkMode::Container(container.to_owned());
+                }
+                let name = mode.to_owned();
+                NetworkMode::Networks([(name, Attachment::default())].into_iter().collect())
+            }
+        }
+    }
+
+    /// Networks by the name the engine knows, highest priority first, then by key.
+    fn attachments(&mut self, node: &Node, project: &Project) -> NetworkMode {
+        let mut found: Vec<(&str, String, Attachment)> = Vec::new();
+        for (key, attached) in node.get("networks").and_then(Node::as_map).into_iter().flatten() {
+            let name = project.networks.get(&key.text).map_or_else(|| key.text.clone(), |n| n.name.clone());
+            let ipv4_address = attached.get("ipv4_address").and_then(|node| {
+                let address = node.as_str().unwrap_or_default().parse().ok();
+                if address.is_none() {
+                    let key = format!("networks.{key}.ipv4_address");
+                    self.tell(
+                        node,
+                        &key,
+                        format!("`{}` is no IPv4 address", node.as_str().unwrap_or_default()),
+                    );
+                }
+                address
+            });
+            let priority = integer(attached.get("priority")).unwrap_or_default();
+            let aliases = strings(attached.get("aliases"));
+            found.push((&key.text, name, Attachment { aliases, ipv4_address, priority }));
+        }
+        found.sort_by(|a, b| b.2.priority.cmp(&a.2.priority).then(a.0.cmp(b.0)));
+        NetworkMode::Networks(found.into_iter().map(|(_, name, attachment)| (name, attachment)).collect())
+    }
+
+    fn ports(&mut self, node: &Node) -> Vec<Port> {
+        let mut found = Vec::new();
+        for (at, port) in node.get("ports").map(Node::items).unwrap_or_default().iter().enumerate() {
+            let key = format!("ports[{at}]");
+            let Some(target) = integer(port.get("target")).and_then(|port| u16::try_from(port).ok()) else {
+                self.tell(port, &key, "this port has no container port (`target`) between 1 and 65535");
+                continue;
+            };
+            let published = match port.get("published").filter(|node| node.as_str() != Some("")) {
+                None => None,
+                Some(node) => match ports::range(node.as_str().unwrap_or_default()) {
+                    Some((first, last)) => Some(PortRange { first, last }),
+                    None => {
+                        self.tell(node, &key, "`published` is no port or range of ports");
+                        continue;
+                    }
+                },
+            };
+            let protocol = match port.get_str("protocol") {
+                None | Some("" | "tcp") => Protocol::Tcp,
+                Some("udp") => Protocol::Udp,
+                Some(other) => {
+                    let message = format!("the protocol `{other}` cannot be published");
+                    self.tell(port.get("protocol").unwrap_or(port), &key, message);
+                    continue;
+                }
+            };
+            let host_ip = port.get_str("host_ip").filter(|ip| !ip.is_empty()).map(IpAddr::from_str);
+            if let Some(Err(_)) = host_ip {
+                let message = format!("`{}` is no IP address", port.get_str("host_ip").unwrap_or_default());
+                self.tell(port.get("host_ip").unwrap_or(port), &key, message);
+                continue;
+            }
+            found.push(Port { target, published, host_ip: host_ip.and_then(Result::ok), protocol });
+        }
+        found
+    }
+
+    fn extra_hosts(&mut self, node: &Node) -> Vec<(String, IpAddr)> {
+        let mut found = Vec::new();
+        for (at, entry) in node.get("extra_hosts").map(Node::items).unwrap_or_default().iter().enumerate() {
+            let Some((host, ip)) = entry.as_str().and_then(|text| text.split_once('=')) else { continue };
+            match ip.parse() {
+                Ok(ip) => found.push((host.to_owned(), ip)),
+                Err(_) => {
+                    self.tell(entry, &format!("extra_hosts[{at}]"), format!("`{ip}` is no IP address"));
+                }
+            }
+        }
+        found
+    }
+
+    fn mounts(&mut self, node: &Node, project: &Project) -> Vec<Mount> {
+        let mut found = Vec::new();
+        for (at, mount) in node.get("volumes").map(Node::items).unwrap_or_default().iter().enumerate() {
+            let Some(source) = self.mount_source(mount, project, at) else { continue };
+            let target = text(mount, "target").unwrap_or_default();
+            if !target.starts_with('/') {
+                let message = format!("the target `{target}` of a mount must be an absolute path");
+                self.tell(mount.get("target").unwrap_or(mount), &format!("volumes[{at}]"), message);
+                continue;
+            }
+            found.push(Mount { target, read_only: flag(mount, "read_only"), source });
+        }
+        for entry in node.get("tmpfs").map(Node::items).unwrap_or_default() {
+            let text = entry.as_str().unwrap_or_default();
+            let (target, options) = text.split_once(':').unwrap_or((text, ""));
+            let target = super::canonical::clean(target);
+            found.push(tmpfs(target, options));
+        }
+        found
+    }
+
+    fn mount_source(&mut self, mount: &Node, project: &Project, at: usize) -> Option<MountSource> {
+        let part = |section: &str, key: &str| mount.get(section).and_then(|section| section.get(key));
+        let options = VolumeOptions {
+            nocopy: part("volume", "nocopy").is_some_and(|node| node.value == Value::Bool(true)),
+            subpath: part("volume", "subpath").and_then(Node::as_str).map(ToOwned::to_owned),
+        };
+        let source = mount.get_str("source").filter(|source| !source.is_empty());
+        match (mount.get_str("type").unwrap_or_default(), source) {
+            ("volume", None) => Some(MountSource::Anonymous { options }),
+            ("volume", Some(source)) => {
+                let name = project.volumes.get(source).map_or_else(|| source.to_owned(), |v| v.name.clone());
+                Some(MountSource::Volume { name, options })
+            }
+            ("bind", Some(source)) => Some(MountSource::Bind {
+                path: PathBuf::from(source),
+                create: part("bind", "create_host_path").is_none_or(|node| node.value == Value::Bool(true)),
+                propagation: part("bind", "propagation").and_then(Node::as_str).map(ToOwned::to_owned),
+            }),
+            ("bind", None) => {
+                self.tell(mount, &format!("volumes[{at}]"), "a bind mount needs a `source`");
+                None
+            }
+            ("tmpfs", _) => Some(MountSource::Tmpfs(TmpfsOptions {
+                size: part("tmpfs", "size").and_then(Node::as_str).and_then(|size| size.parse().ok()),
+                mode: part("tmpfs", "mode").and_then(|node| match &node.value {
+                    Value::Int(mode) => u32::try_from(*mode).ok(),
+                    _ => None,
+                }),
+                options: Vec::new(),
+            })),
+            (other, _) => {
+                let message = format!("mounts of type `{other}` are not supported yet");
+                self.tell(mount, &format!("volumes[{at}].type"), message);
+                None
+            }
+        }
+    }
+
+    fn restart(&mut self, node: &Node) -> RestartPolicy {
+        let policy = node.get("deploy").and_then(|deploy| deploy.get("restart_policy"));
+        if let Some(policy) = policy.filter(|policy| policy.as_map().is_some()) {
+            let attempts = integer(policy.get("max_attempts")).and_then(|n| u32::try_from(n).ok());
+            return match policy.get_str("condition") {
+                Some("none") => RestartPolicy::No,
+                Some("on-failure") => RestartPolicy::OnFailure { max_retries: attempts.filter(|n| *n > 0) },
+                Some("unless-stopped") => RestartPolicy::UnlessStopped,
+                _ => RestartPolicy::Always,
+            };
+        }
+        let Some(restart) = node.get("restart") else { return RestartPolicy::No };
+        match restart.as_str().unwrap_or_default() {
+            "" | "no" => RestartPolicy::No,
+            "always" => RestartPolicy::Always,
+            "unless-stopped" => RestartPolicy::UnlessStopped,
+            text => {
+                let (word, retries) = text.split_once(':').unwrap_or((text, ""));
+                let count = retries.parse::<u32>().ok();
+                if word == "on-failure" && (retries.is_empty() || count.is_some()) {
+                    return RestartPolicy::OnFailure { max_retries: count.filter(|count| *count > 0) };
+                }
+                let known = ["no", "always", "on-failure", "unless-stopped"];
+                let told = Diagnostic::error(format!(
+                    "`{text}` is no restart policy; known are no, always, on-failure[:retries] and unless-stopped"
+                ))
+                .at(format_args!("{}.restart", self.path))
+                .mark(self.bind.files.mark(restart.span, ""))
+                .nearest(word, known);
+                self.bind.diagnostics.push(told);
+                RestartPolicy::No
+            }
+        }
+    }
+
+    fn security_options(&mut self, node: &Node) -> Vec<SecurityOption> {
+        let mut found = Vec::new();
+        for (at, entry) in node.get("security_opt").map(Node::items).unwrap_or_default().iter().enumerate() {
+            let text = entry.as_str().unwrap_or_default();
+            let (name, value) = text.split_once(['=', ':']).unwrap_or((text, ""));
+            found.push(match (name, value) {
+                ("no-new-privileges", "" | "true") => SecurityOption::NoNewPrivileges(true),
+                ("no-new-privileges", "false") => SecurityOption::NoNewPrivileges(false),
+                ("seccomp", "unconfined") => SecurityOption::SeccompUnconfined,
+                ("apparmor", "unconfined") => SecurityOption::ApparmorUnconfined,
+                ("systempaths", "unconfined") => SecurityOption::SystempathsUnconfined,
+                _ => {
+                    let known = [
+                        "no-new-privileges:true",
+                        "seccomp=unconfined",
+                        "apparmor=unconfined",
+                        "systempaths=unconfined",
+                    ];
+                    let told = Diagnostic::error(format!(
+                        "the security option `{text}` is not supported yet; known are {}",
+                        known.join(", ")
+                    ))
+                    .at(format_args!("{}.security_opt[{at}]", self.path))
+                    .mark(self.bind.files.mark(entry.span, ""))
+                    .nearest(text, known);
+                    self.bind.diagnostics.push(told);
+                    continue;
+                }
+            });
+        }
+        found
+    }
+
+    fn pull_policy(&mut self, node: &Node) -> Option<PullPolicy> {
+        let policy = node.get("pull_policy")?;
+        Some(match policy.as_str().unwrap_or_default() {
+            "always" => PullPolicy::Always,
+            "never" => PullPolicy::Never,
+            "missing" | "if_not_present" => PullPolicy::Missing,
+            "build" => PullPolicy::Build,
+            other => {
+                let message = format!("the pull policy `{other}` is not supported yet");
+                self.tell(policy, "pull_policy", message);
+                return None;
+            }
+        })
+    }
+
+    fn build(&mut self, build: &Node, service: &Node) -> Build {
+        let context = text(build, "context").unwrap_or_default();
+        if super::paths::is_remote(&context) {
+            let message =
+                format!("the build context `{context}` is no directory, which is not supported yet");
+            self.tell(build.get("context").unwrap_or(build), "build.context", message);
+        }
+        let inline = text(build, "dockerfile_inline");
+        Build {
+            context: PathBuf::from(context),
+            dockerfile: text(build, "dockerfile").filter(|_| inline.is_none()).map(PathBuf::from),
+            dockerfile_inline: inline,
+            args: optional_pairs(build.get("args")),
+            labels: pairs(build.get("labels")),
+            target: text(build, "target"),
+            no_cache: flag(build, "no_cache"),
+            pull: flag(build, "pull"),
+            tags: strings(build.get("tags")),
+            platform: text(service, "platform"),
+        }
+    }
+}
+
+fn healthcheck(check: &Node) -> Healthcheck {
+    let duration = |key: &str| check.get_str(key).and_then(scalars::std_duration);
+    let test = if flag(check, "disable") {
+        Some(HealthTest::Disabled)
+    } else {
+        let words = strings(check.get("test"));
+        match words.first().map(String::as_str) {
+            None => None,
+            Some("NONE") => Some(HealthTest::Disabled),
+            Some("CMD-SHELL") => Some(HealthTest::Shell(words[1..].join(" "))),
+            Some(_) => Some(HealthTest::Command(words[1..].to_vec())),
+        }
+    };
+    Healthcheck {
+        test,
+        interval: duration("interval"),
+        timeout: duration("timeout"),
+        retries: integer(check.get("retries")).and_then(|n| u32::try_from(n).ok()),
+        start_period: duration("start_period"),
+        start_interval: duration("start_interval"),
+    }
+}
+
+fn tmpfs(target: String, options: &str) -> Mount {
+    let mut tmpfs = TmpfsOptions::default();
+    let mut read_only = false;
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option.split_once('=') {
+            Some(("size", size)) if scalars::bytes(size).is_some() => {
+                tmpfs.size = scalars::bytes(size).and_then(|size| u64::try_from(size).ok());
+            }
+            Some(("mode", mode)) if u32::from_str_radix(mode, 8).is_ok() => {
+                tmpfs.mode = u32::from_str_radix(mode, 8).ok();
+            }
+            None if option == "ro" => read_only = true,
+            None if option == "rw" => read_only = false,
+            _ => tmpfs.options.push(option.to_owned()),
+        }
+    }
+    Mount { target, read_only, source: MountSource::Tmpfs(tmpfs) }
+}
+
+fn depends_on(node: &Node) -> IndexMap<String, Dependency> {
+    let entries = node.get("depends_on").and_then(Node::as_map).into_iter().flatten();
+    entries
+        .map(|(key, node)| {
+            let condition = match node.get_str("condition") {
+                Some("service_healthy") => Condition::ServiceHealthy,
+                Some("service_completed_successfully") => Condition::ServiceCompletedSuccessfully,
+                _ => Condition::ServiceStarted,
+            };
+            let required = node.get("required").is_none_or(|node| node.value == Value::Bool(true));
+            (key.text.clone(), Dependency { condition, restart: flag(node, "restart"), required })
+        })
+        .collect()
+}
+
+fn ulimits(node: Option<&Node>) -> IndexMap<String, Ulimit> {
+    let entries = node.and_then(Node::as_map).into_iter().flatten();
+    entries
+        .filter_map(|(key, node)| {
+            let both = integer(Some(node));
+            let soft = integer(node.get("soft")).or(both)?;
+            let hard = integer(node.get("hard")).or(both)?;
+            Some((key.text.clone(), Ulimit { soft, hard }))
+        })
+        .collect()
+}
+
+fn limits(node: &Node) -> Limits {
+    let within = |section: &str, key: &str| {
+        node.get("deploy").and_then(|deploy| deploy.get("resources")?.get(section)?.get(key))
+    };
+    let bytes = |node: Option<&Node>| node.and_then(Node::as_str).and_then(|size| size.parse::<i64>().ok());
+    let cpus = node.get("cpus").or_else(|| within("limits", "cpus")).and_then(|node| match node.value {
+        Value::Float(cpus) => Some(cpus),
+        #[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 CPUs")]
+        Value::Int(cpus) => Some(cpus as f64),
+        _ => None,
+    });
+    Limits {
+        memory: bytes(node.get("mem_limit").or_else(|| within("limits", "memory"))).filter(|n| *n != 0),
+        memory_swap: bytes(node.get("memswap_limit")).filter(|n| *n != 0),
+        memory_reservation: bytes(node.get("mem_reservation").or_else(|| within("reservations", "memory"))),
+        #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
+        nano_cpus: cpus.filter(|cpus| *cpus > 0.0).map(|cpus| (cpus * 1e9).round() as i64),
+        cpu_shares: integer(node.get("cpu_shares")).and_then(|n| u64::try_from(n).ok()),
+        cpuset: text(node, "cpuset"),
+        pids: integer(node.get("pids_limit").or_else(|| within("limits", "pids"))).filter(|n| *n != 0),
+    }
+}
+
+// ---- reading canonical values ----
+
+fn entries<'a>(model: &'a Node, key: &str) -> impl Iterator<Item = (&'a str, &'a Node)> {
+    let map = model.get(key).and_then(Node::as_map).into_iter().flatten();
+    map.map(|(key, node)| (key.text.as_str(), node))
+}
+
+fn text(node: &Node, key: &str) -> Option<String> {
+    node.get_str(key).filter(|text| !text.is_empty()).map(ToOwned::to_owned)
+}
+
+fn flag(node: &Node, key: &str) -> bool {
+    node.get(key).is_some_and(|node| node.value == Value::Bool(true))
+}
+
+fn integer(node: Option<&Node>) -> Option<i64> {
+    match node?.value {
+        Value::Int(value) => i64::try_from(value).ok(),
+        #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
+        Value::Float(value) => Some(value as i64),
+        _ => None,
+    }
+}
+
+fn strings(node: Option<&Node>) -> Vec<String> {
+    node.map(Node::items).unwrap_or_default().iter().filter_map(|item| item.value.scalar_text()).collect()
+}
+
+/// `None` when not set, an empty list when cleared.
+fn words(node: Option<&Node>) -> Option<Vec<String>> {
+    let node = node.filter(|node| !node.is_null())?;
+    Some(strings(Some(node)))
+}
+
+fn optional_pairs(node: Option<&Node>) -> IndexMap<String, Option<String>> {
+    let entries = node.and_then(Node::as_map).into_iter().flatten();
+    let mut found: IndexMap<_, _> =
+        entries.map(|(key, node)| (key.text.clone(), node.value.scalar_text())).collect();
+    found.sort_unstable_keys();
+    found
+}
+
+fn pairs(node: Option<&Node>) -> IndexMap<String, String> {
+    optional_pairs(node).into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect()
+}
+
+/// The place of every value of a tree, by model path.
+#[must_use]
+pub fn places(model: &Node, files: &Files) -> Places {
+    let mut found = Vec::new();
+    collect(model, "", files, &mut found);
+    found.into_iter().collect()
+}
+
+fn collect(node: &Node, path: &str, files: &Files, found: &mut Vec<(String, crate::model::Place)>) {
+    match &node.value {
+        Value::Map(map) => {
+            for (key, value) in map {
+                let path = if path.is_empty() { key.text.clone() } else { format!("{path}.{key}") };
+                let span = if value.as_map().is_some() { key.span } else { value.span };
+                found.extend(files.place(span).map(|place| (path.clone(), place)));
+                collect(value, &path, files, found);
+            }
+        }
+        Value::List(items) => {
+            for (at, item) in items.iter().enumerate() {
+                let path = format!("{path}[{at}]");
+                found.extend(files.place(item.span).map(|place| (path.clone(), place)));
+                collect(item, &path, files, found);
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,636 @@
+//! YAML text to a tree in which every key and value knows its place.
+//! Built from parser events with a stack of its own and within budgets, so that no input can
+//! exhaust stack, memory or time.
+
+use std::{
+    borrow::{Borrow, Cow},
+    collections::{HashMap, HashSet},
+    fmt, hash,
+};
+
+use indexmap::IndexMap;
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
+
+use super::diagnostic::{Diagnostic, FileId, Files};
+
+/// Deepest nesting. Also what makes walking and dropping a tree by recursion safe.
+pub const MAX_DEPTH: usize = 64;
+/// Most values of one file, aliases expanded.
+pub const MAX_NODES: usize = 250_000;
+/// Most aliases of one file.
+pub const MAX_ALIASES: usize = 50_000;
+/// Most bytes of text of one file, aliases expanded.
+pub const MAX_TEXT: usize = 64 << 20;
+
+/// Where something was written: line and column from 1 in characters, the length within the line.
+/// Line 0 is no place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    pub file: FileId,
+    pub line: u32,
+    pub column: u32,
+    pub length: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Node {
+    pub value: Value,
+    pub span: Span,
+    /// What its tag asks a merge to do with it.
+    pub edit: Edit,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Value {
+    #[default]
+    Null,
+    Bool(bool),
+    Int(i128),
+    Float(f64),
+    Text(String),
+    List(Vec<Node>),
+    Map(Map),
+}
+
+pub type Map = IndexMap<Key, Node>;
+
+/// A key with its place; equal to other keys, and found, by its text alone.
+#[derive(Clone, Debug, Default)]
+pub struct Key {
+    pub text: String,
+    pub span: Span,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Edit {
+    #[default]
+    Merge,
+    /// `!reset`: takes away what an earlier file said.
+    Reset,
+    /// `!override`: replaces what an earlier file said.
+    Replace,
+}
+
+impl Key {
+    #[must_use]
+    pub fn new(text: impl Into<String>, span: Span) -> Self {
+        Self { text: text.into(), span }
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Key {}
+
+impl hash::Hash for Key {
+    fn hash<H: hash::Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Node {
+    #[must_use]
+    pub fn new(value: Value, span: Span) -> Self {
+        Self { value, span, edit: Edit::Merge }
+    }
+
+    #[must_use]
+    pub fn text(text: impl Into<String>, span: Span) -> Self {
+        Self::new(Value::Text(text.into()), span)
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn as_map(&self) -> Option<&Map> {
+        match &self.value {
+            Value::Map(map) => Some(map),
+            _ => None,
+        }
+    }
+
+    pub fn as_map_mut(&mut self) -> Option<&mut Map> {
+        match &mut self.value {
+            Value::Map(map) => Some(map),
+            _ => None,
+        }
+    }
+
+    /// The items of a list; none of anything else.
+    #[must_use]
+    pub fn items(&self) -> &[Self] {
+        match &self.value {
+            Value::List(items) => items,
+            _ => &[],
+        }
+    }
+
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        self.value == Value::Null
+    }
+
+    /// The value below a key of a mapping.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        self.as_map()?.get(key)
+    }
+
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
+        self.as_map_mut()?.get_mut(key)
+    }
+
+    /// The text below a key of a mapping.
+    #[must_use]
+    pub fn get_str(&self, key: &str) -> Option<&str> {
+        self.get(key)?.as_str()
+    }
+
+    /// Puts a value below a key; the place is that of this mapping. Does nothing to other values.
+    pub fn set(&mut self, key: &str, value: Value) {
+        let span = self.span;
+        if let Some(map) = self.as_map_mut() {
+            map.insert(Key::new(key, span), Self::new(value, span));
+        }
+    }
+
+    #[must_use]
+    pub fn map(span: Span) -> Self {
+        Self::new(Value::Map(Map::new()), span)
+    }
+}
+
+impl Value {
+    /// What it is, with its article, for messages.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Int(_) => "an integer",
+            Self::Float(_) => "a number",
+            Self::Text(_) => "a string",
+            Self::List(_) => "a list",
+            Self::Map(_) => "a mapping",
+        }
+    }
+
+    /// The text of a scalar, as environment variables and labels get it; `None` for null, lists and
+    /// mappings.
+    #[must_use]
+    pub fn scalar_text(&self) -> Option<String> {
+        Some(match self {
+            Self::Bool(value) => value.to_string(),
+            Self::Int(value) => value.to_string(),
+            Self::Float(value) => float_text(*value),
+            Self::Text(text) => text.clone(),
+            Self::Null | Self::List(_) | Self::Map(_) => return None,
+        })
+    }
+}
+
+/// A number as the reference prints it: the shortest form, with an exponent from 10^6 on and below 10^-4.
+#[must_use]
+pub fn float_text(value: f64) -> String {
+    if value.is_nan() {
+        return "NaN".to_owned();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
+    }
+    let magnitude = value.abs();
+    if value != 0.0 && !(1e-4..1e6).contains(&magnitude) {
+        let text = format!("{value:e}");
+        let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        let (sign, digits) = exponent.strip_prefix('-').map_or(("+", exponent), |digits| ("-", digits));
+        return format!("{mantissa}e{sign}{digits:0>2}");
+    }
+    format!("{value}")
+}
+
+/// The documents of a YAML text; an empty document is null.
+///
+/// # Errors
+/// The first mistake of the syntax, or the budget that the text exceeds.
+pub fn parse(files: &Files, file: FileId) -> Result<Vec<Node>, Vec<Diagnostic>> {
+    let text = files.text(file);
+    let mut text = Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text));
+    let mut moved = HashSet::new();
+    loop {
+        let mut builder = Builder::new(file, &moved);
+        match builder.read(&text) {
+            // A bracket may close at the indentation of its key: common, and read by every other reader.
+            Some(line) if moved.len() < MAX_MOVED && !moved.contains(&line) => {
+                text = Cow::Owned(move_line(&text, line));
+                moved.insert(line);
+            }
+            _ if builder.faults.is_empty() => return Ok(builder.documents),
+            _ => return Err(builder.faults.into_iter().map(|fault| fault.diagnostic(files)).collect()),
+        }
+    }
+}
+
+/// Most lines of a file that are moved to where the parser accepts them.
+const MAX_MOVED: usize = 200;
+/// How far they are moved, in characters.
+const MOVE: usize = 2 * MAX_DEPTH;
+
+/// The text with one line (from 1) indented.
+fn move_line(text: &str, line: usize) -> String {
+    let mut lines: Vec<&str> = text.split('\n').collect();
+    let moved = format!("{:MOVE$}{}", "", lines.get(line - 1).copied().unwrap_or_default());
+    if let Some(place) = lines.get_mut(line - 1) {
+        *place = &moved;
+    }
+    lines.join("\n")
+}
+
+fn syntax_help(text: &str, marker: Marker) -> Option<String> {
+    let lines = text.lines().take(marker.line() + 1).collect::<Vec<_>>();
+    let near = lines.iter().skip(marker.line().saturating_sub(2));
+    near.clone()
+        .any(|line| line.trim_start_matches(' ').starts_with('\t'))
+        .then(|| "YAML forbids tabs in the indentation; use spaces".to_owned())
+}
+
+struct Fault {
+    span: Span,
+    message: String,
+    help: Option<String>,
+    other: Option<(Span, &'static str)>,
+}
+
+impl Fault {
+    fn new(span: Span, message: impl Into<String>) -> Self {
+        Self { span, message: message.into(), help: None, other: None }
+    }
+
+    fn diagnostic(self, files: &Files) -> Diagnostic {
+        let mut diagnostic = Diagnostic::error(self.message).mark(files.mark(self.span, ""));
+        if let Some((span, text)) = self.other {
+            diagnostic = diagnostic.mark(files.mark(span, text));
+        }
+        match self.help {
+            Some(help) => diagnostic.help(help),
+            None => diagnostic,
+        }
+    }
+}
+
+/// A list or mapping whose end has not come yet.
+struct Open {
+    anchor: usize,
+    node: Node,
+    /// The key whose value comes next.
+    key: Option<Key>,
+    /// Values of `<<`, merged when the mapping ends.
+    inherited: Vec<Node>,
+    /// The next value belongs to `<<`.
+    inheriting: Option<Span>,
+    size: Size,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Size {
+    nodes: usize,
+    text: usize,
+    depth: usize,
+}
+
+impl Size {
+    fn add(&mut self, inner: Self) {
+        self.nodes += inner.nodes;
+        self.text += inner.text;
+        self.depth = self.depth.max(inner.depth + 1);
+    }
+}
+
+struct Builder<'a> {
+    file: FileId,
+    /// Lines that were moved to the right by [`MOVE`].
+    moved: &'a HashSet<usize>,
+    documents: Vec<Node>,
+    open: Vec<Open>,
+    anchors: HashMap<usize, (Node, Size)>,
+    aliases: usize,
+    total: Size,
+    faults: Vec<Fault>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(file: FileId, moved: &'a HashSet<usize>) -> Self {
+        Self {
+            file,
+            moved,
+            documents: Vec::new(),
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            aliases: 0,
+            total: Size::default(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// Reads a text to its end or its first mistake; the line that would be right if it were indented more.
+    fn read(&mut self, text: &str) -> Option<usize> {
+        let mut parser = Parser::new_from_str(text);
+        while let Some(event) = parser.next_event() {
+            let step = match event {
+                Ok((event, span)) => self.take(event, self.span(span.start, span.end)),
+                Err(error) => {
+                    let at = *error.marker();
+                    let message = format!("invalid YAML: {}", error.info());
+                    let help = syntax_help(text, at);
+                    self.faults.push(Fault { help, ..Fault::new(self.span(at, at), message) });
+                    let flow = error.info().starts_with("invalid indentation")
+                        && text.lines().nth(at.line() - 1).is_some_and(|line| {
+                            line.trim_start_matches(' ').starts_with([']', '}'])
+                                || error.info().ends_with("flow construct")
+                        });
+                    return flow.then_some(at.line());
+                }
+            };
+            if let Err(fault) = step {
+                self.faults.push(fault);
+                return None;
+            }
+        }
+        None
+    }
+
+    fn span(&self, start: Marker, end: Marker) -> Span {
+        let column =
+            |at: Marker| at.col().saturating_sub(if self.moved.contains(&at.line()) { MOVE } else { 0 });
+        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        let length = if start.line() == end.line() { column(end).saturating_sub(column(start)) } else { 999 };
+        Span {
+            file: self.file,
+            line: number(start.line()),
+            column: number(column(start) + 1),
+            length: number(length.max(1)),
+        }
+    }
+
+    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Fault> {
+        match event {
+            Event::Nothing | Event::StreamStart | Event::StreamEnd => {}
+            Event::DocumentStart(_) => self.anchors.clear(),
+            Event::DocumentEnd => {}
+            Event::Alias(anchor) => return self.alias(anchor, span),
+            Event::Scalar(text, style, anchor, tag) => {
+                let (value, edit) = scalar(&text, style, tag.as_deref(), span)?;
+                let size = Size { nodes: 1, text: text.len(), depth: 1 };
+                return self.complete(Node { value, span, edit }, anchor, size, size);
+            }
+            Event::SequenceStart(anchor, tag) => {
+                return self.start(Value::List(Vec::new()), anchor, tag.as_deref(), span);
+            }
+            Event::MappingStart(anchor, tag) => {
+                return self.start(Value::Map(Map::new()), anchor, tag.as_deref(), span);
+            }
+            Event::SequenceEnd | Event::MappingEnd => return self.end(),
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, value: Value, anchor: usize, tag: Option<&Tag>, span: Span) -> Result<(), Fault> {
+        if self.open.len() >= MAX_DEPTH {
+            return Err(Fault::new(span, format!("nested deeper than {MAX_DEPTH} levels")));
+        }
+        let node = Node { value, span, edit: edit(tag, span)? };
+        let size = Size { nodes: 1, text: 0, depth: 1 };
+        self.open.push(Open { anchor, node, key: None, inherited: Vec::new(), inheriting: None, size });
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Fault> {
+        let Some(mut open) = self.open.pop() else { return Ok(()) };
+        if let Value::Map(map) = &mut open.node.value {
+            for base in open.inherited {
+                inherit(map, base);
+            }
+        }
+        // The values inside were counted as they came.
+        self.complete(open.node, open.anchor, open.size, Size { nodes: 1, text: 0, depth: 1 })
+    }
+
+    fn alias(&mut self, anchor: usize, span: Span) -> Result<(), Fault> {
+        self.aliases += 1;
+        if self.aliases > MAX_ALIASES {
+            return Err(Fault::new(span, format!("more than {MAX_ALIASES} aliases")));
+        }
+        let Some((node, size)) = self.anchors.get(&anchor) else {
+            return Err(Fault::new(span, "this alias stands inside the value it refers to"));
+        };
+        let size = *size;
+        self.within_budget(size, span)?;
+        let node = node.clone();
+        self.complete(node, 0, size, size)
+    }
+
+    fn within_budget(&self, size: Size, span: Span) -> Result<(), Fault> {
+        if self.total.nodes + size.nodes > MAX_NODES {
+            return Err(Fault::new(span, format!("more than {MAX_NODES} values, aliases expanded")));
+        }
+        if self.total.text + size.text > MAX_TEXT {
+            return Err(Fault::new(
+                span,
+                format!("more than {} MiB of text, aliases expanded", MAX_TEXT >> 20),
+            ));
+        }
+        if self.open.len() + size.depth > MAX_DEPTH + 1 {
+            return Err(Fault::new(span, format!("nested deeper than {MAX_DEPTH} levels")));
+        }
+        Ok(())
+    }
+
+    /// A value is whole: counts what is new of it, keeps it for its anchor and hands it to what
+    /// surrounds it.
+    fn complete(&mut self, node: Node, anchor: usize, size: Size, new: Size) -> Result<(), Fault> {
+        self.within_budget(new, node.span)?;
+        self.total.nodes += new.nodes;
+        self.total.text += new.text;
+        if anchor > 0 {
+            self.anchors.insert(anchor, (node.clone(), size));
+        }
+        let Some(open) = self.open.last_mut() else {
+            self.documents.push(node);
+            return Ok(());
+        };
+        open.size.add(size);
+        match &mut open.node.value {
+            Value::List(items) => items.push(node),
+            Value::Map(map) => match (open.inheriting.take(), open.key.take()) {
+                (Some(at), _) => open.inherited.extend(bases(node, at)?),
+                (None, None) => {
+                    let text = key_text(&node)?;
+                    if text == "<<" && matches!(node.value, Value::Text(_)) {
+                        open.inheriting = Some(node.span);
+                    } else if let Some((first, _)) = map.get_key_value(text.as_str()) {
+                        let other = Some((first.span, "first written here"));
+                        let message = format!("the key `{text}` is written twice in one mapping");
+                        let fault = Fault { other, ..Fault::new(node.span, message) };
+                        open.key = Some(Key::new(text, node.span));
+                        self.faults.push(fault);
+                    } else {
+                        open.key = Some(Key::new(text, node.span));
+                    }
+                }
+                (None, Some(key)) => {
+                    map.insert(key, node);
+                }
+            },
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// What `<<` was given: a mapping or a list of mappings, the first of which wins.
+fn bases(node: Node, at: Span) -> Result<Vec<Node>, Fault> {
+    let wrong = |node: &Node| {
+        Fault::new(at, format!("`<<` takes a mapping or a list of mappings, not {}", node.value.kind()))
+    };
+    match node.value {
+        Value::Map(_) => Ok(vec![node]),
+        Value::List(items) => items
+            .into_iter()
+            .map(|item| if item.as_map().is_some() { Ok(item) } else { Err(wrong(&item)) })
+            .collect(),
+        _ => Err(wrong(&node)),
+    }
+}
+
+fn inherit(map: &mut Map, base: Node) {
+    if let Value::Map(base) = base.value {
+        for (key, node) in base {
+            map.entry(key).or_insert(node);
+        }
+    }
+}
+
+fn key_text(node: &Node) -> Result<String, Fault> {
+    match &node.value {
+        Value::Text(text) => Ok(text.clone()),
+        other => {
+            let text = other.scalar_text().unwrap_or_else(|| other.kind().to_owned());
+            let fault =
+                Fault::new(node.span, format!("a key must be a string, `{text}` is {}", other.kind()));
+            let help = other.scalar_text().map(|text| format!("write `\"{text}\"`"));
+            Err(Fault { help, ..fault })
+        }
+    }
+}
+
+fn edit(tag: Option<&Tag>, span: Span) -> Result<Edit, Fault> {
+    let Some(tag) = tag else { return Ok(Edit::Merge) };
+    match (tag.handle.as_str(), tag.suffix.as_str()) {
+        ("!", "reset") => Ok(Edit::Reset),
+        ("!", "override") => Ok(Edit::Replace),
+        ("tag:yaml.org,2002:" | "!!" | "" | "!", _) => Ok(Edit::Merge),
+        (handle, suffix) => Err(Fault::new(span, format!("unknown tag `{handle}{suffix}`"))),
+    }
+}
+
+fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Result<(Value, Edit), Fault> {
+    let edit = edit(tag, span)?;
+    let typed = tag.filter(|tag| tag.is_yaml_core_schema()).map(|tag| tag.suffix.as_str());
+    let value = match typed {
+        Some("str" | "binary") => Value::Text(text.to_owned()),
+        Some("null") => Value::Null,
+        Some(kind @ ("int" | "float" | "bool")) => {
+            let value = resolve(text);
+            let fits = matches!(
+                (kind, &value),
+                ("int", Value::Int(_))
+                    | ("float", Value::Float(_) | Value::Int(_))
+                    | ("bool", Value::Bool(_))
+            );
+            if !fits {
+                return Err(Fault::new(span, format!("`{text}` is no value for the tag `!!{kind}`")));
+            }
+            value
+        }
+        _ if style == ScalarStyle::Plain => resolve(text),
+        _ => Value::Text(text.to_owned()),
+    };
+    Ok((value, edit))
+}
+
+/// The type of a plain scalar: YAML 1.2 core, and of the older forms the octal `0755`, `0b11` and `1_000`.
+pub fn resolve(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        "true" | "True" | "TRUE" => return Value::Bool(true),
+        "false" | "False" | "FALSE" => return Value::Bool(false),
+        ".nan" | ".NaN" | ".NAN" => return Value::Float(f64::NAN),
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => return Value::Float(f64::INFINITY),
+        "-.inf" | "-.Inf" | "-.INF" => return Value::Float(f64::NEG_INFINITY),
+        _ => {}
+    }
+    if !text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) {
+        return Value::Text(text.to_owned());
+    }
+    let plain = text.replace('_', "");
+    if let Some(value) = integer(&plain) {
+        return Value::Int(value);
+    }
+    match plain.parse::<f64>() {
+        Ok(value) if is_float(&plain) => Value::Float(value),
+        _ => Value::Text(text.to_owned()),
+    }
+}
+
+fn integer(text: &str) -> Option<i128> {
+    let (sign, digits) = match text.as_bytes() {
+        [b'-', ..] => (-1, &text[1..]),
+        [b'+', ..] => (1, &text[1..]),
+        _ => (1, text),
+    };
+    let (base, digits) = match digits.get(..2).map(str::to_ascii_lowercase).as_deref() {
+        Some("0x") => (16, &digits[2..]),
+        Some("0o") => (8, &digits[2..]),
+        Some("0b") => (2, &digits[2..]),
+        _ if digits.len() > 1 && digits.starts_with('0') => (8, &digits[1..]),
+        _ => (10, digits),
+    };
+    let fits = !digits.is_empty() && digits.chars().all(|c| c.is_digit(base));
+    let value = i128::from(u64::from_str_radix(digits, base).ok().filter(|_| fits)?);
+    (sign > 0 || value <= -i128::from(i64::MIN)).then_some(sign * value)
+}
+
+/// `[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?`
+fn is_float(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let (mantissa, exponent) = match unsigned.find(['e', 'E']) {
+        Some(at) => (&unsigned[..at], Some(&unsigned[at + 1..])),
+        None => (unsigned, None),
+    };
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let mantissa_ok = (digits(whole) && (fraction.is_empty() || digits(fraction)))
+        || (whole.is_empty() && digits(fraction));
+    mantissa_ok && exponent.is_none_or(|text| digits(text.strip_prefix(['-', '+']).unwrap_or(text)))
+}

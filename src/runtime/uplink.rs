@@ -1,0 +1,185 @@
+//! The way out for root: a cable from the anchor's namespace to the host, over which the host's kernel
+//! forwards. Everything it changes on the host goes away with the anchor: the link with the namespace,
+//! our rules with the process, those among others' when it ends. Forwarding is turned off again by the
+//! last of us if it was off before the first, and nobody else came to need it.
+
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use super::{
+    ipam::{Subnet, overlap},
+    netlink::{self, Link, Netlink, Plug},
+    netns, nft,
+};
+
+/// The end in the anchor's namespace.
+const INNER: &str = "uplink";
+/// Names of the ends on the host begin so.
+const OUTER: &str = "ficup";
+/// Two hosts each; link-local, so that no network of a user meets them.
+const POOL: Ipv4Addr = Ipv4Addr::new(169, 254, 240, 0);
+const POOL_SIZE: u32 = 1024;
+const PREFIX: u8 = 30;
+/// Note on the host's end for those who come later; indices of links follow.
+const WAS_OFF: &str = "ficelle: forwarding was off with links ";
+const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+
+/// A way out, until dropped.
+#[derive(Debug)]
+pub struct Uplink {
+    name: String,
+    rules: Option<nft::HostRules>,
+    guests: Option<nft::Guests>,
+    /// Set when forwarding was off before the first uplink: the links that there were, uplinks aside.
+    before: Option<Vec<u32>>,
+}
+
+impl Uplink {
+    /// Makes a way out of the namespace `inner` to that of the calling thread.
+    ///
+    /// # Errors
+    /// The kernel refuses; then nothing stays.
+    pub fn open(inner: &OwnedFd) -> io::Result<Self> {
+        let mut host = Netlink::open()?;
+        let (uplinks, others) = sorted(host.links()?);
+        let off = fs::read_to_string(FORWARDING)?.trim() == "0";
+        let before = match off {
+            true => Some(others.iter().map(|link| link.index).collect()),
+            false => uplinks.iter().find_map(|uplink| read_note(&uplink.alias)),
+        };
+        let mut this =
+            Self { name: format!("{OUTER}{}", std::process::id()), rules: None, guests: None, before };
+        let (here, there) = addresses(&host.networks()?)?;
+        this.connect(&mut host, inner, here, there)?;
+        let fenced = this.before.as_deref().unwrap_or_default();
+        this.rules = Some(nft::lead_out(&this.name, there, fenced)?);
+        this.guests = nft::ask_iptables(&this.name)?;
+        if off {
+            fs::write(FORWARDING, "1")?;
+        }
+        Ok(this)
+    }
+
+    fn connect(
+        &self,
+        host: &mut Netlink,
+        inner: &OwnedFd,
+        here: Ipv4Addr,
+        there: Ipv4Addr,
+    ) -> io::Result<()> {
+        netns::within(inner.as_fd(), || Netlink::open()?.delete_if_there(INNER))??;
+        let near = Plug { name: &self.name, mac: None, netns: None };
+        host.all(&[netlink::add_veth(
+            near,
+            None,
+            Plug { name: INNER, mac: None, netns: Some(inner.as_fd()) },
+        )])?;
+        let no_ipv6 = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name);
+        if fs::exists(&no_ipv6)? {
+            fs::write(&no_ipv6, "1")?;
+        }
+        let index = host.index_of(&self.name)?;
+        host.all(&[netlink::add_address(index, here, PREFIX)])?;
+        if let Some(before) = &self.before {
+            host.all(&[netlink::set_alias(index, &note(before))])?;
+        }
+        netns::within(inner.as_fd(), || {
+            let mut netlink = Netlink::open()?;
+            let index = netlink.index_of(INNER)?;
+            netlink.all(&[
+                netlink::add_address(index, there, PREFIX),
+                netlink::set_up(index),
+                netlink::add_route((Ipv4Addr::UNSPECIFIED, 0), here),
+            ])?;
+            nft::permit_out(INNER)?;
+            fs::write(FORWARDING, "1")
+        })?
+    }
+
+    fn close(&mut self) -> io::Result<()> {
+        self.rules = None;
+        let left = self.guests.take().map_or(Ok(()), nft::Guests::leave);
+        let mut host = Netlink::open()?;
+        let cut = host.delete_if_there(&self.name);
+        // A link that was not there may belong to somebody who found forwarding on and relies on it.
+        let (uplinks, others) = sorted(host.links()?);
+        if let Some(before) = self.before.take()
+            && uplinks.is_empty()
+            && others.iter().all(|link| before.contains(&link.index))
+        {
+            fs::write(FORWARDING, "0")?;
+        }
+        left.and(cut)
+    }
+}
+
+impl Drop for Uplink {
+    fn drop(&mut self) {
+        // There is nobody left to tell; what matters goes with the namespace and the process anyway.
+        let _ = self.close();
+    }
+}
+
+/// Those of us, and all others.
+fn sorted(links: Vec<Link>) -> (Vec<Link>, Vec<Link>) {
+    links.into_iter().partition(|link| link.name.starts_with(OUTER))
+}
+
+/// As much as an alias holds; a link left out counts as one that came later.
+fn note(before: &[u32]) -> String {
+    const LONGEST: usize = 255;
+    let mut note = WAS_OFF.to_owned();
+    for index in before {
+        let item = format!("{index},");
+        if note.len() + item.len() > LONGEST {
+            break;
+        }
+        note.push_str(&item);
+    }
+    note
+}
+
+fn read_note(alias: &str) -> Option<Vec<u32>> {
+    let list = alias.strip_prefix(WAS_OFF)?;
+    Some(list.split(',').filter_map(|index| index.parse().ok()).collect())
+}
+
+/// The host's address on the cable and ours.
+fn addresses(taken: &[Subnet]) -> io::Result<(Ipv4Addr, Ipv4Addr)> {
+    let first = POOL.to_bits();
+    (0..POOL_SIZE)
+        .map(|number| first + number * 4)
+        // A route to all of the link-local range is no obstacle: ours is narrower.
+        .find(|&base| {
+            let wanted = (Ipv4Addr::from_bits(base), PREFIX);
+            !taken.iter().any(|&subnet| subnet.1 > 16 && overlap(subnet, wanted))
+        })
+        .map(|base| (Ipv4Addr::from_bits(base + 1), Ipv4Addr::from_bits(base + 2)))
+        .ok_or_else(|| io::Error::other("all link-local addresses for uplinks are taken"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_note_is_read_as_written_and_a_long_one_is_cut() {
+        assert_eq!(read_note(&note(&[1, 22, 333])), Some(vec![1, 22, 333]));
+        assert_eq!(read_note("something else"), None);
+        let many: Vec<u32> = (1000..1200).collect();
+        let read = read_note(&note(&many)).unwrap();
+        assert!(note(&many).len() <= 255 && read.len() > 30 && many.starts_with(&read));
+    }
+
+    #[test]
+    fn uplinks_do_not_meet_but_a_wide_route_is_no_obstacle() {
+        let wide = (Ipv4Addr::new(169, 254, 0, 0), 16);
+        assert_eq!(addresses(&[wide]).unwrap().0, Ipv4Addr::new(169, 254, 240, 1));
+        let taken = [wide, (POOL, PREFIX)];
+        assert_eq!(addresses(&taken).unwrap().0, Ipv4Addr::new(169, 254, 240, 5));
+        assert!(addresses(&[(POOL, 20)]).is_err());
+    }
+}

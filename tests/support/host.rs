@@ -1,0 +1,157 @@
+//! What the machine itself says: processes, mounts, control groups, interfaces. Asks ficelle nothing.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// A process that can be told from a later one with the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Process {
+    pub pid: i32,
+    /// Clock ticks after boot.
+    pub started: u64,
+}
+
+impl Process {
+    fn read(pid: i32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name, in brackets, may hold anything; the state follows it, the start is 19 fields later.
+        let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        (fields[0] != "Z").then_some(Self { pid, started: fields.get(19)?.parse().ok()? })
+    }
+
+    pub fn is_alive(self) -> bool {
+        Self::read(self.pid) == Some(self)
+    }
+
+    pub fn kill(self) {
+        assert!(self.is_alive(), "{self:?} is gone");
+        let status = Command::new("kill").args(["-KILL", &self.pid.to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// For a failing test to tell.
+    pub fn describe(self) -> String {
+        let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        format!("{} {}", self.pid, String::from_utf8_lossy(&line).replace('\0', " "))
+    }
+}
+
+/// Every process but zombies.
+pub fn processes() -> Vec<Process> {
+    let names = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter_map(|name| Process::read(name.parse().ok()?)).collect()
+}
+
+/// Processes in a control group of the container, the main process (the oldest) first.
+pub fn processes_of(container: &str) -> Vec<Process> {
+    let inside = |process: &Process| {
+        fs::read_to_string(format!("/proc/{}/cgroup", process.pid))
+            .is_ok_and(|groups| groups.contains(container))
+    };
+    let mut found: Vec<_> = processes().into_iter().filter(inside).collect();
+    found.sort_by_key(|process| (process.started, process.pid));
+    found
+}
+
+/// Processes that name `root` in their command line or environment, or see a mount of it: what a
+/// program started for that state tree, and every container in it.
+pub fn processes_below(root: &Path) -> Vec<Process> {
+    let own = i32::try_from(std::process::id()).unwrap();
+    let root = root.to_str().unwrap().as_bytes();
+    let names_it = |pid: i32, file: &str| {
+        fs::read(format!("/proc/{pid}/{file}"))
+            .is_ok_and(|bytes| bytes.windows(root.len()).any(|window| window == root))
+    };
+    let ours = |process: &Process| {
+        process.pid != own
+            && ["cmdline", "environ", "mountinfo"].iter().any(|file| names_it(process.pid, file))
+    };
+    processes().into_iter().filter(ours).collect()
+}
+
+/// Mounts of this namespace at or from below `root`.
+pub fn mounts_below(root: &Path) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.lines().filter(|line| line.contains(root.to_str().unwrap())).map(str::to_owned).collect()
+}
+
+/// Control groups with one of the words in their path.
+pub fn cgroups_with(words: &[String]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    walk(Path::new("/sys/fs/cgroup"), &mut |path, is_dir| {
+        let text = path.to_string_lossy();
+        if is_dir && words.iter().any(|word| text.contains(word.as_str())) {
+            found.push(path.to_owned());
+        }
+    });
+    found
+}
+
+/// Calls `visit` with every path below `dir` and whether it is a directory. What vanishes meanwhile is
+/// passed over; symbolic links are not followed.
+pub fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, bool)) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        visit(&entry.path(), is_dir);
+        if is_dir {
+            walk(&entry.path(), visit);
+        }
+    }
+}
+
+/// A network namespace to run commands in: what appears in it, this test's programs made.
+pub struct Network {
+    holder: std::process::Child,
+}
+
+impl Network {
+    pub fn new() -> Self {
+        use std::io::Read as _;
+        let mut holder = Command::new("unshare")
+            .args(["--net", "--", "sh", "-c", "ip link set lo up && echo up && exec cat"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("unshare");
+        let mut word = [0; 3];
+        holder.stdout.as_mut().unwrap().read_exact(&mut word).expect("a network namespace with a loopback");
+        Self { holder }
+    }
+
+    /// A command to be given arguments that will run `program` in it.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.holder.id())).arg("--").arg(program);
+        command
+    }
+
+    fn output(&self, program: &str, args: &[&str]) -> String {
+        let output = self.command(program).args(args).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Interfaces, addresses, routes and firewall rules, as the tools print them.
+    pub fn picture(&self) -> String {
+        let links = self.output("ip", &["-brief", "link"]);
+        let addresses = self.output("ip", &["-brief", "address"]);
+        let routes = self.output("ip", &["route", "show", "table", "all"]);
+        format!("{links}{addresses}{routes}{}", self.output("nft", &["list", "ruleset"]))
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// A port of 127.0.0.1 that nobody listens on now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap().local_addr().unwrap().port()
+}
