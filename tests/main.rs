@@ -1,9 +1,9 @@
 //! The integration tests, in one binary.
 
 mod build;
+mod commands;
 mod convergence;
 mod convergence_properties;
-mod images;
 mod images;
 mod network;
 mod plan_text;
@@ -14,4 +14,5 @@ mod scenarios;
 mod schedule;
 mod simulated;
 mod stage;
+mod support;
 mod tidy;
