@@ -4,12 +4,13 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ficelle::load::{self, LoadOptions, Paint, System, config};
+use ficelle::load::{self, LoadOptions, Loaded, Paint, System, config};
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 fn main() -> ExitCode {
     let mut options = LoadOptions::default();
     let mut json = false;
+    let mut view = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let (name, inline) = match argument.split_once('=') {
@@ -30,6 +31,19 @@ fn main() -> ExitCode {
             "--no-path-resolution" => options.no_path_resolution = true,
             "--no-consistency" => options.no_consistency = true,
             "--no-env-resolution" => options.no_env_resolution = true,
+            "--services" | "--volumes" | "--networks" | "--models" | "--images" | "--profiles" => {
+                options.no_env_resolution = true;
+                view = Some(name);
+            }
+            "--environment" => view = Some(name),
+            "--hash" => {
+                let _all = value();
+                view = Some(name);
+            }
+            "--variables" => {
+                options.no_interpolate = true;
+                view = Some(name);
+            }
             "--all-resources" => options.all_resources = true,
             other if other.starts_with('-') => {
                 eprintln!("unknown flag: {other}");
@@ -41,7 +55,11 @@ fn main() -> ExitCode {
     match load::load(&options, &System) {
         Ok(loaded) => {
             loaded.warnings.iter().for_each(|warning| eprint!("{}", warning.render(Paint::Plain)));
-            print!("{}", if json { config::json(&loaded) } else { config::yaml(&loaded) });
+            match view.as_deref() {
+                Some(view) => print!("{}", shown(&loaded, view)),
+                None if json => print!("{}", config::json(&loaded)),
+                None => print!("{}", config::yaml(&loaded)),
+            }
             ExitCode::SUCCESS
         }
         Err(told) => {
@@ -49,4 +67,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// One of the lists, a line each.
+fn shown(loaded: &Loaded, view: &str) -> String {
+    let lines = match view {
+        "--services" => loaded.service_names(),
+        "--volumes" => loaded.volume_names(),
+        "--networks" => loaded.network_names(),
+        "--models" => loaded.model_names(),
+        "--images" => loaded.image_names(),
+        "--profiles" => loaded.profiles.clone(),
+        "--environment" => loaded.environment_lines(),
+        "--hash" => loaded.hashes().iter().map(|(service, hash)| format!("{service} {hash}")).collect(),
+        _ => return serde_json::to_string_pretty(&loaded.variables()).unwrap_or_default() + "\n",
+    };
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }

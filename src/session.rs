@@ -43,6 +43,15 @@ pub struct Session {
     parallel: Option<NonZeroUsize>,
 }
 
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("project", &self.project.name)
+            .field("engine", &self.engine.capabilities().engine)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What one command wants.
 #[derive(Clone, Debug)]
 pub struct Wish {

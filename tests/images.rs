@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stderr, reason = "a test that cannot run here says so")]
 
+mod faults;
 mod make;
 mod registry;
 
@@ -221,6 +222,22 @@ fn a_layer_that_covers_its_root_hides_all_below_it() {
     let Some(mounted) = Mounted::new(&image, f.store.scratch().unwrap()) else { return };
     assert_eq!(mounted.names(""), ["both", "top"]);
     assert_eq!(mounted.names("both"), ["new"]);
+}
+
+#[test]
+fn an_image_may_have_a_layer_twice() {
+    let f = Fixture::new();
+    let (empty, again) = (layer(&[]), layer(&[("again", "x")]));
+    let base = layer(&[("base", ""), ("again", "old")]);
+    let made = Made::new(vec![base, empty.clone(), again.clone(), layer(&[(".wh.again", "")]), empty, again]);
+    let image = f.loaded(&made, "twice");
+    assert_eq!(image.layers.len(), 6);
+    let Some(mounted) = Mounted::new(&image, f.store.scratch().unwrap()) else { return };
+    assert_eq!(mounted.names(""), ["again", "base"]);
+    assert_eq!(mounted.read("again"), "x");
+    drop(mounted);
+    f.store.remove(&name("twice"), &[]).unwrap();
+    assert_eq!(f.entries("layers"), [""; 0]);
 }
 
 #[test]
@@ -637,5 +654,60 @@ fn processes_that_load_the_same_image_at_once_share_the_work() {
     let image = f.store.find(&name("big")).unwrap().unwrap();
     assert_eq!(fs::read_dir(&image.layers[0].path).unwrap().count(), 200);
     f.store.remove(&name("big"), &[]).unwrap();
+    f.assert_empty();
+}
+
+#[test]
+fn a_full_disk_is_told_and_leaves_nothing_half_done() {
+    let f = Fixture::new();
+    let archive = f.file("big.tar", &big().docker_archive(&["big"]));
+    let root = f.store.root();
+    fs::create_dir_all(root).unwrap();
+    let mount = |options: &str| {
+        Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(root).output().unwrap()
+    };
+    let done = mount("size=4m");
+    if !done.status.success() {
+        eprintln!("SKIPPED: {}", String::from_utf8_lossy(&done.stderr));
+        return;
+    }
+    let error = f.store.load(&archive, &quiet).unwrap_err();
+    let left = (f.entries("images"), f.entries("tmp"));
+    let half: Vec<_> = f
+        .entries("layers")
+        .into_iter()
+        .filter(|name| !root.join("layers").join(name).join("meta.json").exists())
+        .collect();
+    let bigger = mount("remount,size=64m");
+    let again = f.store.load(&archive, &quiet);
+    let found = f.store.find(&name("big")).map(|image| image.map(|image| image.layers.len()));
+    assert!(Command::new("umount").arg(root).status().unwrap().success());
+    assert!(error.to_string().starts_with("no space to unpack `big:latest layer 1 of 2/file"), "{error}");
+    assert_eq!((left, half), ((vec![], vec![]), Vec::<String>::new()));
+    assert!(bigger.status.success());
+    assert_eq!(again.unwrap(), [name("big")]);
+    assert_eq!(found.unwrap(), Some(2));
+}
+
+#[test]
+fn collecting_takes_nothing_from_those_at_work() {
+    let f = Fixture::new();
+    let archive = f.file("web.tar", &two_layers().docker_archive(&["web"]));
+    let other = Store::open(f.store.root().to_owned());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                other.collect(&[]).unwrap();
+            }
+        });
+        for _ in 0..15 {
+            f.store.load(&archive, &quiet).unwrap();
+            let image = f.store.find(&name("web")).unwrap().expect("loaded a moment ago");
+            assert!(image.layers.iter().all(|layer| layer.path.exists()));
+            f.store.remove(&name("web"), &[]).unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
     f.assert_empty();
 }

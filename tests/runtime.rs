@@ -809,7 +809,10 @@ fn containers_find_each_other_by_name_and_are_reached_at_their_ports() {
     let taken = ficelle::runtime::PortConfig { published: Some((bound.host_port, bound.host_port)), ..port };
     let conflicts = machine.core.check_ports(&machine.group, std::slice::from_ref(&taken), &[]);
     assert_eq!(conflicts[0].holder, Some(format!("container web of project {}", machine.group)));
-    assert_eq!(machine.core.check_ports(&machine.group, std::slice::from_ref(&taken), &[web.id.clone()]), []);
+    assert_eq!(
+        machine.core.check_ports(&machine.group, std::slice::from_ref(&taken), std::slice::from_ref(&web.id)),
+        []
+    );
 
     // Another keeper, and another supervisor: still reached.
     kill(machine.pid_in("keeper.json"));
@@ -842,4 +845,36 @@ fn a_container_may_share_the_network_of_another() {
     assert!(matches!(error, Error::Condition(_)), "{error}");
     machine.remove_all();
     machine.assert_nothing_left();
+}
+
+#[test]
+fn zz_measure() {
+    let machine = machine!();
+    for count in [1, 10] {
+        for _ in 0..3 {
+            let configs: Vec<_> = (0..count)
+                .map(|n| ContainerConfig {
+                    args: vec!["sleep".into(), "100".into()],
+                    ..machine.config(&format!("c{n}"), "")
+                })
+                .collect();
+            let begun = Instant::now();
+            for config in &configs {
+                machine.core.create(config).unwrap();
+            }
+            let created = begun.elapsed();
+            std::thread::scope(|scope| {
+                for config in &configs {
+                    scope.spawn(|| machine.core.start(&machine.group, &config.id).unwrap());
+                }
+            });
+            let started = begun.elapsed();
+            let begun = Instant::now();
+            machine.remove_all();
+            println!(
+                "{count}: create {created:?} create+start {started:?} stop+remove {:?}",
+                begun.elapsed()
+            );
+        }
+    }
 }

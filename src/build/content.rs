@@ -133,6 +133,12 @@ impl Source<'_> {
     }
 }
 
+/// Whether a copy leaves this out; a directory of which parts may come back is entered.
+pub fn excludes(exclude: &Exclude, below: &Path, is_dir: bool) -> bool {
+    let text = below.to_string_lossy();
+    exclude.ignores(&text) && (!is_dir || exclude.prunes(&text))
+}
+
 enum Ignored {
     No,
     Yes,
@@ -189,17 +195,13 @@ impl Walk<'_> {
         let mut hash = self.head(directory, name, stat)?;
         for (name, stat) in self.source.children(opened.as_fd(), path)? {
             let below = below.join(&name);
-            if self.exclude.ignores(&below.to_string_lossy()) && !self.may_come_back(&stat, &below) {
+            if excludes(self.exclude, &below, super::tree::kind(&stat) == FileType::Directory) {
                 continue;
             }
             field(&mut hash, &name);
             hash.update(self.entry(opened.as_fd(), &name, &stat, &path.join(&name), &below, depth + 1)?);
         }
         Ok(hash.finalize().into())
-    }
-
-    fn may_come_back(&self, stat: &Stat, below: &Path) -> bool {
-        kind(stat) == FileType::Directory && !self.exclude.prunes(&below.to_string_lossy())
     }
 
     /// Something without entries.

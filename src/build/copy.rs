@@ -282,9 +282,8 @@ impl Copier<'_> {
         content::check_depth(depth, path)?;
         for (name, stat) in self.source.children(from, path)? {
             let below = below.join(&name);
-            let text = below.to_string_lossy().into_owned();
             let is_dir = kind(&stat) == FileType::Directory;
-            if self.exclude.ignores(&text) && !(is_dir && !self.exclude.prunes(&text)) {
+            if content::excludes(self.exclude, &below, is_dir) {
                 continue;
             }
             let (path, to_path) = (path.join(&name), to_path.join(&name));
@@ -404,9 +403,8 @@ impl Copier<'_> {
 }
 
 fn times(stat: &Stat) -> Timestamps {
-    #[expect(clippy::useless_conversion, reason = "the field's type differs between architectures")]
-    let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
-    let modified = Timespec { tv_sec: stat.st_mtime, tv_nsec: nanos };
+    // The field's type differs between architectures.
+    let modified = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.try_into().unwrap_or(0) };
     Timestamps { last_access: modified, last_modification: modified }
 }
 

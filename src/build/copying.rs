@@ -4,7 +4,6 @@ use std::{io, path::Path};
 
 use super::{
     BuildError,
-    config::Made,
     content::{Ownership, Source as Files},
     copy::{self, Parents, PickError, Target, is_directory_name},
     dockerfile::{Copy, Mistake, Word},
@@ -23,6 +22,8 @@ struct Wanted<'a> {
     sources: Vec<(String, &'a Word)>,
     /// Name and content of files that stand in the Dockerfile.
     inline: Vec<(String, String)>,
+    /// As written.
+    destination: String,
     /// Absolute; a trailing `/` is kept.
     to: String,
     owner: Option<Owner>,
@@ -76,7 +77,7 @@ pub fn copy(solver: &Solver<'_>, stage: &mut Stage, at: At<'_>, copy: &Copy) -> 
             })?
         }
     };
-    commit(stage, &created_by(&wanted, made), made);
+    commit(stage, &created_by(&wanted), made);
     Ok(())
 }
 
@@ -123,11 +124,7 @@ fn read<'a>(
             if heredoc.expand { solver.expanded(stage, at, &word, Quotes::Kept)?.text } else { word.text };
         inline.push((heredoc.name.clone(), data));
     }
-    let to = solver.text(stage, at, &copy.to)?;
-    if sources.len() + inline.len() > 1 && !is_directory_name(&to) {
-        let message = "with more than one source file, the destination must be a directory and end with a /";
-        return Err(solver.wrong(at, Mistake::new(copy.to.span, message).help(format!("write `{to}/`"))));
-    }
+    let destination = solver.text(stage, at, &copy.to)?;
     let exclude =
         copy.exclude.iter().map(|word| solver.text(stage, at, word)).collect::<Result<Vec<_>, _>>()?;
     let exclude = Matcher::from_patterns(exclude.iter().map(String::as_str)).map_err(|bad| {
@@ -142,9 +139,9 @@ fn read<'a>(
         }
     };
     let owner = copy.chown.as_ref().map(|word| owner(solver, stage, at, word)).transpose()?;
-    let full = stage.document.directory(&to);
-    let to = if is_directory_name(&to) && full != "/" { format!("{full}/") } else { full };
-    Ok(Wanted { copy, sources, inline, to, owner, mode, exclude })
+    let full = stage.document.directory(&destination);
+    let to = if is_directory_name(&destination) && full != "/" { format!("{full}/") } else { full };
+    Ok(Wanted { copy, sources, inline, destination, to, owner, mode, exclude })
 }
 
 fn is_remote(text: &str) -> bool {
@@ -242,26 +239,62 @@ fn write(
     let view = solver.view(below)?;
     let target =
         Target { tree: &view.tree, path: &wanted.to, owner: wanted.owner, mode: wanted.mode.as_ref() };
+    let mut all = Vec::new();
     for (pattern, word) in &wanted.sources {
-        solver.check()?;
         let picked = pick(solver, at, files, pattern, word)?;
         if picked.is_empty() {
             solver.warn(at, &format!("`{pattern}` matches nothing"));
         }
-        for one in picked {
-            if unpacked(solver, at, wanted, files, &one, &target)? {
-                continue;
-            }
-            let parents = if wanted.copy.parents { Parents::kept(pattern) } else { Parents::Dropped };
-            copy::copy(files, &[one], &wanted.exclude, parents, &target)
-                .map_err(|error| solver.wrong(at, Mistake::new(word.span, error.to_string())))?;
+        all.extend(picked.into_iter().map(|one| (one, pattern, *word)));
+    }
+    refuse_heap(solver, at, wanted, files, all.iter().map(|(one, ..)| one), &target)?;
+    for (one, pattern, word) in all {
+        solver.check()?;
+        if unpacked(solver, at, wanted, files, &one, &target)? {
+            continue;
         }
+        let parents = if wanted.copy.parents { Parents::kept(pattern) } else { Parents::Dropped };
+        copy::copy(files, &[one], &wanted.exclude, parents, &target)
+            .map_err(|error| solver.wrong(at, Mistake::new(word.span, error.to_string())))?;
     }
     for (name, data) in &wanted.inline {
         copy::write(name, data.as_bytes(), &target)
             .map_err(|error| failed(solver, at, &format!("cannot write `{name}`"), &error))?;
     }
     Ok(view)
+}
+
+/// Several files at one name would leave only the last one.
+fn refuse_heap<'p>(
+    solver: &Solver<'_>,
+    at: At<'_>,
+    wanted: &Wanted<'_>,
+    files: &Files<'_>,
+    picked: impl Iterator<Item = &'p super::content::Picked>,
+    target: &Target<'_>,
+) -> Result<(), BuildError> {
+    let read = |error: io::Error| failed(solver, at, "cannot read the sources", &error);
+    let is_dir = |stat: Option<rustix::fs::Stat>| {
+        stat.is_some_and(|stat| super::tree::kind(&stat) == rustix::fs::FileType::Directory)
+    };
+    let mut count = wanted.inline.len();
+    for one in picked {
+        count += usize::from(!is_dir(files.has(&one.path).map_err(read)?));
+    }
+    if count < 2 || wanted.copy.parents || is_directory_name(&wanted.to) {
+        return Ok(());
+    }
+    let there =
+        target.tree.resolve(Path::new(&wanted.to)).and_then(|path| target.tree.stat(&path)).map_err(read)?;
+    if is_dir(there) {
+        return Ok(());
+    }
+    let keyword = if wanted.copy.add { "ADD" } else { "COPY" };
+    let message = format!(
+        "When using {keyword} with more than one source file, the destination must be a directory and end with a /"
+    );
+    let mistake = Mistake::new(wanted.copy.to.span, message);
+    Err(solver.wrong(at, mistake.help(format!("write `{}/`", wanted.destination))))
 }
 
 /// ADD of an archive: what it holds goes to the destination. False for what is none.
@@ -334,28 +367,18 @@ fn failed(solver: &Solver<'_>, at: At<'_>, what: &str, error: &io::Error) -> Bui
     solver.wrong(at, Mistake::new(at.step.instruction.span, format!("{what}: {error}")))
 }
 
-fn created_by(wanted: &Wanted<'_>, made: Made) -> String {
+/// As it stands in the history: `COPY --chown=web src dst # buildkit`.
+fn created_by(wanted: &Wanted<'_>) -> String {
     let copy = wanted.copy;
-    let mut text = if copy.add { "ADD".to_owned() } else { "COPY".to_owned() };
-    for (flag, word) in [("chown", &copy.chown), ("chmod", &copy.chmod)] {
-        if let Some(word) = word {
-            text.push_str(&format!(" --{flag}={}", word.text));
-        }
-    }
-    for (flag, given) in [("link", copy.link), ("parents", copy.parents)] {
-        if given {
-            text.push_str(&format!(" --{flag}"));
-        }
-    }
-    let inline = wanted.inline.iter().map(|(name, _)| name.as_str());
-    for source in
-        wanted.sources.iter().map(|(source, _)| source.as_str()).chain(inline).chain([copy.to.text.as_str()])
-    {
-        text.push(' ');
-        text.push_str(source);
-    }
-    let _ = made;
-    text + " # buildkit"
+    let mut words = vec![if copy.add { "ADD".to_owned() } else { "COPY".to_owned() }];
+    words.extend(copy.parents.then(|| "--parents".to_owned()));
+    words.extend(copy.chown.iter().map(|word| format!("--chown={}", word.text)));
+    words.extend(copy.chmod.iter().map(|word| format!("--chmod={}", word.text)));
+    words.extend(wanted.sources.iter().map(|(source, _)| source.clone()));
+    words.extend(wanted.inline.iter().map(|(name, _)| format!("<<{name}")));
+    words.push(wanted.destination.clone());
+    words.push("# buildkit".into());
+    words.join(" ")
 }
 
 /// For RUN mounts: the digest of a path of the context or of a stage, and a copy of it.

@@ -175,7 +175,7 @@ impl Graph {
         for step in &self.stages[stage].steps {
             match &step.instruction.kind {
                 Kind::Copy(copy) => {
-                    found.extend(copy.from.iter().map(|word| (self.source(&word.text), word.span)))
+                    found.extend(copy.from.iter().map(|word| (self.source(&word.text), word.span)));
                 }
                 Kind::Run(run) => {
                     let froms = run.mounts.iter().filter_map(|word| Some((from_of(&word.text)?, word.span)));

@@ -27,7 +27,7 @@ mod steps;
 mod tree;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -233,15 +233,17 @@ async fn fetch(
         }
         wanted.retain(|(name, _)| !images.contains_key(name));
         for (name, span) in wanted {
-            if !images.contains_key(&name) {
-                let image = bring(store, build, &name).await.map_err(|error| match error {
+            // One name may stand in several places.
+            if let Entry::Vacant(place) = images.entry(name) {
+                let name = place.key();
+                let image = bring(store, build, name).await.map_err(|error| match error {
                     ImageError::File { .. } => error.into(),
                     _ => {
                         let message = format!("cannot use image `{}`: {error}", name.name);
                         located(file, Mistake::new(span, message))
                     }
                 })?;
-                images.insert(name, image);
+                place.insert(image);
             }
         }
         if !insert_triggers(file, graph, &images, platforms)? {

@@ -87,8 +87,9 @@ pub fn run(solver: &Solver<'_>, stage: &mut Stage, at: At<'_>, run: &Run) -> Res
     };
     let created_by = created_by(stage, &program);
     let made = solver.layer(stage, at, &inputs, slow, |stage| {
-        carry_out(solver, stage, at, &program)
-            .map(|scratch| Change { written: Some(scratch), keep: Keep::Yes })
+        let scratch = carry_out(solver, stage, at, &program)?;
+        forget_mount_points(solver, stage, &program, &scratch)?;
+        Ok(Change { written: Some(scratch), keep: Keep::Yes })
     })?;
     commit(stage, &created_by, made);
     Ok(())
@@ -313,6 +314,42 @@ fn carry_out(
         command: program.args.join(" "),
         code,
     })
+}
+
+/// Making and removing mount points copies the directories they stand in up into the new layer. Those
+/// that hold nothing new are taken out again, or every step would seem to change `/etc`.
+fn forget_mount_points(
+    solver: &Solver<'_>,
+    stage: &Stage,
+    program: &Program,
+    scratch: &tempfile::TempDir,
+) -> Result<(), BuildError> {
+    let failed = |error: io::Error| BuildError::Context {
+        message: format!("cannot examine what a step wrote: {error}"),
+        source: Some(error),
+    };
+    let mut paths: Vec<PathBuf> = vec!["etc".into(), "dev".into()];
+    for (mount, _) in &program.mounts {
+        let target = Path::new(mount.target.trim_start_matches('/'));
+        paths.extend(target.ancestors().filter(|path| !path.as_os_str().is_empty()).map(Path::to_path_buf));
+    }
+    // The deepest first.
+    paths.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+    let upper = Tree::open(&scratch.path().join("fs")).map_err(failed)?;
+    let mut below = None;
+    for path in paths {
+        if !upper.is_empty_directory(&path).map_err(failed)? {
+            continue;
+        }
+        let below = match &mut below {
+            Some(view) => view,
+            none => none.insert(solver.view(&stage.layers)?),
+        };
+        if upper.same_directory(&below.tree, &path).map_err(failed)? {
+            upper.remove_directory(&path).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Output to whole lines, each stream for itself.

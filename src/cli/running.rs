@@ -91,6 +91,10 @@ impl Running {
     ) -> Result<Wish, Failure> {
         let with = if manner.dependencies { WithDependencies::Yes } else { WithDependencies::No };
         let selection = context.select(session, names, with)?;
+        if session.project().services.is_empty() {
+            return Err(Failure::failed("no service selected")
+                .help("the files have no service that is turned on; `--profile` turns on more"));
+        }
         let scale: BTreeMap<String, u32> = self.scale.iter().cloned().collect();
         let scaled: Vec<String> = scale.keys().cloned().collect();
         if !scaled.is_empty() {

@@ -60,6 +60,7 @@ pub enum Detail {
 }
 
 /// Nobody listens.
+#[derive(Clone, Copy, Debug)]
 pub struct Silent;
 
 impl Progress for Silent {

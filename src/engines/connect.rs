@@ -35,6 +35,15 @@ pub struct Connected {
     pub notes: Vec<String>,
 }
 
+impl std::fmt::Debug for Connected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connected")
+            .field("engine", &self.engine.capabilities().engine)
+            .field("notes", &self.notes)
+            .finish()
+    }
+}
+
 /// # Errors
 /// An engine that this version has not got.
 pub fn connect(choice: &Choice) -> Result<Connected, EngineError> {

@@ -1,38 +1,30 @@
 //! `pull`: a reference becomes an image of the store, from the first endpoint that has it.
 //!
-//! Layers come in parallel, the biggest first. Of each the bytes are written to `partial/<hex>`, hashed,
-//! inflated and unpacked as they come; what was cut goes on where it ended, also in another process.
+//! Layers come in parallel, the biggest first; fetch.rs brings each.
 
-use std::{
-    fs::File,
-    io::{self, Read, Seek, Write},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use oci_spec::image::{Descriptor, ImageIndex};
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
 };
 
 use super::{
     Image, ImageError, Report, Store,
-    arrival::{Arrival, oci_blob, parse_manifest},
-    ingest::Wanted,
-    layout::{Layout, file_error, hex, read},
+    arrival::{Arrival, parse_manifest},
+    codec::digest,
+    fetch::Fetch,
+    layout::{hex, read},
     lease::Lease,
-    lock::FileLock,
     platform::Platform,
     record::RefRecord,
-    registry::{Chunk, Client, Fault, Registries},
+    registry::{Client, Fault, Registries},
 };
 use crate::model::ImageRef;
 
 /// Layers on their way at the same time.
 const PARALLEL: usize = 4;
-/// Pieces of a layer between the network and the thread that unpacks it, 256 KiB each at most.
-const IN_FLIGHT: usize = 16;
 const MAX_CONFIG: u64 = 8 << 20;
 /// Indexes within indexes.
 const MAX_DEPTH: u32 = 4;
@@ -154,9 +146,9 @@ impl Store {
 
     /// A document that the store has, if it is what is asked for.
     fn stored(&self, descriptor: &Descriptor) -> Result<Option<Vec<u8>>, ImageError> {
-        let digest = descriptor.digest().as_ref();
-        let bytes = read(&self.layout.blob(hex(digest)?))?;
-        Ok(bytes.filter(|bytes| super::codec::digest(bytes) == digest))
+        let wanted = descriptor.digest().as_ref();
+        let bytes = read(&self.layout.blob(hex(wanted)?))?;
+        Ok(bytes.filter(|bytes| digest(bytes) == wanted))
     }
 
     async fn fetch_layers(
@@ -217,174 +209,6 @@ impl Store {
                 }
             }
         }
-    }
-}
-
-/// A layer on its way.
-struct Fetch {
-    layout: Layout,
-    client: Arc<Client>,
-    lease: Arc<Lease>,
-    blob: Descriptor,
-    diff_id: String,
-    what: String,
-    number: usize,
-    heard: mpsc::UnboundedSender<(usize, u64)>,
-    gone: watch::Receiver<()>,
-}
-
-impl Fetch {
-    /// Once more from the start when what came was wrong: a part kept from before, or a flipped bit.
-    async fn run(self) -> Result<(), Fault> {
-        let this = Arc::new(self);
-        match Arc::clone(&this).attempt().await {
-            Err(Fault::Wrong(ImageError::Invalid(_))) => this.attempt().await,
-            result => result,
-        }
-    }
-
-    async fn attempt(self: Arc<Self>) -> Result<(), Fault> {
-        let runtime = tokio::runtime::Handle::current();
-        // Not a thread of the runtime's, which would wait for it at its end: it may be waiting for
-        // another process's lock.
-        let (done, result) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("layer".into())
-            .spawn(move || done.send(self.ingest(&runtime)))
-            .map_err(|source| {
-                Fault::Wrong(ImageError::File { what: "start a thread for", path: "layer".into(), source })
-            })?;
-        result.await.unwrap_or_else(|_| {
-            Err(Fault::Wrong(ImageError::File {
-                what: "unpack",
-                path: "layer".into(),
-                source: io::Error::other("its thread has failed"),
-            }))
-        })
-    }
-
-    fn ingest(&self, runtime: &tokio::runtime::Handle) -> Result<(), Fault> {
-        let layout = &self.layout;
-        let Some(_claim) = layout.claim_layer(&self.diff_id).map_err(Fault::Wrong)? else { return Ok(()) };
-        let digest = hex(self.blob.digest().as_ref()).map_err(Fault::Wrong)?;
-        let lock = layout.lock(digest);
-        let _lock = FileLock::wait(&lock).map_err(|error| Fault::Wrong(file_error("lock", &lock)(error)))?;
-        let path = layout.partial(digest);
-        let mut partial =
-            self.open_partial(&path).map_err(|error| Fault::Wrong(file_error("open", &path)(error)))?;
-        let there = partial.seek(io::SeekFrom::End(0)).unwrap_or_default();
-        let rewound = partial.rewind();
-        rewound.map_err(|error| Fault::Wrong(file_error("read", &path)(error)))?;
-        let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-        let mut gone = self.gone.clone();
-        let client = Arc::clone(&self.client);
-        let blob = self.blob.clone();
-        runtime.spawn(async move {
-            tokio::select! {
-                () = client.blob(&blob, there, sender) => {}
-                // Nobody waits for the image any more; dropping the sender tells the thread.
-                _ = gone.changed() => {}
-            }
-        });
-        let mut fault = None;
-        let source = Incoming {
-            partial,
-            kept: there,
-            receiver,
-            chunk: hyper::body::Bytes::new(),
-            ended: false,
-            done: 0,
-            heard: &|done| {
-                // Nobody may listen any more.
-                let _ = self.heard.send((self.number, done));
-            },
-            fault: &mut fault,
-        };
-        let wanted = Wanted { diff_id: &self.diff_id, blob: Some(&self.blob), what: &self.what };
-        let result = layout.ingest(&self.lease, &wanted, source, || {
-            let place = layout.blob(digest);
-            std::fs::rename(&path, &place).map_err(file_error("write", &place))?;
-            oci_blob(&self.blob).map(Some)
-        });
-        match (result, fault) {
-            (Ok(()), _) => Ok(()),
-            // The transfer's own words say more than "cut off"; what came so far is kept.
-            (Err(_), Some(fault)) => {
-                if matches!(fault, Fault::Wrong(_)) {
-                    let _ = std::fs::remove_file(&path);
-                }
-                Err(fault)
-            }
-            (Err(error), None) => {
-                let _ = std::fs::remove_file(&path);
-                Err(Fault::Wrong(error))
-            }
-        }
-    }
-
-    /// What an earlier try has left, if it can be the start of the blob.
-    fn open_partial(&self, path: &PathBuf) -> io::Result<File> {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-        if file.metadata()?.len() > self.blob.size() {
-            file.set_len(0)?;
-        }
-        Ok(file)
-    }
-}
-
-/// A blob as its bytes come: first what is kept of it, then what is sent, which is kept too.
-struct Incoming<'a> {
-    partial: File,
-    /// Bytes of `partial` that were there before.
-    kept: u64,
-    receiver: mpsc::Receiver<Chunk>,
-    chunk: hyper::body::Bytes,
-    ended: bool,
-    done: u64,
-    heard: &'a (dyn Fn(u64) + Sync),
-    fault: &'a mut Option<Fault>,
-}
-
-impl Read for Incoming<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if buffer.is_empty() || self.ended {
-            return Ok(0);
-        }
-        if self.done < self.kept {
-            let left = usize::try_from(self.kept - self.done).unwrap_or(usize::MAX);
-            let wanted = buffer.len().min(left);
-            let length = self.partial.read(&mut buffer[..wanted])?;
-            if length == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            self.done += length as u64;
-            return Ok(length);
-        }
-        if self.chunk.is_empty() {
-            match self.receiver.blocking_recv() {
-                Some(Chunk::Data(data)) => {
-                    self.partial.write_all(&data)?;
-                    self.chunk = data;
-                    (self.heard)(self.done + self.chunk.len() as u64);
-                }
-                Some(Chunk::End) => {
-                    self.ended = true;
-                    return Ok(0);
-                }
-                Some(Chunk::Failed(fault)) => {
-                    *self.fault = Some(fault);
-                    return Err(io::Error::other("the transfer failed"));
-                }
-                None => {
-                    *self.fault = Some(Fault::Unreachable("cancelled".into()));
-                    return Err(io::Error::other("the transfer was cancelled"));
-                }
-            }
-        }
-        let length = buffer.len().min(self.chunk.len());
-        buffer[..length].copy_from_slice(&self.chunk.split_to(length));
-        self.done += length as u64;
-        Ok(length)
     }
 }
 

@@ -1,10 +1,10 @@
 //! The directories that overlayfs stacks for an image.
 //!
-//! A layer's directory is shared by all images that have the layer. Twice its form depends on what
-//! lies below it: when entries stand in directories that are no entries themselves (their mode and
+//! A layer's directory is shared by all images that have the layer. In two cases its form depends on
+//! what lies below it: when entries stand in directories that are no entries themselves (their mode and
 //! owner come from below; else `/tmp` would lose its sticky bit), and when it hides its whole root
 //! (overlayfs does not read the mark there). Then a variant `<hex>@<what lies below>` is made of
-//! hard links.
+//! hard links. So it is for a layer that an image has twice: overlayfs takes no directory twice.
 
 use std::{
     fs, io,
@@ -24,9 +24,10 @@ use super::{
     layout::{Layout, file_error, hex},
     lease::Lease,
     lock::FileLock,
+    names::from_text,
     record::LayerRecord,
     tarout::xattrs,
-    untar::{from_text, set_opaque},
+    untar::set_opaque,
 };
 
 impl Layout {
@@ -39,7 +40,7 @@ impl Layout {
                 self.layer_record(plain)?.ok_or_else(|| ImageError::NotFound(format!("layer {diff_id}")))?;
             let below: Vec<PathBuf> = names.iter().map(|name| self.layer(name).join("fs")).collect();
             let corrections = corrections(&record, &self.layer(plain).join("fs"), &below)?;
-            if corrections.is_empty() {
+            if corrections.is_empty() && !names.iter().any(|name| name == plain) {
                 names.push(plain.to_owned());
                 continue;
             }

@@ -19,12 +19,11 @@ use serde::{Deserialize, Serialize};
 use tar::EntryType;
 
 use super::{
+    names::{MAX_PATH, clean, clean_clamped, join, split, to_text},
     tarin::{Entry, TarReader},
     trash,
 };
 
-const MAX_PATH: usize = 4096;
-const MAX_NAME: usize = 255;
 const MAX_LINKS: u32 = 40;
 /// Open directories kept for the entries that follow.
 const KEPT_DIRECTORIES: usize = 128;
@@ -121,7 +120,7 @@ impl Unpacker<'_> {
         if self.facts.entries > self.limits.entries {
             return Err(UntarError::Archive(format!("it has more than {} entries", self.limits.entries)));
         }
-        let path = clean(&entry.path)?;
+        let path = clean(&entry.path).map_err(UntarError::Archive)?;
         let Some((parent, leaf)) = split(&path) else {
             return self.root_entry(entry);
         };
@@ -224,7 +223,7 @@ impl Unpacker<'_> {
     }
 
     fn make_link(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UntarError> {
-        let target = clean(&entry.link)?;
+        let target = clean(&entry.link).map_err(UntarError::Archive)?;
         let Some((parent, leaf)) = split(&target) else {
             return Err(at.wrong("is a hard link to the root directory"));
         };
@@ -572,65 +571,6 @@ fn owner(at: Place<'_>, entry: &Entry) -> Result<(rustix::fs::Uid, rustix::fs::G
 fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {
     let time = Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
     Timestamps { last_access: time, last_modification: time }
-}
-
-/// The path below the root: no `/` at either end, no `.`, no `..`.
-fn clean(path: &[u8]) -> Result<Vec<u8>, UntarError> {
-    let refuse = |why: &str| Err(UntarError::Archive(format!("the name `{}` {why}", path.escape_ascii())));
-    if path.len() > MAX_PATH {
-        return refuse("is longer than 4096 bytes");
-    }
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in path.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => {
-                if parts.pop().is_none() {
-                    return refuse("leads out of the layer");
-                }
-            }
-            part if part.len() > MAX_NAME => return refuse("has a part longer than 255 bytes"),
-            part => parts.push(part),
-        }
-    }
-    Ok(parts.join(&b'/'))
-}
-
-/// The same for the target of a symbolic link, where `..` at the root stays at the root.
-fn clean_clamped(path: &[u8]) -> Vec<u8> {
-    let mut parts: Vec<&[u8]> = Vec::new();
-    for part in path.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." => drop(parts.pop()),
-            part => parts.push(part),
-        }
-    }
-    parts.join(&b'/')
-}
-
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
-    if path.is_empty() {
-        return None;
-    }
-    Some(match path.iter().rposition(|byte| *byte == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
-    })
-}
-
-fn join(parent: &[u8], leaf: &[u8]) -> Vec<u8> {
-    if parent.is_empty() { leaf.to_vec() } else { [parent, b"/", leaf].concat() }
-}
-
-/// Bytes as text, one character each.
-fn to_text(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| char::from(*byte)).collect()
-}
-
-/// Back from [`Facts::implied`]; `None` when it was not made by us.
-pub(super) fn from_text(text: &str) -> Option<Vec<u8>> {
-    text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ impl Reader<'_, '_> {
             expose: strings(node.get("expose")),
             extra_hosts: self.extra_hosts(node),
             mounts: self.mounts(node, project),
-            healthcheck: node.get("healthcheck").map(|check| self.healthcheck(check)),
+            healthcheck: node.get("healthcheck").map(healthcheck),
             restart: self.restart(node),
             stop_signal: text(node, "stop_signal"),
             stop_grace_period: node.get_str("stop_grace_period").and_then(scalars::std_duration),
@@ -326,29 +326,6 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn healthcheck(&mut self, check: &Node) -> Healthcheck {
-        let duration = |key: &str| check.get_str(key).and_then(scalars::std_duration);
-        let test = if flag(check, "disable") {
-            Some(HealthTest::Disabled)
-        } else {
-            let words = strings(check.get("test"));
-            match words.first().map(String::as_str) {
-                None => None,
-                Some("NONE") => Some(HealthTest::Disabled),
-                Some("CMD-SHELL") => Some(HealthTest::Shell(words[1..].join(" "))),
-                Some(_) => Some(HealthTest::Command(words[1..].to_vec())),
-            }
-        };
-        Healthcheck {
-            test,
-            interval: duration("interval"),
-            timeout: duration("timeout"),
-            retries: integer(check.get("retries")).and_then(|n| u32::try_from(n).ok()),
-            start_period: duration("start_period"),
-            start_interval: duration("start_interval"),
-        }
-    }
-
     fn restart(&mut self, node: &Node) -> RestartPolicy {
         let policy = node.get("deploy").and_then(|deploy| deploy.get("restart_policy"));
         if let Some(policy) = policy.filter(|policy| policy.as_map().is_some()) {
@@ -452,6 +429,29 @@ impl Reader<'_, '_> {
             tags: strings(build.get("tags")),
             platform: text(service, "platform"),
         }
+    }
+}
+
+fn healthcheck(check: &Node) -> Healthcheck {
+    let duration = |key: &str| check.get_str(key).and_then(scalars::std_duration);
+    let test = if flag(check, "disable") {
+        Some(HealthTest::Disabled)
+    } else {
+        let words = strings(check.get("test"));
+        match words.first().map(String::as_str) {
+            None => None,
+            Some("NONE") => Some(HealthTest::Disabled),
+            Some("CMD-SHELL") => Some(HealthTest::Shell(words[1..].join(" "))),
+            Some(_) => Some(HealthTest::Command(words[1..].to_vec())),
+        }
+    };
+    Healthcheck {
+        test,
+        interval: duration("interval"),
+        timeout: duration("timeout"),
+        retries: integer(check.get("retries")).and_then(|n| u32::try_from(n).ok()),
+        start_period: duration("start_period"),
+        start_interval: duration("start_interval"),
     }
 }
 
@@ -574,25 +574,25 @@ fn pairs(node: Option<&Node>) -> IndexMap<String, String> {
 #[must_use]
 pub fn places(model: &Node, files: &Files) -> Places {
     let mut found = Vec::new();
-    collect(model, String::new(), files, &mut found);
+    collect(model, "", files, &mut found);
     found.into_iter().collect()
 }
 
-fn collect(node: &Node, path: String, files: &Files, found: &mut Vec<(String, crate::model::Place)>) {
+fn collect(node: &Node, path: &str, files: &Files, found: &mut Vec<(String, crate::model::Place)>) {
     match &node.value {
         Value::Map(map) => {
             for (key, value) in map {
                 let path = if path.is_empty() { key.text.clone() } else { format!("{path}.{key}") };
                 let span = if value.as_map().is_some() { key.span } else { value.span };
                 found.extend(files.place(span).map(|place| (path.clone(), place)));
-                collect(value, path, files, found);
+                collect(value, &path, files, found);
             }
         }
         Value::List(items) => {
             for (at, item) in items.iter().enumerate() {
                 let path = format!("{path}[{at}]");
                 found.extend(files.place(item.span).map(|place| (path.clone(), place)));
-                collect(item, path, files, found);
+                collect(item, &path, files, found);
             }
         }
         _ => {}

@@ -60,21 +60,21 @@ impl Canonical<'_> {
             }
             Form::Count if self.raw && node.as_str() == Some("all") => Some(node),
             Form::Count if node.as_str() == Some("all") => Some(Node::new(Value::Int(-1), node.span)),
-            Form::Count => self.whole(node, path),
-            Form::Integer(low, high) => self.integer(node, low.into(), high.into(), path),
-            Form::Whole => self.whole(node, path),
+            Form::Count => self.whole(&node, path),
+            Form::Integer(low, high) => self.integer(&node, low.into(), high.into(), path),
+            Form::Whole => self.whole(&node, path),
             Form::Number => self.number(node, path),
-            Form::Mode => self.mode(node, path),
-            Form::Bytes => self.bytes(node, path),
+            Form::Mode => self.mode(&node, path),
+            Form::Bytes => self.bytes(&node, path),
             Form::WholeBytes => match node.value {
                 Value::Float(_) => self.expected(&node, "an integer or a size such as `64m`", path),
-                _ => self.bytes(node, path),
+                _ => self.bytes(&node, path),
             },
             Form::BytesText => match node.value {
-                Value::Text(_) => self.bytes(node, path),
+                Value::Text(_) => self.bytes(&node, path),
                 _ => self.expected(&node, "a string such as `64m`", path),
             },
-            Form::Duration => self.duration(node, path),
+            Form::Duration => self.duration(&node, path),
             Form::Words => self.words(node, path),
             Form::Test => self.test(node, path),
             Form::Pairs(absent) => self.pairs(node, absent, path),
@@ -195,7 +195,7 @@ impl Canonical<'_> {
         }
     }
 
-    fn integer(&mut self, node: Node, low: i128, high: i128, path: &Path<'_>) -> Option<Node> {
+    fn integer(&mut self, node: &Node, low: i128, high: i128, path: &Path<'_>) -> Option<Node> {
         let value = match &node.value {
             Value::Int(value) => *value,
             #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
@@ -204,7 +204,7 @@ impl Canonical<'_> {
                 Ok(value) => return Some(Node::new(Value::Int(value.into()), node.span)),
                 Err(_) => return self.tell(node.span, path, format!("`{text}` is no integer")),
             },
-            _ => return self.expected(&node, "an integer", path),
+            _ => return self.expected(node, "an integer", path),
         };
         if (low..=high).contains(&value) {
             return Some(Node::new(Value::Int(value), node.span));
@@ -213,7 +213,7 @@ impl Canonical<'_> {
         self.tell(node.span, path, message)
     }
 
-    fn whole(&mut self, node: Node, path: &Path<'_>) -> Option<Node> {
+    fn whole(&mut self, node: &Node, path: &Path<'_>) -> Option<Node> {
         match node.value {
             #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
             Value::Float(value) if value.is_finite() => {
@@ -238,11 +238,11 @@ impl Canonical<'_> {
         }
     }
 
-    fn mode(&mut self, node: Node, path: &Path<'_>) -> Option<Node> {
+    fn mode(&mut self, node: &Node, path: &Path<'_>) -> Option<Node> {
         let mode = match &node.value {
             Value::Int(value) => u32::try_from(*value).ok(),
             Value::Text(text) => u32::from_str_radix(text, 8).ok(),
-            _ => return self.expected(&node, "a file mode such as \"0440\"", path),
+            _ => return self.expected(node, "a file mode such as \"0440\"", path),
         };
         match mode {
             Some(mode) => Some(Node::text(format!("0{mode:o}"), node.span)),
@@ -250,13 +250,13 @@ impl Canonical<'_> {
         }
     }
 
-    fn bytes(&mut self, node: Node, path: &Path<'_>) -> Option<Node> {
+    fn bytes(&mut self, node: &Node, path: &Path<'_>) -> Option<Node> {
         let size = match &node.value {
             Value::Int(value) => Some(*value),
             #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
             Value::Float(value) if value.is_finite() => Some(value.trunc() as i128),
             Value::Text(text) => scalars::bytes(text),
-            _ => return self.expected(&node, "a size such as `64m`", path),
+            _ => return self.expected(node, "a size such as `64m`", path),
         };
         match size {
             Some(size) => Some(Node::text(size.to_string(), node.span)),
@@ -267,9 +267,9 @@ impl Canonical<'_> {
         }
     }
 
-    fn duration(&mut self, node: Node, path: &Path<'_>) -> Option<Node> {
+    fn duration(&mut self, node: &Node, path: &Path<'_>) -> Option<Node> {
         let Value::Text(text) = &node.value else {
-            return self.expected(&node, "a string such as `1m30s`", path);
+            return self.expected(node, "a string such as `1m30s`", path);
         };
         match scalars::duration(text) {
             Some(nanos) => Some(Node::text(scalars::duration_text(nanos), node.span)),
@@ -475,6 +475,10 @@ impl Canonical<'_> {
                         self.expected(&item, "a string, `host:address`", &path);
                         continue;
                     };
+                    if self.raw && text.contains('$') {
+                        found.push(item);
+                        continue;
+                    }
                     match text.split_once('=').or_else(|| text.split_once(':')) {
                         Some((host, ip)) if !host.is_empty() => {
                             found.extend(entries(host, ip, &item));
@@ -504,7 +508,7 @@ impl Canonical<'_> {
             }
             let Some(row) = attributes::find(table, &key.text) else {
                 if value.edit != Edit::Reset {
-                    self.unknown_key(&key, table, path);
+                    self.unknown_key(&key, &value, table, path);
                 }
                 continue;
             };
@@ -544,7 +548,7 @@ impl Canonical<'_> {
         }
     }
 
-    fn unknown_key(&mut self, key: &Key, table: Table, path: &Path<'_>) {
+    fn unknown_key(&mut self, key: &Key, value: &Node, table: Table, path: &Path<'_>) {
         let name = key.text.as_str();
         let place = path.key(name);
         let mut diagnostic =
@@ -558,6 +562,8 @@ impl Canonical<'_> {
             diagnostic.help(format!("did you mean `{near}`?"))
         } else if matches!(path, Path::Root) && attributes::find(SERVICE, name).is_some() {
             diagnostic.help(format!("`{name}` belongs to a service, below `services:`"))
+        } else if matches!(path, Path::Root) && value.as_map().is_some() {
+            diagnostic.help(format!("if `{name}` is a service, it belongs below `services:`"))
         } else if let Some(home) = home_of(name) {
             diagnostic.help(format!("`{name}` belongs to {home}"))
         } else {
@@ -639,7 +645,7 @@ impl Canonical<'_> {
             return Some(done);
         }
         if short == Short::Ulimit && !matches!(node.value, Value::List(_)) {
-            return self.integer(node, i64::MIN.into(), i64::MAX.into(), path);
+            return self.integer(&node, i64::MIN.into(), i64::MAX.into(), path);
         }
         let Value::Text(text) = &node.value else {
             return self.expected(&node, "a string or a mapping", path);
@@ -711,7 +717,7 @@ impl Canonical<'_> {
                     let text = item.value.scalar_text().unwrap_or_default();
                     match ports::parse(&text) {
                         Ok(ports) => {
-                            found.extend(ports.iter().map(|port| Node { edit, ..port_node(port, span) }))
+                            found.extend(ports.iter().map(|port| Node { edit, ..port_node(port, span) }));
                         }
                         Err(message) => {
                             let mut diagnostic = Diagnostic::error(format!("`{text}` is no port: {message}"))

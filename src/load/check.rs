@@ -419,7 +419,7 @@ impl Check<'_> {
         let mut done: BTreeSet<&str> = BTreeSet::new();
         for start in services.keys() {
             // A walk with a stack of its own: chains may be thousands long.
-            let mut way: Vec<(&str, Span, Vec<(&str, Span)>)> = Vec::new();
+            let mut way: Vec<Stop<'_>> = Vec::new();
             let mut on_way: BTreeSet<&str> = BTreeSet::new();
             if done.contains(start.text.as_str()) {
                 continue;
@@ -494,6 +494,9 @@ impl Check<'_> {
         }
     }
 }
+
+/// A service on the way of a walk: its name, where it was named, and what it needs that is still to be seen.
+type Stop<'a> = (&'a str, Span, Vec<(&'a str, Span)>);
 
 fn number(node: &Node) -> Option<String> {
     let text = node.value.scalar_text()?;

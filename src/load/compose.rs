@@ -12,7 +12,7 @@ use super::{
     canonical::Canonical,
     diagnostic::{Diagnostic, FileId, Files},
     discover::{self, Variables},
-    interpolate,
+    interpolate, legacy,
     merge::{merge, settle, unify_all},
     normalise,
     options::LoadOptions,
@@ -92,7 +92,12 @@ impl<'a> Loader<'a> {
 
     fn parse(&mut self, file: FileId) -> Option<Vec<Node>> {
         match tree::parse(&self.files, file) {
-            Ok(documents) => Some(documents),
+            Ok(mut documents) => {
+                for document in &mut documents {
+                    legacy::modernise(document, &self.files, &mut self.diagnostics);
+                }
+                Some(documents)
+            }
             Err(errors) => {
                 self.diagnostics.extend(errors);
                 None
@@ -272,7 +277,7 @@ impl<'a> Loader<'a> {
         let (bases, base_scope) = match extends.get("file").and_then(Node::as_str) {
             Some(file) => {
                 let span = extends.get("file").map(|node| node.span).unwrap_or_default();
-                let file = self.absolute(scope, file);
+                let file = absolute(scope, file);
                 let dir = file.parent().unwrap_or(&scope.dir).to_owned();
                 (self.base_services(&file, span, &scope.environment)?, Scope { dir, file, ..scope.clone() })
             }
@@ -292,8 +297,8 @@ impl<'a> Loader<'a> {
         chain.pop();
         if base_scope.file != scope.file {
             settle(&mut base);
-            let dir = self.relative(&scope.dir, &base_scope.dir);
-            Base { dir: &dir, home: self.home(&scope.environment) }.resolve(&mut base, SERVICE_FORM);
+            let dir = relative(&scope.dir, &base_scope.dir);
+            Base { dir: &dir, home: home(&scope.environment) }.resolve(&mut base, SERVICE_FORM);
         }
         merge(&mut base, service, SERVICE_FORM, Merge::Default);
         unify_all(&mut base, SERVICE_FORM, Merge::Default);
@@ -363,7 +368,7 @@ impl<'a> Loader<'a> {
             .map(Node::items)
             .unwrap_or_default()
             .iter()
-            .filter_map(|node| Some((self.absolute(scope, node.as_str()?), node.span)))
+            .filter_map(|node| Some((absolute(scope, node.as_str()?), node.span)))
             .collect();
         let Some((first, span)) = paths.first().cloned() else {
             self.tell(entry.span, "include", "`include` needs a `path`");
@@ -379,7 +384,7 @@ impl<'a> Loader<'a> {
             return None;
         }
         let dir = match entry.get_str("project_directory") {
-            Some(dir) => self.absolute(scope, dir),
+            Some(dir) => absolute(scope, dir),
             None => first.parent().unwrap_or(&scope.dir).to_owned(),
         };
         let environment = self.include_environment(entry, scope, &dir)?;
@@ -393,9 +398,9 @@ impl<'a> Loader<'a> {
         if let Some(map) = model.as_map_mut() {
             map.shift_remove("name");
         }
-        self.inherit_environment(&mut model, &inner.environment);
-        let dir = self.relative(&scope.dir, &inner.dir);
-        Base { dir: &dir, home: self.home(&scope.environment) }.resolve(&mut model, Form::Object(PROJECT));
+        inherit_environment(&mut model, &inner.environment);
+        let dir = relative(&scope.dir, &inner.dir);
+        Base { dir: &dir, home: home(&scope.environment) }.resolve(&mut model, Form::Object(PROJECT));
         Some(model)
     }
 
@@ -404,7 +409,7 @@ impl<'a> Loader<'a> {
         let chosen: Vec<PathBuf> = if named.is_empty() {
             Some(dir.join(".env")).filter(|path| self.source.is_file(path)).into_iter().collect()
         } else {
-            named.iter().filter_map(|node| Some(self.absolute(scope, node.as_str()?))).collect()
+            named.iter().filter_map(|node| Some(absolute(scope, node.as_str()?))).collect()
         };
         let chosen: Vec<_> = chosen.into_iter().filter(|path| path != FilePath::new("/dev/null")).collect();
         let here = self.here.clone();
@@ -420,39 +425,39 @@ impl<'a> Loader<'a> {
             }
         }
     }
+}
 
-    // ---- places in the file system ----
-
-    /// `KEY` alone in an environment gets the value of the variable, if there is one.
-    pub fn inherit_environment(&self, model: &mut Node, environment: &Variables) {
-        let Some(services) = model.get_mut("services").and_then(Node::as_map_mut) else { return };
-        for service in services.values_mut() {
-            if let Some(map) = service.get_mut("environment").and_then(Node::as_map_mut) {
-                for (key, value) in map.iter_mut().filter(|(_, value)| value.is_null()) {
-                    if let Some(found) = environment.get(&key.text) {
-                        value.value = Value::Text(found.clone());
-                    }
+/// `KEY` alone in an environment gets the value of the variable, if there is one.
+pub fn inherit_environment(model: &mut Node, environment: &Variables) {
+    let Some(services) = model.get_mut("services").and_then(Node::as_map_mut) else { return };
+    for service in services.values_mut() {
+        if let Some(map) = service.get_mut("environment").and_then(Node::as_map_mut) {
+            for (key, value) in map.iter_mut().filter(|(_, value)| value.is_null()) {
+                if let Some(found) = environment.get(&key.text) {
+                    value.value = Value::Text(found.clone());
                 }
             }
         }
     }
+}
 
-    fn absolute(&self, scope: &Scope, path: &str) -> PathBuf {
-        let dir = scope.dir.to_string_lossy();
-        PathBuf::from(Base { dir: &dir, home: self.home(&scope.environment) }.join(path))
-    }
+/// `to` as seen from `from`, both absolute.
+fn relative(from: &FilePath, to: &FilePath) -> String {
+    let (a, b): (Vec<_>, Vec<_>) = (from.components().collect(), to.components().collect());
+    let same = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
+    let up = a[same..].iter().map(|_| "..".to_owned());
+    let down = b[same..].iter().map(|part| part.as_os_str().to_string_lossy().into_owned());
+    let parts: Vec<_> = up.chain(down).collect();
+    if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
+}
 
-    /// `to` as seen from `from`, both absolute.
-    fn relative(&self, from: &FilePath, to: &FilePath) -> String {
-        let (a, b): (Vec<_>, Vec<_>) = (from.components().collect(), to.components().collect());
-        let same = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
-        let up = a[same..].iter().map(|_| "..".to_owned());
-        let down = b[same..].iter().map(|part| part.as_os_str().to_string_lossy().into_owned());
-        let parts: Vec<_> = up.chain(down).collect();
-        if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
-    }
+/// What `~` stands for.
+#[must_use]
+pub fn home(environment: &Variables) -> Option<&str> {
+    environment.get("HOME").map(String::as_str).filter(|home| !home.is_empty())
+}
 
-    pub fn home<'e>(&self, environment: &'e Variables) -> Option<&'e str> {
-        environment.get("HOME").map(String::as_str).filter(|home| !home.is_empty())
-    }
+fn absolute(scope: &Scope, path: &str) -> PathBuf {
+    let dir = scope.dir.to_string_lossy();
+    PathBuf::from(Base { dir: &dir, home: home(&scope.environment) }.join(path))
 }

@@ -1,5 +1,7 @@
 //! Prints the canonical form of a project as `docker compose config` does, letter by letter.
 
+use std::cmp::Ordering;
+
 use serde_json::{Map as Object, Number, Value as Json};
 
 use super::{
@@ -67,6 +69,10 @@ fn table_value(node: &Node, table: Table, format: Format) -> Json {
             object.insert(row.name.to_owned(), json);
         }
     }
+    if std::ptr::eq(table, PROJECT) && !object.contains_key("services") {
+        let at = usize::from(object.contains_key("name"));
+        object.shift_insert(at, "services".to_owned(), Json::Object(Object::new()));
+    }
     if format == Format::Json {
         fixed(&mut object, table);
     }
@@ -84,7 +90,6 @@ fn fixed(object: &mut Object<String, Json>, table: Table) {
     let empty = || Json::Object(Object::new());
     let same = |other: Table| std::ptr::eq(table, other);
     if same(PROJECT) {
-        object.entry("services").or_insert_with(empty);
         object.remove("models");
     }
     if same(attributes::SERVICE) {
@@ -132,6 +137,9 @@ fn form_value(node: &Node, form: Form, format: Format) -> Json {
         }
         (Value::Map(map), Form::Ssh) => sorted(map)
             .map(|(key, value)| match value.as_str() {
+                Some(path) if !path.is_empty() && format == Format::Yaml => {
+                    Json::from(format!("{key}: {path}"))
+                }
                 Some(path) if !path.is_empty() => Json::from(format!("{key}={path}")),
                 _ => Json::from(key),
             })
@@ -169,8 +177,32 @@ fn is_zero(json: &Json) -> bool {
 
 fn sorted(map: &Map) -> impl Iterator<Item = (&str, &Node)> {
     let mut entries: Vec<_> = map.iter().map(|(key, value)| (key.text.as_str(), value)).collect();
-    entries.sort_unstable_by_key(|(key, _)| *key);
+    entries.sort_unstable_by(|(a, _), (b, _)| natural(a, b));
     entries.into_iter()
+}
+
+/// The order of keys that the reference prints: numbers by their value, other signs before letters.
+fn natural(a: &str, b: &str) -> Ordering {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let same = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
+    let (Some(&x), Some(&y)) = (a.get(same), b.get(same)) else { return a.len().cmp(&b.len()) };
+    match (x.is_alphabetic(), y.is_alphabetic()) {
+        (true, true) => return x.cmp(&y),
+        (false, false) => {}
+        (x_is_letter, _) => {
+            let after_digit = same > 0 && a[same - 1].is_numeric();
+            return if x_is_letter == after_digit { Ordering::Less } else { Ordering::Greater };
+        }
+    }
+    // Zeros within a number count, leading zeros do not.
+    let inside = a[..same].iter().rev().take_while(|c| c.is_ascii_digit()).any(|c| *c != '0');
+    let start = u64::from((x == '0' || y == '0') && inside);
+    let run = |chars: &[char]| {
+        let digits: Vec<u64> = chars[same..].iter().map_while(|c| c.to_digit(10)).map(u64::from).collect();
+        let value = digits.iter().fold(start, |sum, digit| sum.wrapping_mul(10).wrapping_add(*digit));
+        (value, digits.len())
+    };
+    run(&a).cmp(&run(&b)).then(x.cmp(&y))
 }
 
 fn float(value: f64) -> Json {

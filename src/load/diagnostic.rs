@@ -246,7 +246,8 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
         .filter(|known| *known != name)
         .map(|known| (distance(&wanted, &simple(known)), known))
         .filter(|(far, known)| {
-            *far <= allowed || (wanted.len() > 3 && (known.contains(&wanted) || wanted.starts_with(*known)))
+            let near = *far <= allowed && *far < wanted.chars().count();
+            near || (wanted.len() > 3 && (known.contains(&wanted) || wanted.starts_with(*known)))
         })
         .min_by_key(|(far, _)| *far)
         .map(|(_, known)| known)

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     diagnostic::{Diagnostic, Files},
-    dotenv,
+    dotenv, legacy,
     options::LoadOptions,
     source::Source,
     tree::Span,
@@ -115,7 +115,7 @@ fn search(
         let present = |names: &[&str]| -> Vec<PathBuf> {
             names.iter().map(|name| dir.join(name)).filter(|path| source.is_file(path)).collect()
         };
-        let mains = present(&NAMES);
+        let mains = [present(&NAMES), present(&legacy::NAMES)].concat();
         let Some(main) = mains.first() else { continue };
         let overrides = present(&OVERRIDES);
         for found in [&mains, &overrides] {

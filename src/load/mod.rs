@@ -16,6 +16,7 @@ mod discover;
 pub mod dotenv;
 mod envfiles;
 pub mod interpolate;
+mod legacy;
 mod merge;
 mod mounts;
 mod normalise;
@@ -27,6 +28,7 @@ mod scalars;
 mod select;
 pub mod source;
 pub mod tree;
+mod views;
 mod yaml;
 
 #[cfg(test)]
@@ -38,6 +40,7 @@ pub use diagnostic::{Diagnostic, Paint, Severity};
 pub use discover::finds_nothing;
 pub use options::{Effect, LoadOptions, Loaded, Unsupported};
 pub use source::{Source, System};
+pub use views::VariableView;
 
 use attributes::{Form, PROJECT, Support};
 use bind::Bind;
@@ -135,11 +138,11 @@ fn finish(
     Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
     normalise::defaults(model);
     let root = site.root.to_string_lossy().into_owned();
-    let base = Base { dir: &root, home: loader.home(&site.environment) };
+    let base = Base { dir: &root, home: compose::home(&site.environment) };
     if !options.no_path_resolution {
         base.resolve(model, Form::Object(PROJECT));
     }
-    loader.inherit_environment(model, &site.environment);
+    compose::inherit_environment(model, &site.environment);
     if options.no_normalize {
         model.set("name", tree::Value::Text(name.to_owned()));
     } else {

@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Result<MountText, &'static str> {
         return Ok(mount);
     }
     let parts = split(text);
-    if parts.iter().any(|part| part.is_empty()) {
+    if parts.iter().any(String::is_empty) {
         return Err("a part between colons is empty");
     }
     match parts.as_slice() {

@@ -20,7 +20,9 @@ impl Base<'_> {
     #[must_use]
     pub fn join(&self, path: &str) -> String {
         let path = match (path.strip_prefix('~'), self.home) {
-            (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => format!("{home}{rest}"),
+            (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
+                clean(&format!("{home}{rest}"))
+            }
             _ => path.to_owned(),
         };
         if path.starts_with('/') {

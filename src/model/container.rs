@@ -272,8 +272,10 @@ mod tests {
     #[test]
     fn the_order_of_a_mapping_is_no_difference_and_a_value_is() {
         let spec = |variables: &[(&str, &str)]| {
-            let environment =
-                variables.iter().map(|(name, value)| ((*name).to_owned(), Some((*value).to_owned()))).collect();
+            let environment = variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), Some((*value).to_owned())))
+                .collect();
             ContainerSpec { environment, ..ContainerSpec::default() }.digest()
         };
         assert_eq!(spec(&[("A", "1"), ("B", "2")]), spec(&[("B", "2"), ("A", "1")]));

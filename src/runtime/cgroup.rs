@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{
     Result,
     state::{entries, file_error},
@@ -79,6 +81,17 @@ pub fn enter(directories: &[PathBuf], pid: i32) -> Result<()> {
         fs::write(&file, pid.to_string()).map_err(|e| file_error("cannot write", &file, e))?;
     }
     Ok(())
+}
+
+/// Kills every process in the groups at `path`.
+pub fn kill(path: &str) {
+    for hierarchy in hierarchies() {
+        let file = hierarchy.mount.join(path.trim_start_matches('/')).join("cgroup.procs");
+        let processes = fs::read_to_string(file).unwrap_or_default();
+        for pid in processes.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
 }
 
 /// Removes the groups at `path` with all below, and parents that are ours and empty. Nothing may

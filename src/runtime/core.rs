@@ -253,11 +253,30 @@ impl Core {
             Some(id) => group.place(id)?.spec().ok(),
             None => None,
         };
-        let anonymous_volumes = self.anonymous_volumes(config, replaced.as_ref())?;
         if let NetworkNamespace::Own(endpoints) = &config.network {
             let replaces = config.replaces.as_deref();
             network::lease(&self.roots, &config.group, &config.id, endpoints, replaces)?;
         }
+        let mut made = Vec::new();
+        let result = self.write(config, &place, replaced.as_ref(), &mut made);
+        if result.is_err() {
+            let _ = network::release(&self.roots, &config.id);
+            for volume in made {
+                let _ = volumes::remove(&self.roots, &volume);
+            }
+        }
+        result
+    }
+
+    /// The container's own directory, whole or not at all; `made` are the volumes it got.
+    fn write(
+        &self,
+        config: &ContainerConfig,
+        place: &Place,
+        replaced: Option<&Spec>,
+        made: &mut Vec<String>,
+    ) -> Result<()> {
+        let anonymous_volumes = self.anonymous_volumes(config, replaced, made)?;
         let spec = Spec { config: config.clone(), created: SystemTime::now(), anonymous_volumes };
         let half = place.data.with_file_name(format!(".{}", config.id));
         remove_dir(&half)?;
@@ -513,6 +532,7 @@ impl Core {
         &self,
         config: &ContainerConfig,
         replaced: Option<&Spec>,
+        made: &mut Vec<String>,
     ) -> Result<Vec<(String, String)>> {
         let old = replaced.map(|spec| spec.anonymous_volumes.as_slice()).unwrap_or_default();
         let anonymous =
@@ -523,6 +543,7 @@ impl Core {
                     return Ok(known.clone());
                 }
                 let name = wait::random_id();
+                made.push(name.clone());
                 volumes::create(
                     &self.roots,
                     &VolumeConfig { name: name.clone(), ..VolumeConfig::default() },

@@ -56,6 +56,8 @@ struct Keeper {
     workers: Vec<Worker>,
     /// Ends of processes whose worker has not told yet what they are.
     unclaimed: HashMap<i32, Option<i32>>,
+    /// Control groups to remove as soon as their last process is collected.
+    remains: Vec<String>,
     /// Until when somebody may ask first.
     expecting: Option<Instant>,
     /// Held as long as we live, once a container was on a network.
@@ -182,6 +184,7 @@ impl Keeper {
             workers: Vec::new(),
             unclaimed: HashMap::new(),
             group,
+            remains: Vec::new(),
             expecting: Some(Instant::now() + PATIENCE),
             anchor: None,
         };
@@ -263,8 +266,10 @@ impl Keeper {
     fn run(&mut self) {
         loop {
             self.ensure_supervisor();
-            if self.is_idle() && self.leave() {
-                return;
+            while self.is_idle() {
+                if self.leave() {
+                    return;
+                }
             }
             let ready = self.wait();
             if ready.signals {
@@ -302,6 +307,9 @@ impl Keeper {
             }
             self.serve(client);
             return false;
+        }
+        for cgroup in self.remains.drain(..) {
+            let _ = cgroup::remove(&cgroup);
         }
         if let Some(supervisor) = self.supervisor.take() {
             // It ends when our end of its socket is closed.
@@ -454,7 +462,7 @@ impl Keeper {
         let bound = held
             .filter(|held| purpose == Purpose::Restart && held.ports.len() == spec.config.ports.len())
             .map(|held| held.state.ports.clone());
-        let process = held.and_then(|held| held.state.process.clone());
+        let had = held.map(|held| held.state.clone());
         let (group, cgroup) = (self.group.clone(), self.group.cgroup(id));
         let (ours, theirs) = protocol::pair()?;
         let mut kept = vec![theirs.as_raw_fd()];
@@ -465,8 +473,8 @@ impl Keeper {
         let pid = worker::fork(&theirs, move || {
             // What the keeper holds is not the worker's: its lock and sockets must die with it.
             close_all_but(&mut kept);
-            if let (Purpose::TakeOver, Some(process)) = (purpose, process) {
-                return worker::take_over(&group.roots, &spec, &process);
+            if let (Purpose::TakeOver, Some(State { process: Some(process), ports, .. })) = (purpose, had) {
+                return worker::take_over(&group.roots, &spec, &process, &ports);
             }
             let stdio = streams(&place, &spec.config)?;
             let (roots, anchor) = (group.roots, anchor.take());
@@ -583,7 +591,10 @@ impl Keeper {
 
     /// A failed start leaves a container that never ran as it was; a failed restart is an end.
     fn not_started(&mut self, worker: &Worker, error: &Error) {
-        let _ = cgroup::remove(&self.group.cgroup(&worker.id));
+        // A worker that was killed may have left a process that waits to be started.
+        let cgroup = self.group.cgroup(&worker.id);
+        cgroup::kill(&cgroup);
+        self.remains.push(cgroup);
         if worker.purpose == Purpose::Restart && self.containers.contains_key(&worker.id) {
             let exit = match error {
                 Error::Exec { code, .. } => Some(*code),
@@ -597,6 +608,11 @@ impl Keeper {
 
     /// Collects every child that has ended.
     fn reap(&mut self) {
+        self.collect();
+        self.remains.retain(|cgroup| cgroup::remove(cgroup).is_err());
+    }
+
+    fn collect(&mut self) {
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
             let exit =
@@ -633,7 +649,10 @@ impl Keeper {
         }
         // Others may share its network namespace; the name server was for it alone.
         held.dns.clear();
-        let _ = cgroup::remove(&self.group.cgroup(id));
+        let cgroup = self.group.cgroup(id);
+        if cgroup::remove(&cgroup).is_err() {
+            self.remains.push(cgroup);
+        }
         self.tell_ended(id);
     }
 

@@ -159,7 +159,7 @@ struct Exec {
 
 impl Executor for Exec {
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        if spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false) {
+        if spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false) {
             init::take_terminal();
         }
         let failure =

@@ -153,10 +153,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Moves what is in the FIFO to the log, without waiting; 0 when there is nothing (now).
+    /// Moves what is in the FIFO to the log, without waiting; 0 when there is nothing (now). A
+    /// writer that is as fast as we are does not hold up others: the rest is for the next call.
     pub fn splice(&mut self, stderr: bool, from: BorrowedFd<'_>) -> io::Result<usize> {
         let mut moved = 0;
-        loop {
+        while moved < MOST_AT_ONCE {
             let mut offset = self.offset;
             let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
             match splice(from, None, self.bytes.as_fd(), Some(&mut offset), MOST_AT_ONCE, flags) {
@@ -170,6 +171,7 @@ impl Writer {
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok(moved)
     }
 
     /// Notes that the main process ended with `exit` (-1: unknown).
@@ -203,6 +205,9 @@ pub fn read(
             let start = log.start_of_tail(count, end)?;
             let mut kept = VecDeque::new();
             for at in start..end {
+                if log.is_old_note(at, request)? {
+                    continue;
+                }
                 let _ = log.decode(at, &mut lines, &mut |record| {
                     if wanted(&record, request) {
                         kept.push_back(record);
@@ -224,6 +229,10 @@ pub fn read(
     loop {
         let end = log.entries()?;
         while next < end {
+            if log.is_old_note(next, request)? {
+                next += 1;
+                continue;
+            }
             let flow = log.decode(next, &mut lines, &mut |record| {
                 if wanted(&record, request) { sink(record) } else { ControlFlow::Continue(()) }
             })?;
@@ -244,7 +253,7 @@ pub fn read(
     Ok(())
 }
 
-/// Within the times asked for; notes always are when following, never otherwise.
+/// Within the times asked for; notes only when following.
 fn wanted(record: &LogRecord, request: &LogRequest) -> bool {
     match record {
         LogRecord::Line { time, .. } => {
@@ -319,6 +328,12 @@ impl Log {
             exit: entry.length.cast_signed(),
             restarting: entry.kind == Kind::Restarts,
         }))
+    }
+
+    /// Whether the entry tells of an end before the times asked for.
+    fn is_old_note(&self, at: u64, request: &LogRequest) -> Result<bool> {
+        let entry = self.entry(at)?;
+        Ok(!entry.is_text() && request.since.is_some_and(|since| entry.time() < since))
     }
 
     /// Whether the entry before `next` says that the container has ended for good.

@@ -192,12 +192,12 @@ fn drop_capabilities(wanted: u64) -> io::Result<()> {
         if held < 0 {
             break;
         }
-        // SAFETY: as above.
-        if held == 1
-            && wanted & (1 << number) == 0
-            && unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } < 0
-        {
-            return Err(io::Error::last_os_error());
+        if held == 1 && wanted & (1 << number) == 0 {
+            // SAFETY: as above.
+            let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+            if dropped < 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
     }
     let halves = [wanted & 0xffff_ffff, wanted >> 32].map(|half| u32::try_from(half).unwrap_or(0));

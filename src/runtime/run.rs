@@ -140,6 +140,11 @@ fn carry_out(socket: &OwnedFd, roots: &Roots, spec: Spec) -> Result<i32> {
     if let Upper::Dir(dir) = &upper {
         remove_empty(&dir.join("fs"), &made);
     }
+    if result.is_err() {
+        // Nothing of a failed start may stay, and what is not collected still is in its group.
+        cgroup::kill(&cgroup);
+        while wait(WaitOptions::empty()).is_ok() {}
+    }
     let removed = cgroup::remove(&cgroup).and(remove_dir(&dir));
     let _ = fs::remove_dir(roots.run.join("once"));
     let exit = result?;

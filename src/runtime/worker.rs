@@ -120,10 +120,10 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         init: config.init,
         stdio,
     })?;
+    let process = created.process().clone();
     if !config.privileged {
         cgroup::deny_tunnels(&cgroup)?;
     }
-    let process = created.process().clone();
     let (dns, terminal) = (!names.is_empty(), console.is_some());
     descriptors.extend(names);
     if let Some((listener, path)) = console {
@@ -140,8 +140,19 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
 }
 
 /// What a keeper that took over from a dead one must hold for a container that runs on.
-pub fn take_over(roots: &Roots, spec: &Spec, process: &Identity) -> Result<(Report, Vec<OwnedFd>)> {
-    let (ports, mut descriptors) = bind(&spec.config.ports)?;
+/// Its ports stay the same.
+pub fn take_over(
+    roots: &Roots,
+    spec: &Spec,
+    process: &Identity,
+    had: &[BoundPort],
+) -> Result<(Report, Vec<OwnedFd>)> {
+    let same =
+        spec.config.ports.iter().zip(had).map(|(port, had)| PortConfig {
+            published: Some((had.host_port, had.host_port)),
+            ..port.clone()
+        });
+    let (ports, mut descriptors) = bind(&same.collect::<Vec<_>>())?;
     let leases = leases(roots, &spec.config)?;
     if !leases.is_empty() {
         let namespace = namespace_of(process)?;

@@ -4,7 +4,7 @@ use super::{Embedded, config, error, observe, perform};
 use crate::{
     engine::{CreateContainer, EngineError, ErrorKind, Op},
     model::{Network, Port, Volume, label},
-    runtime::{ContainerRecord, PortConfig, PortConflict},
+    runtime::{self, ContainerRecord, PortConfig, PortConflict},
 };
 
 pub(super) fn check(engine: &Embedded, ops: &[Op]) -> Vec<EngineError> {
@@ -24,7 +24,7 @@ pub(super) fn check(engine: &Embedded, ops: &[Op]) -> Vec<EngineError> {
         }
     };
     for create in &creates {
-        problems.extend(container(engine, create, &records));
+        problems.extend(container(engine, create, ops, &records));
     }
     problems.extend(ports(engine, ops, &creates, &records));
     problems
@@ -61,17 +61,32 @@ fn volume_path(key: &str, volume: &Volume) -> String {
     }
 }
 
-fn container(engine: &Embedded, create: &CreateContainer, records: &[ContainerRecord]) -> Vec<EngineError> {
+/// Whether the missing thing is made by the plan itself, before it is needed.
+fn comes(error: &runtime::Error, ops: &[Op]) -> bool {
+    ops.iter().any(|op| match (error, op) {
+        (runtime::Error::NoNetwork(missing), Op::CreateNetwork { network, .. }) => network.name == *missing,
+        (runtime::Error::NoVolume(missing), Op::CreateVolume { volume, .. }) => volume.name == *missing,
+        _ => false,
+    })
+}
+
+fn container(
+    engine: &Embedded,
+    create: &CreateContainer,
+    ops: &[Op],
+    records: &[ContainerRecord],
+) -> Vec<EngineError> {
     let image = match perform::image_of(engine, create) {
         Ok(image) => image,
         Err(error) => return vec![error],
     };
-    let id = crate::runtime::Core::new_id();
+    let id = runtime::Core::new_id();
     match config::container(id, create, &image, records) {
         Ok(config) => engine
             .core
             .check(&config)
             .iter()
+            .filter(|error| !comes(error, ops))
             .map(|error| {
                 error::runtime(error, format!("container {} cannot be made", create.name))
                     .at(format!("services.{}", create.service))

@@ -57,7 +57,10 @@ fn item(container: &str, record: LogRecord) -> LogItem {
             let stream = if stderr { Stream::Stderr } else { Stream::Stdout };
             LogItem::Line { container, stream, time, text }
         }
-        LogRecord::Exited { exit, restarting } => LogItem::Exited { container, code: Some(exit), restarting },
+        // The runtime writes -1 where nobody learnt the code.
+        LogRecord::Exited { exit, restarting } => {
+            LogItem::Exited { container, code: Some(exit).filter(|code| *code >= 0), restarting }
+        }
     }
 }
 

@@ -145,6 +145,11 @@ pub(super) fn time(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + BEGINNING + Duration::from_secs(seconds)
 }
 
+/// The first moment of the simulated time that is not before `now`.
+pub(super) fn clock_at(now: SystemTime) -> u64 {
+    now.duration_since(SystemTime::UNIX_EPOCH + BEGINNING).map_or(0, |since| since.as_secs() + 1)
+}
+
 pub(super) fn named_volume(source: &MountSource) -> Option<&str> {
     match source {
         MountSource::Volume { name, .. } => Some(name),

@@ -37,6 +37,8 @@ const MAX_ERROR: u64 = 64 << 10;
 const TRIES: u32 = 5;
 /// Of one blob, whatever the progress.
 const MAX_CUTS: u32 = 200;
+/// For a handshake with what may be no TLS server.
+const PROBE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// A registry that wants us to wait longer is told of instead.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -86,9 +88,9 @@ impl Client {
             Self { http, auth, endpoint: endpoint.clone(), scheme, repository: image.repository.clone() };
         if let [first, second] = endpoint.schemes[..] {
             client.scheme = first;
-            if let Err(HttpError::Connect(_) | HttpError::Broken(_)) =
-                client.once(Method::GET, "/v2/", &HeaderMap::new()).await
-            {
+            let headers = HeaderMap::new();
+            let probe = tokio::time::timeout(PROBE, client.once(Method::GET, "/v2/", &headers)).await;
+            if let Ok(Err(HttpError::Connect(_) | HttpError::Broken(_))) | Err(_) = probe {
                 client.scheme = second;
             }
         }

@@ -21,7 +21,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 
-use super::{settings::Registries, tls};
+use super::{route::Route, settings::Registries, tls};
 use crate::image::ImageError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -31,7 +31,7 @@ const MAX_REDIRECTS: u32 = 5;
 /// Of what the connection may buffer: it bounds the size of the chunks that come.
 const READ_BUFFER: usize = 256 * 1024;
 
-type Connection = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type Connection = Client<HttpsConnector<Route>, Full<Bytes>>;
 
 /// Why there was no answer.
 #[derive(Debug)]
@@ -71,8 +71,8 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
 #[derive(Debug)]
 pub(super) struct Http {
     settings: Registries,
-    /// By host, as certificates are.
-    connections: Mutex<HashMap<String, Connection>>,
+    /// By host, as certificates are, and whether it is with TLS.
+    connections: Mutex<HashMap<(String, bool), Connection>>,
 }
 
 impl Http {
@@ -124,8 +124,7 @@ impl Http {
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<Response<Incoming>, HttpError> {
-        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let connection = self.connection(&host).map_err(HttpError::Refused)?;
+        let connection = self.connection(uri).map_err(HttpError::Refused)?;
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri.clone();
@@ -140,12 +139,15 @@ impl Http {
         }
     }
 
-    fn connection(&self, host: &str) -> Result<Connection, ImageError> {
+    fn connection(&self, uri: &Uri) -> Result<Connection, ImageError> {
+        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let secure = uri.scheme_str() == Some("https");
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = connections.get(host) {
+        if let Some(known) = connections.get(&(host.clone(), secure)) {
             return Ok(known.clone());
         }
-        let config = tls::config(host, &self.settings)?;
+        // The system's authorities take a while to read, and are of no use without TLS.
+        let config = if secure { tls::config(&host, &self.settings)? } else { tls::unused(&host)? };
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -154,10 +156,10 @@ impl Http {
             .with_tls_config(config)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(connector);
+            .wrap_connector(Route::new(connector, &self.settings));
         let connection =
             Client::builder(TokioExecutor::new()).http1_max_buf_size(READ_BUFFER).build(connector);
-        connections.insert(host.to_owned(), connection.clone());
+        connections.insert((host, secure), connection.clone());
         Ok(connection)
     }
 }

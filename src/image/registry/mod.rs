@@ -7,6 +7,7 @@ mod auth;
 mod client;
 mod creds;
 mod http;
+mod route;
 mod settings;
 mod tls;
 

@@ -8,7 +8,8 @@
 //!
 //! `FICELLE_MIRRORS="docker.io=http://127.0.0.1:5000,ghcr.io=https://mirror.lan"` and
 //! `FICELLE_INSECURE_REGISTRIES="registry.lan:5000"` take the place of what the file says. A mirror is
-//! asked first, under the image's own repository name; the registry itself comes last.
+//! asked first, under the image's own repository name; the registry itself comes last. `HTTPS_PROXY`,
+//! `ALL_PROXY` and `NO_PROXY` are honoured for registries with TLS.
 
 use std::{
     collections::BTreeMap,
@@ -33,6 +34,10 @@ pub struct Registries {
     pub credentials: Vec<PathBuf>,
     /// Directories with `<host[:port]>/ca.crt`, `client.cert`, `client.key`.
     pub certificates: Vec<PathBuf>,
+    /// `http://[user:password@]host[:port]` to go through to registries with TLS.
+    pub proxy: Option<String>,
+    /// Hosts, domains and networks that are reached without it, separated by commas.
+    pub no_proxy: String,
 }
 
 /// An address to ask.
@@ -85,6 +90,9 @@ impl Registries {
         for mirror in settings.mirrors.values().flatten() {
             split_mirror(mirror)?;
         }
+        let either = |name: &str| variable(name).or_else(|| variable(&name.to_lowercase()));
+        settings.proxy = either("HTTPS_PROXY").or_else(|| either("ALL_PROXY"));
+        settings.no_proxy = either("NO_PROXY").unwrap_or_default();
         let docker = variable("DOCKER_CONFIG").map(PathBuf::from).or_else(|| below_home(".docker"));
         settings.credentials.extend(docker.map(|docker| docker.join("config.json")));
         settings.credentials.extend(variable("REGISTRY_AUTH_FILE").map(PathBuf::from));

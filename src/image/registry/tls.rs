@@ -27,8 +27,6 @@ pub(super) fn config(host: &str, settings: &Registries) -> Result<ClientConfig, 
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let own = own_files(host, &settings.certificates)?;
     let insecure = settings.is_insecure(host) || (is_loopback(host) && own.authorities.is_empty());
-    let wrong =
-        |error: &dyn std::fmt::Display| ImageError::Invalid(format!("TLS for registry {host}: {error}"));
     let mut roots = RootCertStore::empty();
     // A broken file among the system's is the system's matter; what can be read counts.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -37,24 +35,41 @@ pub(super) fn config(host: &str, settings: &Registries) -> Result<ClientConfig, 
         None
     } else {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-        Some(verifier.build().map_err(|error| wrong(&error))?)
+        Some(verifier.build().map_err(|error| wrong(host, &error))?)
     };
-    let verifier = Verifier { believed, pinned: own.authorities, provider: Arc::clone(&provider), insecure };
-    let config = ClientConfig::builder_with_provider(provider)
+    let pinned = own.authorities;
+    build(host, Verifier { believed, pinned, provider, insecure }, own.identity)
+}
+
+/// For a connection without TLS: nobody is believed.
+pub(super) fn unused(host: &str) -> Result<ClientConfig, ImageError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    build(host, Verifier { believed: None, pinned: Vec::new(), provider, insecure: false }, None)
+}
+
+fn build(host: &str, verifier: Verifier, identity: Option<Identity>) -> Result<ClientConfig, ImageError> {
+    let config = ClientConfig::builder_with_provider(Arc::clone(&verifier.provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| wrong(&error))?
+        .map_err(|error| wrong(host, &error))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
-    match own.identity {
-        Some((chain, key)) => config.with_client_auth_cert(chain, key).map_err(|error| wrong(&error)),
+    match identity {
+        Some((chain, key)) => config.with_client_auth_cert(chain, key).map_err(|error| wrong(host, &error)),
         None => Ok(config.with_no_client_auth()),
     }
 }
 
+fn wrong(host: &str, error: &dyn std::fmt::Display) -> ImageError {
+    ImageError::Invalid(format!("TLS for registry {host}: {error}"))
+}
+
+/// Certificates from ours up, and our key.
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
 #[derive(Default)]
 struct OwnFiles {
     authorities: Vec<CertificateDer<'static>>,
-    identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    identity: Option<Identity>,
 }
 
 /// `*.crt` are authorities, `x.cert` with `x.key` is who we are.

@@ -1,0 +1,110 @@
+//! Parts of a loaded project as lists: what `config --services`, `--images`, `--variables` and the like show.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{
+    interpolate,
+    options::Loaded,
+    tree::{Map, Node, Value},
+};
+
+/// A variable that the files name (`config --variables`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct VariableView {
+    pub name: String,
+    pub default_value: String,
+    /// The text that stands for it when it is set (`${V:+text}`).
+    pub presence_value: String,
+    pub required: bool,
+}
+
+impl Loaded {
+    /// Keys of the enabled services, sorted.
+    #[must_use]
+    pub fn service_names(&self) -> Vec<String> {
+        let mut names: Vec<_> = keys(&self.canonical, "services").map(ToOwned::to_owned).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Keys of the volumes in use.
+    #[must_use]
+    pub fn volume_names(&self) -> Vec<String> {
+        keys(&self.canonical, "volumes").map(ToOwned::to_owned).collect()
+    }
+
+    /// Keys of the networks in use.
+    #[must_use]
+    pub fn network_names(&self) -> Vec<String> {
+        keys(&self.canonical, "networks").map(ToOwned::to_owned).collect()
+    }
+
+    /// The models in use, by the name of what they run.
+    #[must_use]
+    pub fn model_names(&self) -> Vec<String> {
+        let models = self.canonical.get("models").and_then(Node::as_map);
+        models
+            .into_iter()
+            .flat_map(Map::values)
+            .filter_map(|model| model.get_str("model").map(ToOwned::to_owned))
+            .collect()
+    }
+
+    /// Image of each enabled service, one each, also those that are built.
+    #[must_use]
+    pub fn image_names(&self) -> Vec<String> {
+        self.project.services.values().map(|service| service.image().to_owned()).collect()
+    }
+
+    /// Variables used for interpolation as `NAME=value`, sorted.
+    #[must_use]
+    pub fn environment_lines(&self) -> Vec<String> {
+        self.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
+    /// Service and config hash, sorted by service.
+    #[must_use]
+    pub fn hashes(&self) -> Vec<(String, String)> {
+        let services = self.project.services.iter();
+        let mut hashes: Vec<_> =
+            services.map(|(name, service)| (name.clone(), service.container.digest())).collect();
+        hashes.sort_unstable();
+        hashes
+    }
+
+    /// Every variable that the files name, by name. Only of a project loaded without interpolation: else
+    /// they are gone.
+    #[must_use]
+    pub fn variables(&self) -> BTreeMap<String, VariableView> {
+        let mut found = BTreeMap::new();
+        collect(&self.canonical, &mut found);
+        found
+    }
+}
+
+fn keys<'a>(model: &'a Node, kind: &str) -> impl Iterator<Item = &'a str> {
+    let map = model.get(kind).and_then(Node::as_map);
+    map.into_iter().flat_map(Map::keys).map(|key| key.text.as_str())
+}
+
+fn collect(node: &Node, found: &mut BTreeMap<String, VariableView>) {
+    match &node.value {
+        Value::Text(text) => {
+            for used in interpolate::variables(text) {
+                let view = VariableView {
+                    name: used.name.clone(),
+                    default_value: used.default,
+                    presence_value: used.alternative,
+                    required: used.required,
+                };
+                found.entry(used.name).or_insert(view);
+            }
+        }
+        Value::List(items) => items.iter().for_each(|item| collect(item, found)),
+        Value::Map(map) => map.values().for_each(|value| collect(value, found)),
+        _ => {}
+    }
+}
