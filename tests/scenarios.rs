@@ -149,7 +149,7 @@ services:
   web:
     image: busybox
     init: true
-    command: ["sh", "-c", "until wget -T 5 -qO- http://db:5432/; do sleep 1; done; exec sleep 3600"]
+    command: ["sh", "-c", "until timeout 5 wget -qO- http://db:5432/; do sleep 1; done; exec sleep 3600"]
 "#,
     );
     ours.ficelle(&["up", "-d"]).ok();
@@ -172,9 +172,9 @@ services:
       - sh
       - -c
       - |
-        until wget -T 5 -qO- http://friend:5432/; do sleep 1; done
-        wget -T 5 -qO- http://db:5432/ && echo reached by name
-        wget -T 5 -qO- http://ADDRESS:5432/ && echo reached by address
+        until timeout 5 wget -qO- http://friend:5432/; do sleep 1; done
+        timeout 5 wget -qO- http://db:5432/ && echo reached by name
+        timeout 5 wget -qO- http://ADDRESS:5432/ && echo reached by address
         echo tried all
         exec sleep 3600
 "#
