@@ -29,7 +29,7 @@ pub use crate::{
     engines::connect::{Choice, Connected, connect},
     model::{
         Build, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol, PullPolicy, Selection,
-        UnknownService, WithDependencies,
+        Service, UnknownService, WithDependencies,
     },
     plan::{BuildMode, Cause, Goal, ImageOptions, Plan, PlanError, Recreate, Step, StepId, WaitOptions},
 };

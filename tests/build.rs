@@ -464,6 +464,92 @@ fn mistakes_are_told_with_file_and_line() {
 }
 
 #[test]
+fn owners_are_never_guessed() {
+    let workshop = workshop!();
+    workshop.write("file", "x");
+    for (owner, expected) in [
+        ("5", Some((5, 5))),
+        ("5:6", Some((5, 6))),
+        ("web", Some((33, 44))),
+        ("web:0", Some((33, 0))),
+        ("0:extra", Some((0, 55))),
+        ("-1", None),
+        ("+5", None),
+        ("0x5", None),
+        ("2147483648", None),
+        ("4294967296", None),
+        ("18446744073709551616", None),
+        ("web:nobody", None),
+    ] {
+        let outcome = workshop.build(&format!("FROM base\nCOPY --chown={owner} file /f"));
+        match expected {
+            Some(ids) => {
+                let meta = outcome.path("f").unwrap().metadata().unwrap();
+                assert_eq!((meta.uid(), meta.gid()), ids, "{owner}");
+            }
+            None => assert!(matches!(outcome.error(), BuildError::Dockerfile { line: 2, .. }), "{owner}"),
+        }
+    }
+}
+
+#[test]
+fn a_step_sees_its_own_environment_only() {
+    let workshop = workshop!();
+    let outcome = workshop.build_with(
+        "FROM base\nARG GIVEN UNSET\nENV OWN=1\nRUN env > /env; echo $0 > /shell",
+        |build| {
+            build.args.insert("GIVEN".into(), Some("2".into()));
+            build.args.insert("no_proxy".into(), Some("3".into()));
+        },
+    );
+    let env = outcome.read("env");
+    let mut names: Vec<_> = env.lines().map(|line| line.split('=').next().unwrap()).collect();
+    names.retain(|name| !["HOSTNAME", "HOME", "PWD", "SHLVL", "_"].contains(name));
+    names.sort_unstable();
+    assert_eq!(names, ["BASE", "GIVEN", "OWN", "PATH", "no_proxy"]);
+    let config = serde_json::to_string(&outcome.image().config).unwrap();
+    assert!(!config.contains("no_proxy"), "a proxy is no part of the image");
+    assert!(config.contains("RUN |2 GIVEN=2 UNSET= /bin/sh -c"));
+}
+
+#[test]
+fn bases_that_only_look_alike_share_no_steps() {
+    let workshop = workshop!();
+    let first = workshop.build(&format!("FROM base\n{RANDOM}"));
+    let config = json!({"Env": ["PATH=/bin", "BASE=yes"], "Cmd": ["sh"], "Labels": {"from": "base"}});
+    fs::write(workshop.dir.path().join("base-root/etc/motd"), "other\n").unwrap();
+    workshop.load_base("base", &config);
+    let second = workshop.build(&format!("FROM base\n{RANDOM}"));
+    assert_eq!(second.steps(false).len(), 1);
+    assert_ne!(first.read("random"), second.read("random"));
+}
+
+#[test]
+fn a_clean_up_of_the_store_keeps_or_ends_what_is_remembered() {
+    let workshop = workshop!();
+    let text = format!("FROM base AS made\n{RANDOM}FROM base\nCOPY --from=made /random /copy\n");
+    let first = workshop.build(&text).read("copy");
+    let again = |used: &[String]| {
+        // What this process holds is not collected.
+        let store = Store::open(workshop.store.root().to_owned());
+        store.collect(used).unwrap();
+        workshop.build(&text)
+    };
+    let kept: Vec<String> = build::cached_layers(&workshop.store).into_iter().collect();
+    assert_eq!(kept.len(), 2);
+    assert_eq!(again(&kept).steps(false), Vec::<&str>::new());
+    for layer in &kept {
+        let folder = workshop.store.root().join("layers").join(layer.trim_start_matches("sha256:"));
+        if folder.join("fs/random").exists() {
+            fs::remove_dir_all(folder).unwrap();
+        }
+    }
+    let made_again = again(&[]);
+    assert_eq!(made_again.steps(false).len(), 2, "a record without its layer counts for nothing");
+    assert_ne!(made_again.read("copy"), first);
+}
+
+#[test]
 fn triggers_of_a_base_run_first_and_once() {
     let workshop = workshop!();
     workshop.load_base(
@@ -493,6 +579,18 @@ fn a_step_that_changes_nothing_makes_no_layer() {
     let emptied = workshop
         .build("FROM base\nRUN rm -r /usr/share && mkdir /usr/share\nCOPY Dockerfile Dockerfile /etc");
     assert_eq!(emptied.image().layers.len(), 3);
+}
+
+#[test]
+fn steps_may_make_the_same_layer_twice() {
+    let workshop = workshop!();
+    workshop.write("file", "x");
+    let outcome = workshop.build(
+        "FROM base\nCOPY file /f\nRUN echo y > /f\nCOPY file /f\nRUN cat /f\nCOPY --from=base /bin/sh /s\n",
+    );
+    assert_eq!(outcome.output(), ["x"]);
+    assert_eq!(outcome.image().layers.len(), 5);
+    assert_eq!(outcome.read("f"), "x");
 }
 
 #[test]

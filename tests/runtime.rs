@@ -846,35 +846,3 @@ fn a_container_may_share_the_network_of_another() {
     machine.remove_all();
     machine.assert_nothing_left();
 }
-
-#[test]
-fn zz_measure() {
-    let machine = machine!();
-    for count in [1, 10] {
-        for _ in 0..3 {
-            let configs: Vec<_> = (0..count)
-                .map(|n| ContainerConfig {
-                    args: vec!["sleep".into(), "100".into()],
-                    ..machine.config(&format!("c{n}"), "")
-                })
-                .collect();
-            let begun = Instant::now();
-            for config in &configs {
-                machine.core.create(config).unwrap();
-            }
-            let created = begun.elapsed();
-            std::thread::scope(|scope| {
-                for config in &configs {
-                    scope.spawn(|| machine.core.start(&machine.group, &config.id).unwrap());
-                }
-            });
-            let started = begun.elapsed();
-            let begun = Instant::now();
-            machine.remove_all();
-            println!(
-                "{count}: create {created:?} create+start {started:?} stop+remove {:?}",
-                begun.elapsed()
-            );
-        }
-    }
-}

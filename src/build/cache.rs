@@ -1,8 +1,8 @@
 //! What earlier builds made: from a key to a layer. A record is written when its layer is complete,
 //! so a failed or killed step leaves none; a record whose layer is gone counts for nothing.
 //!
-//! Every step has two keys. The fast one follows from what is written: the step's definition and the
-//! fast keys of all it builds on. The slow one follows from what is there: the definition, the layers
+//! Every step has two keys. The fast one follows from what was done: the step's definition, and the
+//! fast keys and results of all it builds on. The slow one follows from what is there: the definition, the layers
 //! below and the content of what is copied. So a stage that was made again with the same result does
 //! not undo what was made from it.
 

@@ -15,7 +15,7 @@ use super::{
     copying::{files_of, mounted_copy, mounted_digest},
     dockerfile::{Command, Mistake, Run, Word},
     mounts::{self, Kind, Mount, Sharing},
-    solve::{At, Change, Inputs, Keep, Solver, Stage, View},
+    solve::{At, Change, Inputs, Keep, Solver, Stage, View, stack},
     steps::{commit, is_proxy, variable},
     tree::Tree,
 };
@@ -239,7 +239,7 @@ fn carry_out(
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
             .map_err(|error| own("a directory", error))?;
     }
-    let mut layers: Vec<PathBuf> = stage.layers.iter().map(|layer| layer.path.clone()).collect();
+    let mut layers = stack(&stage.layers);
     if layers.is_empty() {
         layers.push(scratch.path().join("empty"));
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
 };
@@ -71,7 +72,7 @@ pub struct Stage {
     pub document: Document,
     /// ARG in the order declared.
     pub args: Vec<(String, Option<String>)>,
-    /// Fast key of all that was done.
+    /// Key of all that was done, and what came of it.
     pub chain: Key,
     /// CMD was written in this stage.
     pub cmd_is_own: bool,
@@ -233,8 +234,7 @@ impl Solver<'_> {
 
     pub fn view(&self, layers: &[LayerRef]) -> Result<View, BuildError> {
         let scratch = self.store.scratch()?;
-        let layers: Vec<_> = layers.iter().map(|layer| layer.path.clone()).collect();
-        let tree = Tree::overlay(&layers, scratch.path()).map_err(|source| BuildError::Context {
+        let tree = Tree::overlay(&stack(layers), scratch.path()).map_err(|source| BuildError::Context {
             message: format!("cannot mount the layers of a stage: {source}"),
             source: Some(source),
         })?;
@@ -359,6 +359,15 @@ impl Solver<'_> {
     }
 }
 
+/// The directories to mount, the base first. Two steps may make the same layer, but overlayfs takes no
+/// directory twice; the upper one alone shows the same.
+#[must_use]
+pub fn stack(layers: &[LayerRef]) -> Vec<PathBuf> {
+    let above = |at: usize| &layers[at + 1..];
+    let last = |(at, layer): &(usize, &LayerRef)| !above(*at).iter().any(|upper| upper.path == layer.path);
+    layers.iter().enumerate().filter(last).map(|(_, layer)| layer.path.clone()).collect()
+}
+
 /// What a step did.
 #[derive(Debug)]
 pub struct Change {
@@ -375,8 +384,10 @@ pub enum Keep {
     No,
 }
 
+/// The result is part of the chain: a step that had to be carried out again may have come to another
+/// one, and then nothing that was made from the first fits.
 fn advance(stage: &mut Stage, fast: Key, (record, layer): (Record, Option<LayerRef>)) -> Made {
-    stage.chain = fast;
+    stage.chain = Key::of([fast.bytes(), layer.as_ref().map_or(&[][..], |layer| layer.diff_id.as_bytes())]);
     let made = if layer.is_some() { Made::Layer } else { Made::Nothing };
     if let Some(layer) = layer {
         stage.layers.push(layer);

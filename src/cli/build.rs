@@ -1,7 +1,7 @@
 //! `ficelle build`.
 
 use super::{
-    context::{Context, Quiet},
+    context::{Context, Quiet, select},
     failure::Failure,
 };
 use crate::session::{Build, BuildMode, ImageOptions, PullPolicy, Selection, Wish, WithDependencies};
@@ -45,7 +45,7 @@ impl Args {
         }
         let session = context.open(project)?;
         let deps = if self.with_dependencies { WithDependencies::Yes } else { WithDependencies::No };
-        let selection = context.select(&session, &self.services, deps)?;
+        let selection = select(&session, &self.services, deps)?;
         let mut built = Selection { partial: true, ..Selection::default() };
         for name in selection.services() {
             if session.project().services.get(name).is_some_and(|service| service.build.is_some()) {

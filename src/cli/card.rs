@@ -17,7 +17,7 @@ fn problem(failed: &Failed, project: &Project, source: &dyn Source) -> Problem {
         let service = &autopsy.container.service;
         problem.facts.extend(state(autopsy));
         problem.facts.extend(needed_by(service, project));
-        problem.facts.extend(last_output(autopsy));
+        problem.facts.push(last_output(autopsy));
         problem.diagnostic.help.push(format!("`ficelle logs {service}` shows all that it said"));
     }
     problem
@@ -49,11 +49,11 @@ fn needed_by(service: &str, project: &Project) -> Option<String> {
     (!needing.is_empty()).then(|| format!("needed by: {}", needing.join(", ")))
 }
 
-fn last_output(autopsy: &Autopsy) -> Vec<String> {
+fn last_output(autopsy: &Autopsy) -> String {
     if autopsy.lines.is_empty() {
-        return vec!["it printed nothing".to_owned()];
+        return "it printed nothing".to_owned();
     }
-    let lines = autopsy.lines.iter().map(|line| format!("  | {}", visible(line)));
+    let lines = autopsy.lines.iter().map(|line| format!("\n{}", visible(line)));
     std::iter::once("last output:".to_owned()).chain(lines).collect()
 }
 

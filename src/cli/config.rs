@@ -123,7 +123,7 @@ impl Args {
         } else if self.networks {
             sorted(project.networks.keys().map(String::as_str).collect())
         } else if self.images {
-            sorted(project.services.values().map(|service| service.image()).collect())
+            sorted(project.services.values().map(crate::session::Service::image).collect())
         } else if self.profiles {
             lines(loaded.profiles.iter().map(String::as_str))
         } else if self.environment {

@@ -221,17 +221,6 @@ impl Context {
         }
     }
 
-    pub(super) fn select(
-        &self,
-        session: &Session,
-        names: &[String],
-        dependencies: WithDependencies,
-    ) -> Result<Selection, Failure> {
-        session
-            .select(names, dependencies)
-            .map_err(|error| Failure::unknown_service(&error, session.project()))
-    }
-
     /// Makes `wish` true, or prints what would be done when `--dry-run`. `None` after a dry run.
     pub(super) async fn pursue(
         &self,
@@ -297,4 +286,13 @@ fn note_silent(event: &Event, quiet: Quiet, silent: &mut BTreeSet<StepId>) {
             silent.insert(StepId(number));
         }
     }
+}
+
+/// The services that `names` mean (all when empty), or which name is none.
+pub(super) fn select(
+    session: &Session,
+    names: &[String],
+    dependencies: WithDependencies,
+) -> Result<Selection, Failure> {
+    session.select(names, dependencies).map_err(|error| Failure::unknown_service(&error, session.project()))
 }

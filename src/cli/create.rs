@@ -21,7 +21,7 @@ impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
         let session = context.open(context.load_to_run(&self.services)?)?;
         let manner = Manner { dependencies: true, ..Manner::default() };
-        let wish = self.running.wish("create", context, &session, &self.services, manner)?;
+        let wish = self.running.wish("create", &session, &self.services, manner)?;
         let cancel = context.signals.cancel.clone();
         context.pursue(&session, &wish, self.running.quiet(false), &cancel).await?;
         Ok(0)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    context::{Context, Quiet},
+    context::{Context, Quiet, select},
     failure::Failure,
     when,
 };
@@ -45,7 +45,7 @@ enum Rmi {
 impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
         let session = context.open_or_adopt().await?;
-        let selection = context.select(&session, &self.services, WithDependencies::No)?;
+        let selection = select(&session, &self.services, WithDependencies::No)?;
         let services: Vec<String> = selection.services().map(ToOwned::to_owned).collect();
         let goal = Goal::Removed {
             selection,

@@ -24,7 +24,7 @@ pub(super) struct Problem {
     pub diagnostic: Diagnostic,
     /// Reasons below the message, outermost first.
     pub causes: Vec<String>,
-    /// Further facts, ready to be shown (the failure card).
+    /// Further facts (the failure card); lines below the first are quoted.
     pub facts: Vec<String>,
 }
 
@@ -40,7 +40,15 @@ impl Problem {
             diagnostic = diagnostic.at(path).mark(mark(project.places.nearest(path), source));
         }
         diagnostic.help.clone_from(&error.help);
-        Self { causes: error.causes.clone(), ..Self::new(diagnostic) }
+        let mut problem = Self::new(diagnostic);
+        for cause in &error.causes {
+            // Errors of libraries like to repeat what stands below them.
+            let told = problem.causes.last().unwrap_or(&error.message);
+            if !told.contains(cause.as_str()) {
+                problem.causes.push(cause.clone());
+            }
+        }
+        problem
     }
 
     fn of_plan(error: PlanError, project: &Project, source: &dyn Source) -> Self {
@@ -57,12 +65,14 @@ impl Problem {
         let mut head = self.diagnostic.clone();
         let help = std::mem::take(&mut head.help);
         let mut text = head.render(paint);
-        let mut add = |word: &str, said: &str| {
-            text.push_str(&format!("  = {}{said}\n", palette.strong(word)));
-        };
-        self.causes.iter().for_each(|cause| add("because: ", cause));
-        self.facts.iter().for_each(|fact| add("", fact));
-        help.iter().for_each(|help| add("help: ", help));
+        let line = |word: &str, said: &str| format!("  = {}{said}\n", palette.strong(word));
+        text.extend(self.causes.iter().map(|cause| line("because: ", cause)));
+        for fact in &self.facts {
+            let (first, below) = fact.split_once('\n').unwrap_or((fact, ""));
+            text.push_str(&line("", first));
+            text.extend(below.lines().map(|said| format!("    | {said}\n")));
+        }
+        text.extend(help.iter().map(|help| line("help: ", help)));
         text
     }
 

@@ -4,7 +4,11 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 
-use super::{context::Context, failure::Failure, output, when};
+use super::{
+    context::{Context, select},
+    failure::Failure,
+    output, when,
+};
 use crate::{
     session::{LogRange, WithDependencies},
     ui::{
@@ -70,7 +74,7 @@ impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
         let range = self.range(SystemTime::now())?;
         let session = context.open_or_adopt().await?;
-        let selection = context.select(&session, &self.services, WithDependencies::No)?;
+        let selection = select(&session, &self.services, WithDependencies::No)?;
         let failure = |error| Failure::of_session(error, session.project(), context.source());
         let observed = session.observe().await.map_err(failure)?;
         let chosen = observed.containers.iter().filter(|container| {

@@ -143,6 +143,12 @@ async fn dispatch(global: Global, command: Command) -> i32 {
     let signals = Signals::listen();
     let patience = command.patience();
     let context = Context::new(global, signals.clone());
+    if context.global.compatibility {
+        context.say(
+            "warning",
+            "--compatibility (COMPOSE_COMPATIBILITY) has no effect: names are those of Compose v2",
+        );
+    }
     let result = tokio::select! {
         result = command.run(&context) => result,
         signal = signals.beyond(patience) => Err(Failure::interrupted(signal)),

@@ -6,7 +6,7 @@ use super::failure::Failure;
 
 pub(super) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(told)
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| told(&error))
 }
 
 pub(super) fn text(text: &str) -> Result<(), Failure> {
@@ -24,7 +24,7 @@ pub(super) fn to_stderr(bytes: &[u8]) {
     let _ = io::stderr().lock().write_all(bytes);
 }
 
-fn told(error: io::Error) -> Failure {
+fn told(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::silent(0),
         _ => Failure::failed("cannot write to standard output").because(error.to_string()),

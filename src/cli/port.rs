@@ -1,6 +1,10 @@
 //! `ficelle port`.
 
-use super::{context::Context, failure::Failure, output};
+use super::{
+    context::{Context, select},
+    failure::Failure,
+    output,
+};
 use crate::session::{Protocol, WithDependencies};
 
 /// Print the public address of a published port
@@ -34,7 +38,7 @@ enum Kind {
 impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
         let session = context.open_or_adopt().await?;
-        context.select(&session, std::slice::from_ref(&self.service), WithDependencies::No)?;
+        select(&session, std::slice::from_ref(&self.service), WithDependencies::No)?;
         let observed = session
             .observe()
             .await

@@ -4,7 +4,11 @@ use std::{collections::BTreeSet, time::SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{context::Context, failure::Failure, output};
+use super::{
+    context::{Context, select},
+    failure::Failure,
+    output,
+};
 use crate::{
     session::{Container, ContainerState, Session, WithDependencies},
     ui::{
@@ -98,7 +102,7 @@ impl Status {
 impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
         let session = context.open_or_adopt().await?;
-        context.select(&session, &self.names, WithDependencies::No)?;
+        select(&session, &self.names, WithDependencies::No)?;
         let mut observed = session
             .observe()
             .await

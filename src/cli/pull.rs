@@ -1,7 +1,7 @@
 //! `ficelle pull`.
 
 use super::{
-    context::{Context, Quiet},
+    context::{Context, Quiet, select},
     failure::Failure,
 };
 use crate::session::{BuildMode, ImageOptions, PullPolicy, Selection, Wish, WithDependencies};
@@ -47,7 +47,7 @@ impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
         let session = context.open(context.load_to_run(&self.services)?)?;
         let deps = if self.include_deps { WithDependencies::Yes } else { WithDependencies::No };
-        let selection = context.select(&session, &self.services, deps)?;
+        let selection = select(&session, &self.services, deps)?;
         let mut pulled = Selection { partial: true, ..Selection::default() };
         for name in selection.services() {
             let Some(service) = session.project().services.get(name) else { continue };

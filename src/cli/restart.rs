@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    context::{Context, Quiet},
+    context::{Context, Quiet, select},
     failure::Failure,
     when,
 };
@@ -31,7 +31,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
         let session = context.open_or_adopt().await?;
-        let selection = context.select(&session, &self.services, WithDependencies::No)?;
+        let selection = select(&session, &self.services, WithDependencies::No)?;
         let goal = Goal::Restarted { selection, timeout: self.timeout, dependents: !self.no_deps };
         let wish = Wish { command: "restart", images: None, goal: Some(goal) };
         let cancel = context.signals.cancel.clone();

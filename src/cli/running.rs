@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use clap::{Args, ValueEnum};
 
 use super::{
-    context::{Context, Quiet},
+    context::{Quiet, select},
     failure::Failure,
 };
 use crate::session::{
@@ -84,13 +84,12 @@ impl Running {
     pub(super) fn wish(
         &self,
         command: &'static str,
-        context: &Context,
         session: &Session,
         names: &[String],
         manner: Manner,
     ) -> Result<Wish, Failure> {
         let with = if manner.dependencies { WithDependencies::Yes } else { WithDependencies::No };
-        let selection = context.select(session, names, with)?;
+        let selection = select(session, names, with)?;
         if session.project().services.is_empty() {
             return Err(Failure::failed("no service selected")
                 .help("the files have no service that is turned on; `--profile` turns on more"));
@@ -98,7 +97,7 @@ impl Running {
         let scale: BTreeMap<String, u32> = self.scale.iter().cloned().collect();
         let scaled: Vec<String> = scale.keys().cloned().collect();
         if !scaled.is_empty() {
-            context.select(session, &scaled, WithDependencies::No)?;
+            select(session, &scaled, WithDependencies::No)?;
         }
         let recreate = match (self.force_recreate, self.no_recreate) {
             (true, _) => Recreate::Always,

@@ -1,7 +1,7 @@
 //! `ficelle start`.
 
 use super::{
-    context::{Context, Quiet},
+    context::{Context, Quiet, select},
     failure::Failure,
 };
 use crate::session::{Goal, Wish, WithDependencies};
@@ -19,7 +19,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
         let session = context.open_or_adopt().await?;
-        let selection = context.select(&session, &self.services, WithDependencies::No)?;
+        let selection = select(&session, &self.services, WithDependencies::No)?;
         let wish = Wish { command: "start", images: None, goal: Some(Goal::Started { selection }) };
         let cancel = context.signals.cancel.clone();
         context.pursue(&session, &wish, Quiet::default(), &cancel).await?;

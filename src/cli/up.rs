@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     attach::{self, Attach, Until},
-    context::Context,
+    context::{Context, select},
     failure::Failure,
     running::{Manner, Running},
     when,
@@ -110,13 +110,16 @@ impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
         let session = context.open(context.load_to_run(&self.services)?)?;
         let began = std::time::SystemTime::now();
-        let wish = self.running.wish("up", context, &session, &self.services, self.manner())?;
-        let attach = if self.attached() { Some(self.attachment(context, &session, began)?) } else { None };
+        let wish = self.running.wish("up", &session, &self.services, self.manner())?;
+        let attach = if self.attached() { Some(self.attachment(&session, began)?) } else { None };
         let cancel = context.signals.cancel.clone();
         let quiet = self.running.quiet(self.quiet_build);
         let result = context.pursue(&session, &wish, quiet, &cancel).await;
         let Some(attach) = attach else {
-            return Ok(result?.map_or(0, |outcome| self.conclude(context, &session, &outcome)));
+            if let Some(outcome) = result? {
+                conclude(context, &session, &outcome);
+            }
+            return Ok(0);
         };
         match result {
             Ok(None) => Ok(0),
@@ -141,27 +144,22 @@ impl Args {
         }
     }
 
-    fn attachment(
-        &self,
-        context: &Context,
-        session: &Session,
-        since: std::time::SystemTime,
-    ) -> Result<Attach, Failure> {
+    fn attachment(&self, session: &Session, since: std::time::SystemTime) -> Result<Attach, Failure> {
         use crate::session::WithDependencies::{No, Yes};
 
         let deps = if self.no_deps { No } else { Yes };
-        let all = context.select(session, &self.services, deps)?;
+        let all = select(session, &self.services, deps)?;
         let wanted = if self.attach_dependencies || !self.attach.is_empty() {
-            context.select(
+            select(
                 session,
                 if self.attach.is_empty() { &self.services } else { &self.attach },
                 if self.attach.is_empty() { deps } else { No },
             )?
         } else {
-            context.select(session, &self.services, No)?
+            select(session, &self.services, No)?
         };
         if !self.no_attach.is_empty() {
-            context.select(session, &self.no_attach, No)?;
+            select(session, &self.no_attach, No)?;
         }
         let explicit = !self.attach.is_empty();
         let services = wanted.services().filter(|name| {
@@ -171,7 +169,7 @@ impl Args {
         let services = services.map(ToOwned::to_owned).collect();
         let until = match &self.exit_code_from {
             Some(service) => {
-                context.select(session, std::slice::from_ref(service), No)?;
+                select(session, std::slice::from_ref(service), No)?;
                 Until::AnyEnds { code_from: Some(service.clone()) }
             }
             None if self.abort_on_container_exit => Until::AnyEnds { code_from: None },
@@ -189,17 +187,16 @@ impl Args {
             colour: !self.no_color,
         })
     }
+}
 
-    /// After a detached run.
-    fn conclude(&self, context: &Context, session: &Session, outcome: &Outcome) -> i32 {
-        if outcome.done == 0 {
-            let there = match outcome.unchanged.len() {
-                0 => "the project has no containers".to_owned(),
-                1 => "1 container is as the files say".to_owned(),
-                number => format!("{number} containers are as the files say"),
-            };
-            context.say("note", &format!("{}: nothing to do, {there}", session.project().name));
-        }
-        0
+/// After a detached run: says so when there was nothing to do.
+fn conclude(context: &Context, session: &Session, outcome: &Outcome) {
+    if outcome.done == 0 {
+        let there = match outcome.unchanged.len() {
+            0 => "the project has no containers".to_owned(),
+            1 => "1 container is as the files say".to_owned(),
+            number => format!("{number} containers are as the files say"),
+        };
+        context.say("note", &format!("{}: nothing to do, {there}", session.project().name));
     }
 }

@@ -585,7 +585,7 @@ pub static NETWORK: Table = &[
     row("ipam", Object(IPAM)).kept(),
     row("external", External),
     row("internal", Flag),
-    row("attachable", Flag),
+    row("attachable", Flag).cluster(),
     row("labels", LABELS),
     row("enable_ipv4", Flag).kept(),
     row("enable_ipv6", Flag).kept().missing(),

@@ -116,6 +116,7 @@ impl Reader<'_, '_> {
     }
 
     fn service(&mut self, name: &str, node: &Node, project: &Project) -> Service {
+        self.links(node);
         let deploy = node.get("deploy");
         let scale = integer(node.get("scale")).or_else(|| integer(deploy.and_then(|d| d.get("replicas"))));
         Service {
@@ -251,6 +252,17 @@ impl Reader<'_, '_> {
             found.push(Port { target, published, host_ip: host_ip.and_then(Result::ok), protocol });
         }
         found
+    }
+
+    /// A link is a dependency, which it implies already, and perhaps a further name, which nothing carries.
+    fn links(&mut self, node: &Node) {
+        for (at, link) in node.get("links").map(Node::items).unwrap_or_default().iter().enumerate() {
+            let text = link.as_str().unwrap_or_default();
+            if text.split_once(':').is_some_and(|(service, alias)| service != alias) {
+                let message = format!("the alias of the link `{text}` is not supported yet");
+                self.tell(link, &format!("links[{at}]"), message);
+            }
+        }
     }
 
     fn extra_hosts(&mut self, node: &Node) -> Vec<(String, IpAddr)> {

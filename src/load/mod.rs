@@ -189,7 +189,10 @@ fn unsupported(model: &Node, unbound: Vec<Diagnostic>, loader: &Loader<'_>) -> V
     let mut found = Vec::new();
     config::walk_unsupported(model, Form::Object(PROJECT), "", &mut found);
     let rows = found.into_iter().map(|(path, _, span, support)| Unsupported {
-        text: format!("`{path}` is not supported yet"),
+        text: match support {
+            Support::Cluster => format!("`{path}` means something on a cluster only"),
+            _ => format!("`{path}` is not supported yet"),
+        },
         place: loader.files.place(span),
         effect: if support == Support::Cluster { Effect::Ignored } else { Effect::Refused },
         path,

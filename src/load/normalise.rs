@@ -104,6 +104,11 @@ pub fn normalise(model: &mut Node, name: &str, base: &Base<'_>, environment: &Va
     }
 }
 
+/// Not there, or empty because a variable was not set.
+fn is_unset(node: &Node, key: &str) -> bool {
+    node.get(key).is_none_or(|value| value.as_str() == Some(""))
+}
+
 /// `true` when the service is on the default network.
 fn normalise_service(service: &mut Node, environment: &Variables) -> bool {
     let span = service.span;
@@ -111,7 +116,7 @@ fn normalise_service(service: &mut Node, environment: &Variables) -> bool {
         service.set("pull_policy", text("missing"));
     }
     let no_networks = service.get("networks").and_then(Node::as_map).is_none_or(Map::is_empty);
-    if no_networks && service.get("network_mode").is_none() && service.get("provider").is_none() {
+    if no_networks && is_unset(service, "network_mode") && service.get("provider").is_none() {
         let mut networks = Node::map(span);
         networks.set("default", Value::Null);
         service.set("networks", networks.value);

@@ -1,6 +1,8 @@
 //! What users read when a file is wrong: every mistake with file, line and column, and the next move.
 
-use super::{Diagnostic, LoadOptions, Loaded, config, load, source::Memory};
+use std::{path::Path, time::Duration};
+
+use super::{Diagnostic, Effect, LoadOptions, Loaded, config, load, source::Memory};
 
 /// Every message about these files, one a line: place, message, further places, help.
 fn told(files: &[(&str, &str)]) -> String {
@@ -611,4 +613,246 @@ fn a_group_file_is_read_as_it_was_meant() {
       default:
         name: shop_default
     "#);
+}
+
+// ---- what engines get ----
+
+fn loaded(files: &[(&str, &str)]) -> Loaded {
+    load(&LoadOptions::default(), &Memory::project(files)).unwrap_or_else(|told| panic!("{told:?}"))
+}
+
+#[test]
+fn a_service_reaches_the_model_whole() {
+    let text = r#"
+name: shop
+services:
+  web:
+    build: {context: ./web, args: {A: 1}, target: prod}
+    command: serve --port 80
+    environment: [A=1, GONE]
+    ports: ["8080:80", "127.0.0.1::443/udp"]
+    volumes: ["data:/data:ro", "./src:/src", "/cache"]
+    tmpfs: "/run:size=1m,mode=1777,noexec"
+    networks: {front: , back: {aliases: [w], priority: 10}}
+    healthcheck: {test: curl localhost, interval: 5s, retries: 2}
+    restart: on-failure:3
+    stop_grace_period: 1m30s
+    deploy: {replicas: 2, resources: {limits: {cpus: "0.5", memory: 64m, pids: 10}}}
+    security_opt: ["no-new-privileges:true", seccomp=unconfined]
+    ulimits: {nofile: {soft: 1, hard: 2}}
+    depends_on: {db: {condition: service_healthy}}
+    extra_hosts: ["a:1.2.3.4"]
+  db: {image: "postgres:15", network_mode: none, profiles: [x, y]}
+networks: {front: , back: {internal: true, ipam: {config: [{subnet: 10.9.0.0/24, gateway: 10.9.0.1}]}}}
+volumes: {data: {name: shared, external: true}}
+"#;
+    let options = LoadOptions { profiles: vec!["x".to_owned()], ..LoadOptions::default() };
+    let loaded = load(&options, &Memory::project(&[("compose.yaml", text)])).unwrap();
+    assert_eq!(loaded.unsupported, []);
+    let web = &loaded.project.services["web"];
+    assert_eq!((web.scale, web.container.image.as_str()), (2, "shop-web"));
+    let build = web.build.as_ref().unwrap();
+    assert_eq!((build.context.as_path(), build.target.as_deref()), (Path::new("/project/web"), Some("prod")));
+    assert_eq!(web.container.stop_grace_period, Some(Duration::from_secs(90)));
+    insta::assert_snapshot!(serde_json::to_string_pretty(&web.container).unwrap(), @r#"
+    {
+      "image": "shop-web",
+      "platform": null,
+      "command": [
+        "serve",
+        "--port",
+        "80"
+      ],
+      "entrypoint": null,
+      "environment": {
+        "A": "1",
+        "GONE": null
+      },
+      "labels": {},
+      "annotations": {},
+      "user": null,
+      "group_add": [],
+      "working_dir": null,
+      "hostname": null,
+      "domainname": null,
+      "network": {
+        "networks": {
+          "shop_back": {
+            "aliases": [
+              "w"
+            ],
+            "ipv4_address": null,
+            "priority": 10
+          },
+          "shop_front": {
+            "aliases": [],
+            "ipv4_address": null,
+            "priority": 0
+          }
+        }
+      },
+      "ports": [
+        {
+          "target": 80,
+          "published": {
+            "first": 8080,
+            "last": 8080
+          },
+          "host_ip": null,
+          "protocol": "tcp"
+        },
+        {
+          "target": 443,
+          "published": null,
+          "host_ip": "127.0.0.1",
+          "protocol": "udp"
+        }
+      ],
+      "expose": [],
+      "extra_hosts": [
+        [
+          "a",
+          "1.2.3.4"
+        ]
+      ],
+      "mounts": [
+        {
+          "target": "/data",
+          "read_only": true,
+          "source": {
+            "volume": {
+              "name": "shared",
+              "options": {
+                "nocopy": false,
+                "subpath": null
+              }
+            }
+          }
+        },
+        {
+          "target": "/src",
+          "read_only": false,
+          "source": {
+            "bind": {
+              "path": "/project/src",
+              "create": true,
+              "propagation": null
+            }
+          }
+        },
+        {
+          "target": "/cache",
+          "read_only": false,
+          "source": {
+            "anonymous": {
+              "options": {
+                "nocopy": false,
+                "subpath": null
+              }
+            }
+          }
+        },
+        {
+          "target": "/run",
+          "read_only": false,
+          "source": {
+            "tmpfs": {
+              "size": 1048576,
+              "mode": 1023,
+              "options": [
+                "noexec"
+              ]
+            }
+          }
+        }
+      ],
+      "healthcheck": {
+        "test": {
+          "shell": "curl localhost"
+        },
+        "interval": {
+          "secs": 5,
+          "nanos": 0
+        },
+        "timeout": null,
+        "retries": 2,
+        "start_period": null,
+        "start_interval": null
+      },
+      "restart": {
+        "on_failure": {
+          "max_retries": 3
+        }
+      },
+      "stop_signal": null,
+      "stop_grace_period": {
+        "secs": 90,
+        "nanos": 0
+      },
+      "init": false,
+      "tty": false,
+      "stdin_open": false,
+      "read_only": false,
+      "privileged": false,
+      "cap_add": [],
+      "cap_drop": [],
+      "security_opt": [
+        {
+          "no_new_privileges": true
+        },
+        "seccomp_unconfined"
+      ],
+      "sysctls": {},
+      "ulimits": {
+        "nofile": {
+          "soft": 1,
+          "hard": 2
+        }
+      },
+      "limits": {
+        "memory": 67108864,
+        "memory_swap": null,
+        "memory_reservation": null,
+        "nano_cpus": 500000000,
+        "cpu_shares": null,
+        "cpuset": null,
+        "pids": 10
+      },
+      "shm_size": null,
+      "container_name": null
+    }
+    "#);
+    insta::assert_snapshot!(serde_json::to_string(&loaded.project.networks["back"]).unwrap(), @r#"{"name":"shop_back","external":false,"driver":null,"internal":true,"subnets":[{"address":"10.9.0.0","prefix":24,"gateway":"10.9.0.1"}],"labels":{}}"#);
+    let place = |path: &str| loaded.project.places.nearest(path).unwrap().to_string();
+    assert_eq!(place("services.web.ports[1]"), "compose.yaml:8:24");
+    assert_eq!(place("services.web.command"), "compose.yaml:6:14");
+}
+
+#[test]
+fn what_is_not_honoured_is_listed_with_its_place() {
+    let text = "services:\n  web:\n    image: x\n    devices: [/dev/fuse]\n    links: [\"db:alias\"]\n    restart: sometimes\n    deploy: {mode: global}\n  db: {image: x}\n";
+    let list = loaded(&[("compose.yaml", text)]).unsupported;
+    let short: Vec<_> = list.iter().map(|entry| format!("{:?} {}", entry.effect, entry.short())).collect();
+    insta::assert_snapshot!(short.join("\n"), @r"
+    Refused compose.yaml:4:5: `services.web.devices` is not supported yet
+    Ignored compose.yaml:7:14: `services.web.deploy.mode` means something on a cluster only
+    Refused compose.yaml:5:13: the alias of the link `db:alias` is not supported yet
+    Refused compose.yaml:6:14: `sometimes` is no restart policy; known are no, always, on-failure[:retries] and unless-stopped
+    ");
+    assert!(list.iter().any(|entry| entry.effect == Effect::Ignored));
+}
+
+#[test]
+fn the_name_comes_from_the_strongest_source() {
+    let name = |text: &str, flag: Option<&str>, variable: &[(&str, &str)]| {
+        let options = LoadOptions { project_name: flag.map(ToOwned::to_owned), ..LoadOptions::default() };
+        let source = Memory::project(&[("compose.yaml", text)]).with_environment(variable);
+        load(&options, &source).map(|loaded| loaded.project.name).map_err(|told| one_line(&told[0]))
+    };
+    let (plain, named) = ("services: {}", "name: My.File\nservices: {}");
+    assert_eq!(name(plain, None, &[]).unwrap(), "project");
+    assert_eq!(name(named, None, &[]).unwrap(), "myfile");
+    assert_eq!(name(named, None, &[("COMPOSE_PROJECT_NAME", "var")]).unwrap(), "var");
+    assert_eq!(name(named, Some("flag"), &[("COMPOSE_PROJECT_NAME", "var")]).unwrap(), "flag");
+    assert!(name(plain, Some("Not.Normal"), &[]).unwrap_err().contains("`notnormal` would do"));
 }

@@ -260,8 +260,8 @@ const MOVE: usize = 2 * MAX_DEPTH;
 /// The text with one line (from 1) indented.
 fn move_line(text: &str, line: usize) -> String {
     let mut lines: Vec<&str> = text.split('\n').collect();
-    let moved = format!("{:MOVE$}{}", "", lines.get(line - 1).copied().unwrap_or_default());
-    if let Some(place) = lines.get_mut(line - 1) {
+    let moved = format!("{:MOVE$}{}", "", lines.get(line.saturating_sub(1)).copied().unwrap_or_default());
+    if let Some(place) = lines.get_mut(line.saturating_sub(1)) {
         *place = &moved;
     }
     lines.join("\n")
@@ -365,7 +365,7 @@ impl<'a> Builder<'a> {
                     let help = syntax_help(text, at);
                     self.faults.push(Fault { help, ..Fault::new(self.span(at, at), message) });
                     let flow = error.info().starts_with("invalid indentation")
-                        && text.lines().nth(at.line() - 1).is_some_and(|line| {
+                        && text.lines().nth(at.line().saturating_sub(1)).is_some_and(|line| {
                             line.trim_start_matches(' ').starts_with([']', '}'])
                                 || error.info().ends_with("flow construct")
                         });

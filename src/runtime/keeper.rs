@@ -62,6 +62,8 @@ struct Keeper {
     expecting: Option<Instant>,
     /// Held as long as we live, once a container was on a network.
     anchor: Option<Anchor>,
+    /// Networks that have one were given a way out.
+    way_out: bool,
 }
 
 struct Supervisor {
@@ -187,6 +189,7 @@ impl Keeper {
             remains: Vec::new(),
             expecting: Some(Instant::now() + PATIENCE),
             anchor: None,
+            way_out: false,
         };
         keeper.adopt()?;
         let me = Identity::of(rustix::process::getpid().as_raw_nonzero().get());
@@ -358,7 +361,9 @@ impl Keeper {
         let due = |held: &Held| {
             held.ending.as_ref().map(|ending| ending.deadline).into_iter().chain(held.restart_at).min()
         };
-        let first = self.containers.values().filter_map(due).chain(self.expecting).min()?;
+        // A supervisor that could not be started is tried again.
+        let again = self.supervisor.is_none().then(|| Instant::now() + Duration::from_secs(1));
+        let first = self.containers.values().filter_map(due).chain(self.expecting).chain(again).min()?;
         Some(first.saturating_duration_since(Instant::now()))
     }
 
@@ -490,11 +495,28 @@ impl Keeper {
             self.anchor = Some(anchor::connect(&self.group.roots)?);
             self.tell_anchor();
         }
+        if networks
+            && !self.way_out
+            && let Some(anchor) = &self.anchor
+        {
+            // Containers that cannot get out still run, find each other and are reached.
+            self.way_out = self.leads_out(&config.id) && anchor.open_way_out().is_ok();
+        }
         Ok(())
+    }
+
+    /// Whether one of a container's networks is not internal.
+    fn leads_out(&self, id: &str) -> bool {
+        let leases = network::leases(&self.group.roots).unwrap_or_default();
+        leases.iter().any(|lease| lease.container == id && !lease.internal)
     }
 
     fn revive_anchor(&mut self) {
         self.anchor = self.anchor.take().and_then(|anchor| anchor.revive(&self.group.roots).ok());
+        if let Some(anchor) = self.anchor.as_ref().filter(|_| self.way_out) {
+            self.way_out = anchor.open_way_out().is_ok();
+        }
+        self.tell_anchor();
     }
 
     fn tell_anchor(&self) {
@@ -594,7 +616,7 @@ impl Keeper {
         // A worker that was killed may have left a process that waits to be started.
         let cgroup = self.group.cgroup(&worker.id);
         cgroup::kill(&cgroup);
-        self.remains.push(cgroup);
+        self.await_removal(cgroup);
         if worker.purpose == Purpose::Restart && self.containers.contains_key(&worker.id) {
             let exit = match error {
                 Error::Exec { code, .. } => Some(*code),
@@ -603,6 +625,23 @@ impl Keeper {
             self.ended(&worker.id, exit);
         } else {
             self.containers.remove(&worker.id);
+        }
+    }
+
+    /// Until the processes of a failed start are collected and their groups gone: who asked for it may
+    /// remove the container next.
+    fn await_removal(&mut self, cgroup: String) {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while cgroup::remove(&cgroup).is_err() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.remains.push(cgroup);
+                return;
+            }
+            let mut fds = [PollFd::new(&self.signals, PollFlags::IN)];
+            let _ = poll(&mut fds, Some(&timespec(left.min(Duration::from_millis(10)))));
+            signal::drain(self.signals.as_fd());
+            self.collect();
         }
     }
 

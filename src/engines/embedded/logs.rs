@@ -123,7 +123,7 @@ pub(super) async fn follow(
     query: &LogQuery,
     sink: mpsc::Sender<LogItem>,
 ) -> Result<(), EngineError> {
-    let mut changes = watch(engine, query, sink.clone());
+    let mut changes = watch(engine, query, sink.downgrade());
     let mut readings = tokio::task::JoinSet::new();
     let mut met = BTreeSet::new();
     loop {
@@ -152,14 +152,16 @@ pub(super) async fn follow(
 }
 
 /// Hears of every change in the project. Its thread ends with the first change after nobody listens.
-fn watch(engine: &Embedded, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> mpsc::Receiver<()> {
+///
+/// It holds the listener weakly: what it waits for may never come.
+fn watch(engine: &Embedded, query: &LogQuery, sink: mpsc::WeakSender<LogItem>) -> mpsc::Receiver<()> {
     // One pending word is enough: the listener looks at everything when it hears it.
     let (tell, changes) = mpsc::channel(1);
     let (core, project) = (engine.core.clone(), query.project.clone());
     tokio::task::spawn_blocking(move || {
         // Without news of changes the containers met so far are still followed to their end.
         let _ = core.watch(&project, &mut || {
-            if tell.is_closed() || sink.is_closed() {
+            if tell.is_closed() || sink.upgrade().is_none_or(|sink| sink.is_closed()) {
                 return ControlFlow::Break(());
             }
             let _ = tell.try_send(());

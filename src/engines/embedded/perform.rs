@@ -81,9 +81,7 @@ async fn pull(
         EngineError::new(ErrorKind::Invalid, e.to_string()).at(&path)
     })?;
     let told = |error| {
-        error::image(&error, format!("image `{image}` of service `{service}` cannot be pulled"))
-            .at(&path)
-            .help("`ficelle image load -i FILE` takes it from an archive (`docker save`, OCI layout)")
+        error::image(&error, format!("image `{image}` of service `{service}` cannot be pulled")).at(&path)
     };
     let wanted = reference.clone();
     let before = engine.blocking(move |engine| {

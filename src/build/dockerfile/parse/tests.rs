@@ -251,3 +251,127 @@ fn durations_have_gos_grammar() {
         assert_eq!(go_duration(text), nanos, "{text}");
     }
 }
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::build::{
+        expand::{Quotes, expand},
+        ignore::{Matcher, matches_name},
+        mode::ModeChange,
+        mounts,
+    };
+
+    /// Mostly what means something in a Dockerfile.
+    fn text() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            prop::sample::select(vec![
+                "FROM ",
+                "RUN ",
+                "COPY ",
+                "ADD ",
+                "ENV ",
+                "ARG ",
+                "LABEL ",
+                "ONBUILD ",
+                "HEALTHCHECK ",
+                "CMD ",
+                "a",
+                "b=",
+                " ",
+                "\n",
+                "\\\n",
+                "\\",
+                "`",
+                "'",
+                "\"",
+                "$",
+                "${",
+                "}",
+                ":-",
+                "##",
+                "%",
+                "//",
+                "<<EOF",
+                "<<-'X'",
+                "EOF\n",
+                "X\n",
+                "[",
+                "]",
+                "[\"a\"]",
+                "--from=",
+                "--mount=",
+                "--",
+                ",",
+                "# escape=`\n",
+                "# ",
+                "\t",
+                "\r\n",
+                "*",
+                "**",
+                "!",
+                "?",
+                "-",
+                "^",
+                "é",
+                "\u{feff}",
+                "\u{2028}",
+                "0",
+                "755",
+                "u+x",
+            ])
+            .prop_map(str::to_owned),
+            any::<char>().prop_map(String::from),
+        ];
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_written_makes_it_panic(text in text()) {
+            for text in [text.clone(), format!("FROM a\n{text}")] {
+                match parse(&text) {
+                    Ok(file) => {
+                        for instruction in file.stages.iter().flat_map(|stage| &stage.instructions) {
+                            prop_assert!(text.is_char_boundary(instruction.span.start));
+                            prop_assert!(text.get(instruction.span.start..instruction.span.end).is_some());
+                        }
+                    }
+                    Err(mistakes) => {
+                        prop_assert!(!mistakes.is_empty());
+                        for mistake in mistakes {
+                            prop_assert!(text.get(mistake.span.start..mistake.span.end).is_some(), "{mistake:?}");
+                        }
+                    }
+                }
+            }
+            let variables = |name: &str| (name.len() % 2 == 0).then(|| "va lue".to_owned());
+            for quotes in [Quotes::Removed, Quotes::Kept] {
+                let _ = expand(&text, '\\', quotes, &variables);
+            }
+            let _ = Matcher::parse(&text).map(|matcher| (matcher.ignores("a/b"), matcher.prunes("a/b")));
+            let _ = matches_name(&text, "a");
+            let _ = ModeChange::parse(&text);
+            let _ = mounts::parse(&Word { text: text.clone(), ..Word::default() });
+            let _ = go_duration(&text);
+        }
+
+        #[test]
+        fn a_literal_word_expands_to_itself(text in "[a-zA-Z0-9/._ -]{0,40}") {
+            let expanded = expand(&text, '\\', Quotes::Removed, &|_: &str| None).unwrap();
+            prop_assert_eq!(&expanded.text, &text);
+            prop_assert_eq!(expanded.words, text.split_whitespace().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn a_pruned_directory_has_nothing_in_it(patterns in prop::collection::vec("!?[ab*/]{1,5}", 1..5), below in "[ab]{1,2}(/[ab]{1,2}){0,2}") {
+            if let Ok(matcher) = Matcher::from_patterns(patterns.iter().map(String::as_str)) {
+                let parents = below.match_indices('/').map(|(at, _)| &below[..at]);
+                for parent in parents {
+                    prop_assert!(!matcher.prunes(parent) || matcher.ignores(&below), "{patterns:?} {parent} {below}");
+                }
+            }
+        }
+    }
+}
