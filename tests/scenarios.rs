@@ -193,8 +193,8 @@ fn an_unchanged_up_touches_no_container_and_says_so() {
     let project = machine.compose(
         "unchanged",
         &format!(
-            "services:\n  one:\n    image: busybox\n    command: {IDLE}\n    volumes: [\"v:/v\"]\n  two:\n    image: \
-             busybox\n    command: {IDLE}\n    depends_on: [one]\nvolumes:\n  v:\n"
+            "services:\n  one:\n    image: busybox\n    command: {IDLE}\n    volumes: [\"kept:/v\"]\n  two:\n    image: \
+             busybox\n    command: {IDLE}\n    depends_on: [one]\nvolumes:\n  kept:\n"
         ),
     );
     project.ficelle(&["up", "-d"]).ok();
@@ -244,11 +244,11 @@ fn an_up_killed_anywhere_is_finished_by_the_next_and_nothing_is_doubled() {
     let Some(machine) = Machine::with(&["busybox"]) else { return };
     let service = |name: &str, more: &str| {
         format!(
-            "  {name}:\n    image: busybox\n    command: {IDLE}\n    volumes: [\"v:/v\", \"/anonymous\"]\n{more}"
+            "  {name}:\n    image: busybox\n    command: {IDLE}\n    volumes: [\"kept:/v\", \"/anonymous\"]\n{more}"
         )
     };
     let yaml = format!(
-        "services:\n{}{}{}{}volumes:\n  v:\n",
+        "services:\n{}{}{}{}volumes:\n  kept:\n",
         service("a", ""),
         service("b", "    depends_on: [a]\n"),
         service("c", "    depends_on: [b]\n    scale: 2\n"),
@@ -332,7 +332,7 @@ fn a_taken_port_is_named_with_its_holder_before_anything_is_created() {
     let Some(machine) = Machine::with(&["busybox"]) else { return };
     let yaml = format!(
         "services:\n  web:\n    image: busybox\n    command: {IDLE}\n    ports: [\"${{HELLO_PORT}}:80\"]\n    volumes: \
-         [\"v:/v\"]\nvolumes:\n  v:\n"
+         [\"kept:/v\"]\nvolumes:\n  kept:\n"
     );
     let project = machine.compose("earlyport", &yaml);
     let holder = TcpListener::bind(("0.0.0.0", project.port)).unwrap();
