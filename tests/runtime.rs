@@ -410,6 +410,7 @@ fn a_restart_policy_goes_on_without_us_until_it_is_stopped() {
     let record = machine.wait(&config, Until::Running);
     assert_eq!(record.restarts, 2);
     assert!(record.started > first.started);
+    wait_for(|| machine.lines(&config).len() == 3);
     machine.core.stop(&machine.group, &config.id, None).unwrap();
     assert_eq!(machine.record(&config).phase, Phase::Exited(Exit::Code(137)));
     assert_eq!(machine.lines(&config), ["run", "run", "run"]);
