@@ -57,6 +57,11 @@ pub fn processes_of(container: &str) -> Vec<Process> {
     found
 }
 
+/// The name under which a process runs its program.
+pub fn program(process: &Process) -> String {
+    fs::read_to_string(format!("/proc/{}/comm", process.pid)).unwrap_or_default().trim().to_owned()
+}
+
 /// Processes that name `root` in their command line or environment, or see a mount of it: what a
 /// program started for that state tree, and every container in it.
 pub fn processes_below(root: &Path) -> Vec<Process> {
