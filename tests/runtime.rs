@@ -410,6 +410,7 @@ fn a_restart_policy_goes_on_without_us_until_it_is_stopped() {
     let record = machine.wait(&config, Until::Running);
     assert_eq!(record.restarts, 2);
     assert!(record.started > first.started);
+    wait_for(|| machine.lines(&config).len() == 3);
     machine.core.stop(&machine.group, &config.id, None).unwrap();
     assert_eq!(machine.record(&config).phase, Phase::Exited(Exit::Code(137)));
     assert_eq!(machine.lines(&config), ["run", "run", "run"]);
@@ -498,7 +499,8 @@ fn a_container_outlives_its_keeper_and_its_end_is_learnt() {
     let ended = machine.wait(&config, Until::Exited);
     match ended.phase {
         Phase::Exited(Exit::Code(code)) => assert_eq!(code, 9),
-        Phase::Exited(Exit::Unknown) => println!("this kernel does not tell the code (it takes 6.15)"),
+        // Kernels before 6.15 do not tell the code, nor later ones before init has collected it.
+        Phase::Exited(Exit::Unknown) => {}
         other => panic!("{other:?}"),
     }
     assert_eq!(machine.lines(&config), ["ready", "last"]);

@@ -6,7 +6,10 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 
 use super::{Error, Result, state::Identity};
 
@@ -76,6 +79,9 @@ pub fn exit_of(pidfd: &OwnedFd) -> Option<i32> {
         ids: [u32; 11],
         exit_code: i32,
     }
+    // It is told from the moment its parent has collected it, which hangs up the descriptor.
+    let mut fds = [PollFd::new(pidfd, PollFlags::empty())];
+    let _ = poll(&mut fds, Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
     let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
     // SAFETY: the structure has the size that the request names, and lives through the call.
     let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
@@ -92,21 +98,46 @@ pub fn exit_of(pidfd: &OwnedFd) -> Option<i32> {
 /// Whether the kernel certainly drops `signal` sent to this first process of a pid namespace: it
 /// neither catches, blocks nor waits for it. Then no grace can help.
 pub fn is_dropped(pid: i32, signal: i32) -> bool {
+    /// Of a process that is on the processor just now nobody can tell whether it waits for a signal:
+    /// it is looked at again, as often as takes no noticeable time.
+    const LOOKS: u32 = 20;
     // An ignored SIGKILL is no such thing.
     if signal == libc::SIGKILL || signal == libc::SIGSTOP || !(1..=64).contains(&signal) {
         return false;
     }
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    let mut any = false;
-    for thread in threads.flatten() {
-        any = true;
-        let deaf = fs::read_to_string(thread.path().join("status")).is_ok_and(|text| is_deaf(&text, signal))
-            && fs::read_to_string(thread.path().join("syscall")).is_ok_and(|text| !is_waiting(&text));
-        if !deaf {
-            return false;
+    for _ in 0..LOOKS {
+        match hearing(pid, signal) {
+            Hearing::Deaf => return true,
+            Hearing::Perhaps => return false,
+            Hearing::Busy => std::thread::sleep(std::time::Duration::from_millis(5)),
         }
     }
-    any
+    false
+}
+
+/// Whether any thread of a process could hear a signal.
+enum Hearing {
+    Deaf,
+    Perhaps,
+    Busy,
+}
+
+fn hearing(pid: i32, signal: i32) -> Hearing {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Hearing::Perhaps };
+    let mut hearing = Hearing::Perhaps;
+    for thread in threads.flatten() {
+        let read = |name| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+        let call = read("syscall");
+        if !is_deaf(&read("status"), signal) || call.is_empty() || is_waiting(&call) {
+            return Hearing::Perhaps;
+        }
+        match hearing {
+            Hearing::Busy => {}
+            _ if call.starts_with("running") => hearing = Hearing::Busy,
+            _ => hearing = Hearing::Deaf,
+        }
+    }
+    hearing
 }
 
 /// The status neither catches nor blocks the signal.
@@ -120,11 +151,10 @@ fn is_deaf(status: &str, signal: i32) -> bool {
     matches!((set("SigCgt:"), set("SigBlk:")), (Some(caught), Some(blocked)) if (caught | blocked) & bit == 0)
 }
 
-/// In `rt_sigtimedwait`, which shows neither as caught nor as blocked (tini), or on the processor,
-/// where nobody can tell.
+/// In `rt_sigtimedwait`, which shows neither as caught nor as blocked (tini).
 fn is_waiting(syscall: &str) -> bool {
-    let number = syscall.split(' ').next().unwrap_or_default();
-    number.parse() == Ok(libc::SYS_rt_sigtimedwait) || syscall.starts_with("running")
+    let number = syscall.split_whitespace().next().unwrap_or_default();
+    number.parse() == Ok(libc::SYS_rt_sigtimedwait)
 }
 
 #[cfg(test)]
@@ -147,7 +177,7 @@ mod tests {
         assert!(!is_deaf("", 15), "what cannot be read is not known");
         assert!(is_waiting(&format!("{} 0x0 0x0", libc::SYS_rt_sigtimedwait)), "tini");
         assert!(!is_waiting(&format!("{} 0x0", libc::SYS_clock_nanosleep)));
-        assert!(is_waiting("running"));
+        assert!(!is_waiting("running\n"));
     }
 
     #[test]

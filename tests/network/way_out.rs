@@ -28,6 +28,8 @@ impl Host {
             let gateway = format!("{net}.1");
             tool(neighbour.netns.as_fd(), "ip", &["route", "add", "default", "via", &gateway]);
         }
+        // A new namespace starts with what this machine has, and another test may have turned it on.
+        this.within(|| fs::write("/proc/sys/net/ipv4/ip_forward", "0")).unwrap();
         this
     }
 
