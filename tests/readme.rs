@@ -2,6 +2,12 @@
 
 use std::{fs, path::Path, process::Command};
 
+use ficelle::load::attributes::{
+    self, Support,
+    Support::{Cluster, Missing},
+    Table,
+};
+
 fn path() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")
 }
@@ -44,6 +50,44 @@ fn generated_list_of_commands_is_that_of_the_help() {
         commands(&help).iter().map(|(name, summary)| format!("| `{name}` | {summary} |\n")).collect();
     assert!(rows.contains("| `up` |"), "no commands in the help: {help}");
     generated("commands", &format!("\n| | |\n|---|---|\n{rows}\n"));
+}
+
+/// The parts of a Compose file whose keys the README goes through.
+const PARTS: &[(&str, Table)] = &[
+    ("a service", attributes::SERVICE),
+    ("`build`", attributes::BUILD),
+    ("`deploy`", attributes::DEPLOY),
+    ("`deploy.resources.limits`", attributes::LIMITS),
+    ("`deploy.resources.reservations`", attributes::RESERVATIONS),
+    ("`deploy.restart_policy`", attributes::RESTART_POLICY),
+    ("a service's network", attributes::SERVICE_NETWORK),
+    ("a service's mount", attributes::MOUNT),
+    ("a network", attributes::NETWORK),
+    ("`ipam`", attributes::IPAM),
+    ("`ipam.config`", attributes::IPAM_POOL),
+    ("a volume", attributes::VOLUME),
+];
+
+#[test]
+fn generated_list_of_keys_is_that_of_the_attribute_table() {
+    let keys = |table: Table, support: Support| -> String {
+        let mut names: Vec<_> =
+            table.iter().filter(|row| row.support == support).map(|row| format!("`{}`", row.name)).collect();
+        names.sort_unstable();
+        names.join(", ")
+    };
+    let rows: String = PARTS
+        .iter()
+        .map(|(part, table)| (part, keys(table, Missing), keys(table, Cluster)))
+        .filter(|(_, missing, cluster)| !missing.is_empty() || !cluster.is_empty())
+        .map(|(part, missing, cluster)| format!("| {part} | {missing} | {cluster} |\n"))
+        .collect();
+    generated(
+        "keys",
+        &format!(
+            "\n| of | not carried out yet | means something on a cluster only |\n|---|---|---|\n{rows}\n"
+        ),
+    );
 }
 
 #[test]

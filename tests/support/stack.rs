@@ -236,7 +236,7 @@ impl Project<'_> {
     /// or inside; images and the build's cache belong to no project.
     fn files_with(&self, words: &[String]) -> Vec<PathBuf> {
         let root = self.machine.root();
-        let shared = [root.join("data/images"), root.join("data/build")];
+        let shared = [root.join("data/images"), root.join("data/build-cache")];
         let mut found = Vec::new();
         host::walk(&root, &mut |path, is_dir| {
             if shared.iter().any(|dir| path.starts_with(dir)) {
