@@ -20,5 +20,7 @@ pub mod label {
     pub const VERSION: &str = "com.docker.compose.version";
     pub const NETWORK: &str = "com.docker.compose.network";
     pub const VOLUME: &str = "com.docker.compose.volume";
+    /// On a volume without a name of its own; its value is empty.
+    pub const ANONYMOUS: &str = "com.docker.volume.anonymous";
     pub const REPLACE: &str = "com.docker.compose.replace";
 }

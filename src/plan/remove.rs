@@ -78,6 +78,9 @@ pub(super) fn removed(
     networks(scene, selection, &gone, &mut draft);
     if volumes {
         remove_volumes(scene, selection, &gone, &mut draft);
+        if !selection.partial {
+            remove_left_volumes(scene, &mut draft);
+        }
     }
     draft.finish()
 }
@@ -174,6 +177,17 @@ fn remove_volumes(scene: &Scene<'_>, selection: &Selection, gone: &Gone<'_>, dra
             draft.need_all(remove, steps);
         } else {
             draft.notes.push(format!("volume {key} is kept: used by {}", join(&kept)));
+        }
+    }
+}
+
+/// Anonymous volumes that an earlier `down` kept: without a container nobody can name them again.
+fn remove_left_volumes(scene: &Scene<'_>, draft: &mut Draft) {
+    for (name, info) in &scene.observed.volumes {
+        let ours = info.labels.get(label::PROJECT) == Some(&scene.project.name);
+        let used = || scene.observed.containers.iter().any(|container| container.mounts.contains(name));
+        if ours && info.labels.contains_key(label::ANONYMOUS) && !used() {
+            draft.add(Op::RemoveVolume { name: name.clone() }, Cause::Goal);
         }
     }
 }

@@ -199,6 +199,9 @@ pub struct NetworkConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VolumeConfig {
     pub name: String,
+    /// The group of the container it was made with; `None` for a volume that was asked for by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anonymous_of: Option<String>,
     /// Opaque to the runtime.
     pub annotations: IndexMap<String, String>,
 }

@@ -544,10 +544,9 @@ impl Core {
                 }
                 let name = wait::random_id();
                 made.push(name.clone());
-                volumes::create(
-                    &self.roots,
-                    &VolumeConfig { name: name.clone(), ..VolumeConfig::default() },
-                )?;
+                let anonymous_of = Some(config.group.clone());
+                let volume = VolumeConfig { name: name.clone(), anonymous_of, ..VolumeConfig::default() };
+                volumes::create(&self.roots, &volume)?;
                 Ok((mount.target.clone(), name))
             })
             .collect()

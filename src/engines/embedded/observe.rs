@@ -28,7 +28,11 @@ pub(super) fn observe(engine: &Embedded, scope: &Scope) -> Result<Observed, Engi
         }
     }
     for volume in engine.core.volumes().map_err(failed("volumes cannot be listed"))? {
-        let labels = volume.config.annotations;
+        let mut labels = volume.config.annotations;
+        if let Some(project) = volume.config.anonymous_of {
+            labels.insert(label::PROJECT.to_owned(), project);
+            labels.insert(label::ANONYMOUS.to_owned(), String::new());
+        }
         if labels.get(label::PROJECT) == Some(&scope.project) || scope.volumes.contains(&volume.config.name) {
             observed.volumes.insert(volume.config.name, VolumeInfo { labels });
         }

@@ -202,7 +202,7 @@ fn create_volume(
     if there.iter().any(|record| record.config.name == volume.name) {
         return Ok(UNCHANGED);
     }
-    let config = VolumeConfig { name: volume.name.clone(), annotations: labels.clone() };
+    let config = VolumeConfig { name: volume.name.clone(), annotations: labels.clone(), anonymous_of: None };
     engine.core.create_volume(&config).map(|()| DONE).map_err(|error| error::runtime(&error, what()))
 }
 

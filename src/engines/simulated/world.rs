@@ -148,7 +148,8 @@ impl World {
             }
         }
         for volume in anonymous.values() {
-            let labels = [(label::PROJECT.to_owned(), create.project.clone())].into_iter().collect();
+            let project = (label::PROJECT.to_owned(), create.project.clone());
+            let labels = [project, (label::ANONYMOUS.to_owned(), String::new())].into_iter().collect();
             self.volumes.entry(volume.clone()).or_insert(labels);
         }
         self.containers.push(Record {
