@@ -1,5 +1,7 @@
 //! The integration tests, in one binary.
 
+#![expect(clippy::print_stderr, reason = "a test that cannot run says so aloud")]
+
 mod build;
 mod commands;
 mod convergence;

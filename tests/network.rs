@@ -161,7 +161,6 @@ impl Drop for Supervisor {
 }
 
 /// `None`, said aloud, where namespaces cannot be made.
-#[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 fn stage() -> Option<Stage> {
     ficelle::runtime::use_program(PathBuf::from(env!("CARGO_BIN_EXE_ficelle")));
     if let Err(error) = netns::create() {

@@ -80,7 +80,6 @@ fn copied(path: &Path) -> Result<OwnedFd> {
 }
 
 #[cfg(test)]
-#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 mod tests {
     use std::io::Write;
 

@@ -158,7 +158,6 @@ fn is_waiting(syscall: &str) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 mod tests {
     use std::process::Command;
 

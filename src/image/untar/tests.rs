@@ -1,7 +1,5 @@
 //! The behaviour table of layers, and attacks with a sentinel tree beside the layer.
 
-#![expect(clippy::print_stderr, reason = "a test that cannot run here says so")]
-
 use std::{
     collections::BTreeMap,
     fs,

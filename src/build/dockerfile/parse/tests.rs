@@ -346,7 +346,7 @@ mod properties {
                     }
                 }
             }
-            let variables = |name: &str| (name.len() % 2 == 0).then(|| "va lue".to_owned());
+            let variables = |name: &str| name.len().is_multiple_of(2).then(|| "va lue".to_owned());
             for quotes in [Quotes::Removed, Quotes::Kept] {
                 let _ = expand(&text, '\\', quotes, &variables);
             }
