@@ -291,6 +291,18 @@ fn a_container_has_no_more_than_dockers_defaults() {
 }
 
 #[test]
+fn a_container_sees_its_control_groups_and_cannot_change_them() {
+    let machine = machine!();
+    let script = "for dir in /sys/fs/cgroup /sys/fs/cgroup/*; do \
+                      test -d $dir && mkdir $dir/own 2>/dev/null && echo made $dir; \
+                  done; ls /sys/fs/cgroup | wc -l";
+    let lines = machine.output(&machine.config("web", script));
+    let [count] = lines.as_slice() else { panic!("{lines:?}") };
+    assert!(count.trim().parse::<u32>().unwrap() > 0, "they are there to be read");
+    machine.remove_all();
+}
+
+#[test]
 fn a_user_of_the_image_has_no_capabilities_and_its_groups() {
     let machine = machine!();
     let config = ContainerConfig {

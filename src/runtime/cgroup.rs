@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    io::Errno,
+    mount::{MountFlags, mount_remount},
+    process::{Pid, Signal, kill_process},
+};
 
 use super::{
     Result,
@@ -133,6 +137,23 @@ fn remove_tree(directory: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// In a container: makes what is seen of the control groups read-only. With version 1, libcontainer
+/// mounts each hierarchy writable whatever the document says.
+pub fn seal_mounts() -> rustix::io::Result<()> {
+    let root = Path::new("/sys/fs/cgroup");
+    let Ok(entries) = fs::read_dir(root) else { return Ok(()) };
+    let hierarchies = entries.flatten().map(|entry| entry.path());
+    for path in hierarchies.chain([root.to_owned()]) {
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        match mount_remount(&path, MountFlags::BIND | flags, "") {
+            // No mount point: a file of the unified hierarchy, which the root's own flag covers.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

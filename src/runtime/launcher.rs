@@ -23,7 +23,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::Value;
 
 use super::{
-    Error, Result, init,
+    Error, Result, cgroup, init,
     process::{ExecFailure, Program, tell},
     state::{Identity, failed, make_dir, remove_dir, write_json},
 };
@@ -39,6 +39,8 @@ pub struct Launch {
     pub program: Program,
     /// Reap orphans and forward signals in front of the program.
     pub init: bool,
+    /// The container may look at its control groups and not change them.
+    pub protect_cgroups: bool,
     /// A terminal of its own is to be its controlling one.
     pub stdio: Stdio,
 }
@@ -71,13 +73,13 @@ pub struct Libcontainer;
 
 impl Launcher for Libcontainer {
     fn create(&self, launch: Launch) -> Result<Box<dyn Created>> {
-        let Launch { id, document, scratch, program, init, stdio } = launch;
+        let Launch { id, document, scratch, program, init, protect_cgroups, stdio } = launch;
         // What an attempt that was killed left would be in the way.
         remove_dir(&scratch)?;
         make_dir(&scratch)?;
         write_json(&scratch.join("config.json"), &document)?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
-        let program = Exec { program, init, report: writer.as_raw_fd() };
+        let program = Exec { program, init, protect_cgroups, report: writer.as_raw_fd() };
         let wrong = |error: &dyn std::error::Error| Error::Helper(told("cannot make the container", error));
 
         let builder = ContainerBuilder::new(id, SyscallType::default())
@@ -153,6 +155,7 @@ fn told(what: &str, error: &dyn std::error::Error) -> String {
 struct Exec {
     program: Program,
     init: bool,
+    protect_cgroups: bool,
     /// Closes on exec.
     report: RawFd,
 }
@@ -162,8 +165,14 @@ impl Executor for Exec {
         if spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false) {
             init::take_terminal();
         }
-        let failure =
-            if self.init { init::run(&self.program, self.report) } else { self.program.become_it() };
+        let sealed = if self.protect_cgroups { cgroup::seal_mounts() } else { Ok(()) };
+        let failure = match sealed {
+            Err(e) => {
+                ExecFailure { step: "cannot protect the control groups".to_owned(), errno: e.raw_os_error() }
+            }
+            Ok(()) if self.init => init::run(&self.program, self.report),
+            Ok(()) => self.program.become_it(),
+        };
         tell(self.report, &failure);
         Err(ExecutorError::Other(failure.step))
     }

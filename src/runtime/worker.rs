@@ -66,6 +66,11 @@ pub fn fork(socket: &OwnedFd, job: impl FnOnce() -> Result<(Report, Vec<OwnedFd>
     }
 }
 
+/// Whether the user mounts something of their own where the control groups are seen.
+fn mounts_cgroups(config: &ContainerConfig) -> bool {
+    config.mounts.iter().any(|mount| Path::new(&mount.target).starts_with("/sys"))
+}
+
 /// Everything from the specification to the running program.
 pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let Job { roots, place, spec, cgroup, stdio, bound, anchor } = job;
@@ -118,6 +123,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         scratch: place.run.join("launch"),
         program: program(&config)?,
         init: config.init,
+        protect_cgroups: !config.privileged && !mounts_cgroups(&config),
         stdio,
     })?;
     let process = created.process().clone();
