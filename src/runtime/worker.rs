@@ -130,10 +130,11 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         descriptors.push(master(&listener)?);
         fs::remove_file(&path).map_err(|e| file_error("cannot remove", &path, e))?;
     }
-    created.start()?;
     if !leases.is_empty() {
+        // Before the program runs: it may ask for its own name at once.
         network::set_up(&roots, &config.id, true)?;
     }
+    created.start()?;
     let address = leases.first().map(|lease| lease.address);
     let restart = config.restart;
     Ok((Report::Started(Started { process, ports, address, dns, restart, terminal }), descriptors))
