@@ -184,6 +184,8 @@ impl Core {
     /// Puts right what a killed command, keeper or supervisor of the group left. Its lock is held.
     pub fn repair(&self, group: &str) -> Result<()> {
         let group = self.group(group)?;
+        // What a killed command asked for may be under way: it holds ports that no file names yet.
+        client::ask_living(&group, &Request::Settle)?;
         let ids = group.ids()?;
         let mut unattended = false;
         for id in &ids {
@@ -300,7 +302,7 @@ impl Core {
         let group = self.group(group)?;
         let place = group.place(id)?;
         let spec = place.spec()?;
-        self.end_policy(&group, id, &place)?;
+        Self::end_policy(&group, id, &place)?;
         let Some(process) = place.state()?.and_then(|state| state.process) else { return Ok(()) };
         if let Some(pidfd) = signal::pidfd(&process) {
             let grace = grace.unwrap_or(spec.config.stop_grace);
@@ -326,7 +328,7 @@ impl Core {
             return Err(Error::Condition(format!("container {} is not running", spec.config.name)));
         };
         if signal == libc::SIGKILL || signal == spec.config.stop_signal {
-            self.end_policy(&group, id, &place)?;
+            Self::end_policy(&group, id, &place)?;
         }
         signal::send(&pidfd, signal).map_err(|source| match source.raw_os_error() {
             Some(libc::EINVAL) => Error::Invalid(format!("no signal {signal}")),
@@ -335,14 +337,14 @@ impl Core {
     }
 
     /// From here on nothing starts it but a command.
-    fn end_policy(&self, group: &Group, id: &str, place: &Place) -> Result<()> {
+    fn end_policy(group: &Group, id: &str, place: &Place) -> Result<()> {
         if client::ask_living(group, &Request::Stop { id: id.to_owned() })? {
             return Ok(());
         }
         make_dir(&place.run)?;
         write_file(&place.run.join("stopped"), b"", 0o600)?;
         // Somebody must see its end.
-        self.repair(&group.name)
+        client::ensure_if_unattended(group, place)
     }
 
     /// Removes what does not run; repeated removal is no error.

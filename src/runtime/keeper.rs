@@ -54,6 +54,8 @@ struct Keeper {
     respawned: VecDeque<Instant>,
     containers: HashMap<String, Held>,
     workers: Vec<Worker>,
+    /// Who waits for the end of these workers.
+    settling: Vec<(UnixStream, Vec<i32>)>,
     /// Ends of processes whose worker has not told yet what they are.
     unclaimed: HashMap<i32, Option<i32>>,
     /// Control groups to remove as soon as their last process is collected.
@@ -184,6 +186,7 @@ impl Keeper {
             respawned: VecDeque::new(),
             containers: HashMap::new(),
             workers: Vec::new(),
+            settling: Vec::new(),
             unclaimed: HashMap::new(),
             group,
             remains: Vec::new(),
@@ -383,6 +386,11 @@ impl Keeper {
         }
         let result = match serde_json::from_slice(&text) {
             Ok(Request::Hello) => Ok(()),
+            Ok(Request::Settle) if !self.workers.is_empty() => {
+                self.settling.push((client, self.workers.iter().map(|worker| worker.pid).collect()));
+                return;
+            }
+            Ok(Request::Settle) => Ok(()),
             Ok(Request::Start { id }) => return self.start(&id, client),
             Ok(Request::Stop { id }) => return self.stop(&id, client),
             Ok(Request::Forget { id }) => {
@@ -535,6 +543,14 @@ impl Keeper {
         if self.workers.is_empty() {
             self.unclaimed.retain(|_, _| false);
         }
+        let left: Vec<i32> = self.workers.iter().map(|worker| worker.pid).collect();
+        self.settling.retain_mut(|(client, awaited)| {
+            let goes_on = awaited.iter().any(|pid| left.contains(pid));
+            if !goes_on {
+                answer(client, &Ok(()));
+            }
+            goes_on
+        });
     }
 
     fn conclude(&mut self, worker: &mut Worker, heard: std::io::Result<Option<(Report, Vec<OwnedFd>)>>) {
@@ -617,6 +633,7 @@ impl Keeper {
         let cgroup = self.group.cgroup(&worker.id);
         cgroup::kill(&cgroup);
         self.await_removal(cgroup);
+        let _ = network::set_up(&self.group.roots, &worker.id, false);
         if worker.purpose == Purpose::Restart && self.containers.contains_key(&worker.id) {
             let exit = match error {
                 Error::Exec { code, .. } => Some(*code),

@@ -24,6 +24,8 @@ use super::{
 pub enum Request {
     /// Are you there?
     Hello,
+    /// Answered when every start that is under way has ended: what the files tell is then true.
+    Settle,
     /// Answered when the program was executed, or could not be.
     Start { id: String },
     /// From now on no policy brings it back; answered when no start of it is under way.
