@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-pub use self::namespace::{loopback_only, prepare};
+pub use self::namespace::{loopback_only, prepare, reconnect};
 pub use super::ipam::Lease;
 use super::{
     Endpoint, Error, NetworkConfig, Result, Roots, anchor,

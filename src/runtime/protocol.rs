@@ -80,6 +80,11 @@ pub enum Notice {
         dns: bool,
         terminal: bool,
     },
+    /// What the users of a container should know, for its log.
+    Note {
+        id: String,
+        text: String,
+    },
     Ended {
         id: String,
         exit: Option<i32>,

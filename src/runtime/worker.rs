@@ -147,6 +147,7 @@ pub fn take_over(
     spec: &Spec,
     process: &Identity,
     had: &[BoundPort],
+    anchor: Option<&Anchor>,
 ) -> Result<(Report, Vec<OwnedFd>)> {
     let same =
         spec.config.ports.iter().zip(had).map(|(port, had)| PortConfig {
@@ -157,6 +158,9 @@ pub fn take_over(
     let leases = leases(roots, &spec.config)?;
     if !leases.is_empty() {
         let namespace = namespace_of(process)?;
+        if let Some(anchor) = anchor {
+            network::reconnect(anchor, namespace.as_fd(), &leases)?;
+        }
         descriptors.extend(dns::Sockets::open(namespace.as_fd())?.into_descriptors());
         network::set_up(roots, &spec.config.id, true)?;
     }
