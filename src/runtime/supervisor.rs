@@ -82,7 +82,8 @@ async fn supervise(group: Group) -> Result<()> {
     let mut anchor = None;
     let (note, mut noted) = tokio::sync::mpsc::channel::<String>(NOTES);
     loop {
-        let hearing = socket.async_io(Interest::READABLE, |socket| protocol::receive::<Notice>(socket.as_fd()));
+        let hearing =
+            socket.async_io(Interest::READABLE, |socket| protocol::receive::<Notice>(socket.as_fd()));
         let heard = tokio::select! {
             heard = hearing => heard,
             Some(text) = noted.recv() => {

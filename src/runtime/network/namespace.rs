@@ -45,12 +45,7 @@ pub fn reconnect(anchor: &Anchor, namespace: BorrowedFd<'_>, leases: &[Lease]) -
     }
 }
 
-fn join(
-    anchor: &Anchor,
-    namespace: BorrowedFd<'_>,
-    inside: &mut Netlink,
-    leases: &[Lease],
-) -> Result<()> {
+fn join(anchor: &Anchor, namespace: BorrowedFd<'_>, inside: &mut Netlink, leases: &[Lease]) -> Result<()> {
     within(anchor.netns(), "the anchor's", || {
         let mut outside = Netlink::open()?;
         for (number, lease) in leases.iter().enumerate() {
