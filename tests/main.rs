@@ -7,6 +7,8 @@ mod commands;
 mod convergence;
 mod convergence_properties;
 mod images;
+#[cfg(target_os = "linux")]
+mod kills;
 mod network;
 mod plan_text;
 mod readme;

@@ -2,9 +2,9 @@
 //! obligation. The checks look at the machine (pages, processes, mounts, files) before the output.
 
 #[path = "support/host.rs"]
-mod host;
+pub mod host;
 #[path = "support/stack.rs"]
-mod stack;
+pub mod stack;
 
 use std::{net::TcpListener, time::Duration};
 

@@ -81,8 +81,14 @@ impl Anchor {
     /// Connects again after the anchor was killed; a new one takes over this namespace, so nothing
     /// in it is lost.
     pub fn revive(self, roots: &Roots) -> Result<Self> {
-        seek(roots, Some(self.netns.as_fd()))
+        keep(roots, self.netns.as_fd())
     }
+}
+
+/// Connects to the anchor; should it have been killed, a new one takes over the namespace that is
+/// handed in.
+pub fn keep(roots: &Roots, netns: BorrowedFd<'_>) -> Result<Anchor> {
+    seek(roots, Some(netns))
 }
 
 /// Connects to the anchor, started when there is none.

@@ -184,6 +184,8 @@ impl Core {
     /// Puts right what a killed command, keeper or supervisor of the group left. Its lock is held.
     pub fn repair(&self, group: &str) -> Result<()> {
         let group = self.group(group)?;
+        // What a killed command asked for may be under way: it holds ports that no file names yet.
+        client::ask_living(&group, &Request::Settle)?;
         let ids = group.ids()?;
         let mut unattended = false;
         for id in &ids {
@@ -191,7 +193,9 @@ impl Core {
             let state: Option<State> = read_json(&place.run.join("state.json"))?;
             unattended |= state.is_some_and(|state| !matches!(state.phase, Stage::Exited { .. }));
         }
-        remove_remains(&group, &ids)?;
+        self.remove_remains(&group, &ids)?;
+        volumes::sweep(&self.roots)?;
+        network::sweep(&self.roots)?;
         network::retain(&self.roots, &group.name, &ids.iter().map(String::as_str).collect::<Vec<_>>())?;
         if unattended { client::ensure(&group) } else { Ok(()) }
     }
@@ -257,31 +261,29 @@ impl Core {
             let replaces = config.replaces.as_deref();
             network::lease(&self.roots, &config.group, &config.id, endpoints, replaces)?;
         }
-        let mut made = Vec::new();
-        let result = self.write(config, &place, replaced.as_ref(), &mut made);
+        let result = self.write(config, &place, replaced.as_ref());
         if result.is_err() {
             let _ = network::release(&self.roots, &config.id);
-            for volume in made {
-                let _ = volumes::remove(&self.roots, &volume);
-            }
+            let _ = self.bury(&aside(&place, config.id.as_str(), WITH_VOLUMES));
+            let _ = remove_dir(&place.run);
+            let _ = remove_empty(&group);
         }
         result
     }
 
-    /// The container's own directory, whole or not at all; `made` are the volumes it got.
-    fn write(
-        &self,
-        config: &ContainerConfig,
-        place: &Place,
-        replaced: Option<&Spec>,
-        made: &mut Vec<String>,
-    ) -> Result<()> {
-        let anonymous_volumes = self.anonymous_volumes(config, replaced, made)?;
+    /// The container's own directory, whole or not at all. Its volumes are named there before they are
+    /// made: those of a creation that was killed are found again.
+    fn write(&self, config: &ContainerConfig, place: &Place, replaced: Option<&Spec>) -> Result<()> {
+        let anonymous_volumes = anonymous_volumes(config, replaced);
         let spec = Spec { config: config.clone(), created: SystemTime::now(), anonymous_volumes };
-        let half = place.data.with_file_name(format!(".{}", config.id));
+        let half = aside(place, &config.id, WITH_VOLUMES);
         remove_dir(&half)?;
         make_dir(&half)?;
         write_json(&half.join("spec.json"), &spec)?;
+        for (_, name) in spec.anonymous_volumes {
+            let anonymous_of = Some(config.group.clone());
+            volumes::create(&self.roots, &VolumeConfig { name, anonymous_of, ..VolumeConfig::default() })?;
+        }
         make_dir(&place.run)?;
         std::fs::rename(&half, &place.data).map_err(|e| file_error("cannot make", &place.data, e))
     }
@@ -300,7 +302,7 @@ impl Core {
         let group = self.group(group)?;
         let place = group.place(id)?;
         let spec = place.spec()?;
-        self.end_policy(&group, id, &place)?;
+        Self::end_policy(&group, id, &place)?;
         let Some(process) = place.state()?.and_then(|state| state.process) else { return Ok(()) };
         if let Some(pidfd) = signal::pidfd(&process) {
             let grace = grace.unwrap_or(spec.config.stop_grace);
@@ -326,7 +328,7 @@ impl Core {
             return Err(Error::Condition(format!("container {} is not running", spec.config.name)));
         };
         if signal == libc::SIGKILL || signal == spec.config.stop_signal {
-            self.end_policy(&group, id, &place)?;
+            Self::end_policy(&group, id, &place)?;
         }
         signal::send(&pidfd, signal).map_err(|source| match source.raw_os_error() {
             Some(libc::EINVAL) => Error::Invalid(format!("no signal {signal}")),
@@ -335,14 +337,14 @@ impl Core {
     }
 
     /// From here on nothing starts it but a command.
-    fn end_policy(&self, group: &Group, id: &str, place: &Place) -> Result<()> {
+    fn end_policy(group: &Group, id: &str, place: &Place) -> Result<()> {
         if client::ask_living(group, &Request::Stop { id: id.to_owned() })? {
             return Ok(());
         }
         make_dir(&place.run)?;
         write_file(&place.run.join("stopped"), b"", 0o600)?;
         // Somebody must see its end.
-        self.repair(&group.name)
+        client::ensure_if_unattended(group, place)
     }
 
     /// Removes what does not run; repeated removal is no error.
@@ -363,24 +365,52 @@ impl Core {
         client::ask_living(&group, &Request::Forget { id: id.to_owned() })?;
         cgroup::remove(&group.cgroup(id))?;
         remove_dir(&place.run)?;
-        let half = place.data.with_file_name(format!(".{id}"));
+        let grave = aside(&place, id, if anonymous_volumes { WITH_VOLUMES } else { WITHOUT_VOLUMES });
         if place.data.exists() {
-            std::fs::rename(&place.data, &half).map_err(|e| file_error("cannot remove", &place.data, e))?;
+            std::fs::rename(&place.data, &grave).map_err(|e| file_error("cannot remove", &place.data, e))?;
         }
-        remove_dir(&half)?;
-        let mut result = network::release(&self.roots, id);
-        if anonymous_volumes && let Some(spec) = spec {
-            let handed_on = self.containers(Some(&group.name))?;
+        let buried = self.bury(&grave);
+        let released = network::release(&self.roots, id);
+        remove_empty(&group)?;
+        buried.and(released)
+    }
+
+    /// Removes what was put [`aside`]: a container that is no more, or not yet.
+    fn bury(&self, grave: &Path) -> Result<()> {
+        let mut result = Ok(());
+        let spec: Option<Spec> = read_json(&grave.join("spec.json")).unwrap_or_default();
+        if grave.extension().is_none_or(|extension| extension != WITHOUT_VOLUMES)
+            && let Some(spec) = spec.filter(|spec| !spec.anonymous_volumes.is_empty())
+        {
+            let others = self.containers(None)?;
             for (_, volume) in &spec.anonymous_volumes {
-                let used =
-                    handed_on.iter().any(|other| other.anonymous_volumes.iter().any(|(_, v)| v == volume));
+                let used = others.iter().any(|other| uses_volume(other, volume));
                 if !used && let Err(error) = volumes::remove(&self.roots, volume) {
                     result = Err(error);
                 }
             }
         }
-        remove_empty(&group)?;
-        result
+        // Last: what could not be done is done by the next command.
+        result.and_then(|()| remove_dir(grave))
+    }
+
+    /// What creations and removals that were killed left: directories put aside, and run directories and
+    /// control groups of containers that are no more.
+    fn remove_remains(&self, group: &Group, ids: &[String]) -> Result<()> {
+        let listing = std::fs::read_dir(group.data().join("c"));
+        for entry in listing.map(|listing| listing.flatten().collect()).unwrap_or_else(|_| Vec::new()) {
+            if entry.file_name().to_string_lossy().starts_with('.') {
+                self.bury(&entry.path())?;
+            }
+        }
+        let runs = group.run().join("c");
+        for id in entries(&runs)? {
+            if !ids.contains(&id) && plain_name("container", &id).is_ok() {
+                cgroup::remove(&group.cgroup(&id))?;
+                remove_dir(&runs.join(&id))?;
+            }
+        }
+        if ids.is_empty() { remove_empty(group) } else { Ok(()) }
     }
 
     /// Waits by events. An end that makes `until` impossible is [`Error::Condition`].
@@ -526,31 +556,28 @@ impl Core {
     fn group(&self, name: &str) -> Result<Group> {
         Group::new(&self.roots, name)
     }
+}
 
-    /// A volume for each anonymous mount: that of the container it replaces, or a new one.
-    fn anonymous_volumes(
-        &self,
-        config: &ContainerConfig,
-        replaced: Option<&Spec>,
-        made: &mut Vec<String>,
-    ) -> Result<Vec<(String, String)>> {
-        let old = replaced.map(|spec| spec.anonymous_volumes.as_slice()).unwrap_or_default();
-        let anonymous =
-            config.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Anonymous { .. }));
-        anonymous
-            .map(|mount| {
-                if let Some(known) = old.iter().find(|(target, _)| target == &mount.target) {
-                    return Ok(known.clone());
-                }
-                let name = wait::random_id();
-                made.push(name.clone());
-                let anonymous_of = Some(config.group.clone());
-                let volume = VolumeConfig { name: name.clone(), anonymous_of, ..VolumeConfig::default() };
-                volumes::create(&self.roots, &volume)?;
-                Ok((mount.target.clone(), name))
-            })
-            .collect()
-    }
+/// Marks of what stands aside, see [`aside`].
+const WITH_VOLUMES: &str = "volumes";
+const WITHOUT_VOLUMES: &str = "kept";
+
+/// Where a container's directory stands while it is made or removed, so that it is seen whole or not at
+/// all; whether its anonymous volumes go with it is in the name.
+fn aside(place: &Place, id: &str, mark: &str) -> PathBuf {
+    place.data.with_file_name(format!(".{id}.{mark}"))
+}
+
+/// A volume for each anonymous mount: that of the container it replaces, or a new one.
+fn anonymous_volumes(config: &ContainerConfig, replaced: Option<&Spec>) -> Vec<(String, String)> {
+    let old = replaced.map(|spec| spec.anonymous_volumes.as_slice()).unwrap_or_default();
+    let anonymous = config.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Anonymous { .. }));
+    anonymous
+        .map(|mount| {
+            let known = old.iter().find(|(target, _)| target == &mount.target);
+            known.cloned().unwrap_or_else(|| (mount.target.clone(), wait::random_id()))
+        })
+        .collect()
 }
 
 /// A container as its files and the kernel tell.
@@ -616,27 +643,6 @@ fn wait_for_end(pidfd: &std::os::fd::OwnedFd, grace: Duration) -> Result<()> {
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Ok(_) => return Ok(()),
             Err(e) => return Err(failed("cannot wait for the container")(e)),
-        }
-    }
-    Ok(())
-}
-
-/// What creations and removals that were killed left: half-made directories, and run directories and
-/// control groups of containers that are no more.
-fn remove_remains(group: &Group, ids: &[String]) -> Result<()> {
-    let data = group.data().join("c");
-    let hidden =
-        std::fs::read_dir(&data).map(|listing| listing.flatten().collect()).unwrap_or_else(|_| Vec::new());
-    for entry in hidden {
-        if entry.file_name().to_string_lossy().starts_with('.') {
-            remove_dir(&entry.path())?;
-        }
-    }
-    let runs = group.run().join("c");
-    for id in entries(&runs)? {
-        if !ids.contains(&id) && plain_name("container", &id).is_ok() {
-            cgroup::remove(&group.cgroup(&id))?;
-            remove_dir(&runs.join(&id))?;
         }
     }
     Ok(())

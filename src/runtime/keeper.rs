@@ -54,6 +54,8 @@ struct Keeper {
     respawned: VecDeque<Instant>,
     containers: HashMap<String, Held>,
     workers: Vec<Worker>,
+    /// Who waits for the end of these workers.
+    settling: Vec<(UnixStream, Vec<i32>)>,
     /// Ends of processes whose worker has not told yet what they are.
     unclaimed: HashMap<i32, Option<i32>>,
     /// Control groups to remove as soon as their last process is collected.
@@ -64,6 +66,8 @@ struct Keeper {
     anchor: Option<Anchor>,
     /// Networks that have one were given a way out.
     way_out: bool,
+    /// Why they could not be.
+    no_way_out: Option<Error>,
 }
 
 struct Supervisor {
@@ -184,12 +188,14 @@ impl Keeper {
             respawned: VecDeque::new(),
             containers: HashMap::new(),
             workers: Vec::new(),
+            settling: Vec::new(),
             unclaimed: HashMap::new(),
             group,
             remains: Vec::new(),
             expecting: Some(Instant::now() + PATIENCE),
             anchor: None,
             way_out: false,
+            no_way_out: None,
         };
         keeper.adopt()?;
         let me = Identity::of(rustix::process::getpid().as_raw_nonzero().get());
@@ -383,6 +389,11 @@ impl Keeper {
         }
         let result = match serde_json::from_slice(&text) {
             Ok(Request::Hello) => Ok(()),
+            Ok(Request::Settle) if !self.workers.is_empty() => {
+                self.settling.push((client, self.workers.iter().map(|worker| worker.pid).collect()));
+                return;
+            }
+            Ok(Request::Settle) => Ok(()),
             Ok(Request::Start { id }) => return self.start(&id, client),
             Ok(Request::Stop { id }) => return self.stop(&id, client),
             Ok(Request::Forget { id }) => {
@@ -479,7 +490,7 @@ impl Keeper {
             // What the keeper holds is not the worker's: its lock and sockets must die with it.
             close_all_but(&mut kept);
             if let (Purpose::TakeOver, Some(State { process: Some(process), ports, .. })) = (purpose, had) {
-                return worker::take_over(&group.roots, &spec, &process, &ports);
+                return worker::take_over(&group.roots, &spec, &process, &ports, anchor.as_ref());
             }
             let stdio = streams(&place, &spec.config)?;
             let (roots, anchor) = (group.roots, anchor.take());
@@ -499,8 +510,11 @@ impl Keeper {
             && !self.way_out
             && let Some(anchor) = &self.anchor
         {
-            // Containers that cannot get out still run, find each other and are reached.
-            self.way_out = self.leads_out(&config.id) && anchor.open_way_out().is_ok();
+            // Containers that cannot get out still run, find each other and are reached; it is told
+            // in their logs.
+            let opened = self.leads_out(&config.id).then(|| anchor.open_way_out());
+            self.way_out = matches!(opened, Some(Ok(())));
+            self.no_way_out = opened.and_then(Result::err);
         }
         Ok(())
     }
@@ -512,11 +526,34 @@ impl Keeper {
     }
 
     fn revive_anchor(&mut self) {
-        self.anchor = self.anchor.take().and_then(|anchor| anchor.revive(&self.group.roots).ok());
-        if let Some(anchor) = self.anchor.as_ref().filter(|_| self.way_out) {
-            self.way_out = anchor.open_way_out().is_ok();
-        }
+        let revived = self.anchor.take().map(|anchor| anchor.revive(&self.group.roots));
+        let failed = match revived {
+            Some(Ok(anchor)) => {
+                let opened = if self.way_out { anchor.open_way_out() } else { Ok(()) };
+                self.way_out &= opened.is_ok();
+                self.anchor = Some(anchor);
+                opened.err()
+            }
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
         self.tell_anchor();
+        if let Some(error) = failed {
+            let on_networks = self.containers.iter().filter(|(_, held)| held.address.is_some());
+            let ids: Vec<String> = on_networks.map(|(id, _)| id.clone()).collect();
+            for id in ids {
+                self.note(&id, "the networks lost their way out", &error);
+            }
+        }
+    }
+
+    /// To the log of a container.
+    fn note(&self, id: &str, what: &str, error: &Error) {
+        let mut text = format!("{what}: {error}");
+        if let Some(source) = std::error::Error::source(error) {
+            text.push_str(&format!(": {source}"));
+        }
+        self.tell(&Notice::Note { id: id.to_owned(), text }, &[]);
     }
 
     fn tell_anchor(&self) {
@@ -535,6 +572,14 @@ impl Keeper {
         if self.workers.is_empty() {
             self.unclaimed.retain(|_, _| false);
         }
+        let left: Vec<i32> = self.workers.iter().map(|worker| worker.pid).collect();
+        self.settling.retain_mut(|(client, awaited)| {
+            let goes_on = awaited.iter().any(|pid| left.contains(pid));
+            if !goes_on {
+                answer(client, &Ok(()));
+            }
+            goes_on
+        });
     }
 
     fn conclude(&mut self, worker: &mut Worker, heard: std::io::Result<Option<(Report, Vec<OwnedFd>)>>) {
@@ -558,10 +603,13 @@ impl Keeper {
             Ok(None) => Err(Error::Helper("the worker that starts the container was killed".into())),
             Err(source) => Err(Error::System { what: "cannot hear the worker".into(), source }),
         };
-        if let Err(error) = &result
-            && worker.purpose != Purpose::TakeOver
-        {
-            self.not_started(worker, error);
+        match &result {
+            Err(error) if worker.purpose == Purpose::TakeOver => {
+                let what = "its ports and names could not be taken over, restart it to have them back";
+                self.note(&worker.id, what, error);
+            }
+            Err(error) => self.not_started(worker, error),
+            Ok(()) => {}
         }
         for client in &mut worker.clients {
             answer(client, &result.as_ref().map(|_| ()).map_err(|e| Error::from(Wire::from(e))));
@@ -605,6 +653,9 @@ impl Keeper {
         let _ = held.place.write_state(&held.state);
         self.containers.insert(worker.id.clone(), held);
         self.tell_running(&worker.id);
+        if let Some(error) = self.no_way_out.as_ref().filter(|_| self.leads_out(&worker.id)) {
+            self.note(&worker.id, "nothing outside the container's networks can be reached", error);
+        }
         // It may be over already.
         if let Some(exit) = self.unclaimed.remove(&process.pid) {
             self.ended(&worker.id, exit);
@@ -617,6 +668,7 @@ impl Keeper {
         let cgroup = self.group.cgroup(&worker.id);
         cgroup::kill(&cgroup);
         self.await_removal(cgroup);
+        let _ = network::set_up(&self.group.roots, &worker.id, false);
         if worker.purpose == Purpose::Restart && self.containers.contains_key(&worker.id) {
             let exit = match error {
                 Error::Exec { code, .. } => Some(*code),

@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use super::{
     Error, Result, cgroup, init,
+    keeper::close_all_but,
     process::{ExecFailure, Program, tell},
     state::{Identity, failed, make_dir, remove_dir, write_json},
 };
@@ -165,6 +166,9 @@ impl Executor for Exec {
         if spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal).unwrap_or(false) {
             init::take_terminal();
         }
+        // What the worker holds (ports, the namespace of the bridges, the directories it mounted) must
+        // not be found in `/proc/1/fd` of the container, nor outlive the keeper in an init.
+        close_all_but(&mut [self.report]);
         let sealed = if self.protect_cgroups { cgroup::seal_mounts() } else { Ok(()) };
         let failure = match sealed {
             Err(e) => {
@@ -174,7 +178,8 @@ impl Executor for Exec {
             Ok(()) => self.program.become_it(),
         };
         tell(self.report, &failure);
-        Err(ExecutorError::Other(failure.step))
+        // SAFETY: ends this process at once: its owners of descriptors are not to close them again.
+        unsafe { libc::_exit(127) }
     }
 
     /// Nothing: a program is looked for when it is executed, with the code of its failure.

@@ -35,7 +35,8 @@ impl GroupLock {
             file.rewind()?;
             file.write_all(note.as_bytes())
         };
-        write(&mut file).map_err(|e| file_error("cannot write", &path, e))?;
+        // On a full disk others hear no name; a `down` that makes room must go on.
+        let _ = write(&mut file);
         Ok(Self { file, path, group })
     }
 }

@@ -179,6 +179,13 @@ impl Writer {
         self.push(exit.cast_unsigned(), if restarting { Kind::Restarts } else { Kind::Ended })
     }
 
+    /// A line of ours among the container's, on its standard error: where its user looks.
+    pub fn note(&mut self, text: &str) -> io::Result<()> {
+        let line = format!("ficelle: {text}\n");
+        self.bytes.write_all_at(line.as_bytes(), self.offset)?;
+        self.push(u32::try_from(line.len()).unwrap_or(u32::MAX), Kind::Stderr)
+    }
+
     fn push(&mut self, length: u32, kind: Kind) -> io::Result<()> {
         let entry = Entry { offset: self.offset, nanos: now(), length, kind };
         self.index.write_all_at(&entry.to_bytes(), self.entries * ENTRY as u64)?;

@@ -7,6 +7,7 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     net::Ipv4Addr,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -14,7 +15,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-pub use self::namespace::{loopback_only, prepare};
+pub use self::namespace::{loopback_only, prepare, reconnect};
 pub use super::ipam::Lease;
 use super::{
     Endpoint, Error, NetworkConfig, Result, Roots, anchor,
@@ -206,6 +207,28 @@ pub fn retain(roots: &Roots, group: &str, containers: &[&str]) -> Result<()> {
     })
 }
 
+/// Removes what writers that were killed left.
+pub fn sweep(roots: &Roots) -> Result<()> {
+    let directory = roots.data.join("networks");
+    let Ok(entries) = fs::read_dir(&directory) else { return Ok(()) };
+    let hidden = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
+    let aside: Vec<PathBuf> = entries.flatten().filter(hidden).map(|entry| entry.path()).collect();
+    if aside.is_empty() {
+        return Ok(());
+    }
+    // Who writes holds it.
+    let _lock = lock(roots)?;
+    for path in aside {
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::File { what: "remove", path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Whether the container runs: only then its names are answered.
 pub fn set_up(roots: &Roots, container: &str, up: bool) -> Result<()> {
     change(roots, |leases| {
@@ -334,14 +357,21 @@ fn write(path: &Path, value: &impl Serialize, durable: Durable) -> Result<()> {
     let failed = |source| Error::File { what: "write", path: path.to_owned(), source };
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory).map_err(failed)?;
-    let mut file = tempfile::Builder::new().prefix(".").tempfile_in(directory).map_err(failed)?;
+    // One writer at a time: what a killed one left is written over.
+    let aside = directory.join(format!(".{}", path.file_name().unwrap_or_default().to_string_lossy()));
     let text = serde_json::to_vec(value).map_err(|error| failed(error.into()))?;
-    file.write_all(&text).map_err(failed)?;
-    if durable == Durable::Yes {
-        file.as_file().sync_all().map_err(failed)?;
-    }
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    let whole = || {
+        let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
+        file.write_all(&text)?;
+        if durable == Durable::Yes {
+            file.sync_all()?;
+        }
+        fs::rename(&aside, path)
+    };
+    whole().map_err(|error| {
+        let _ = fs::remove_file(&aside);
+        failed(error)
+    })
 }
 
 #[cfg(test)]

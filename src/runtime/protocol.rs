@@ -24,6 +24,8 @@ use super::{
 pub enum Request {
     /// Are you there?
     Hello,
+    /// Answered when every start that is under way has ended: what the files tell is then true.
+    Settle,
     /// Answered when the program was executed, or could not be.
     Start { id: String },
     /// From now on no policy brings it back; answered when no start of it is under way.
@@ -77,6 +79,11 @@ pub enum Notice {
         address: Option<Ipv4Addr>,
         dns: bool,
         terminal: bool,
+    },
+    /// What the users of a container should know, for its log.
+    Note {
+        id: String,
+        text: String,
     },
     Ended {
         id: String,

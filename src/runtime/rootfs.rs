@@ -69,6 +69,10 @@ pub fn mount(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Re
     .map_err(failed(what()))
 }
 
+/// What a kernel may do by default and we must not have: attributes in the upper directory by which the
+/// content of a file comes from elsewhere, which whoever writes that directory (an image) could forge.
+const PLAIN: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")];
+
 /// Short whatever the path: values of fsconfig end at 255 bytes.
 fn name_of(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
@@ -81,6 +85,13 @@ fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path)
     }
     fsconfig_set_string(context.as_fd(), "upperdir", name_of(upper))?;
     fsconfig_set_string(context.as_fd(), "workdir", name_of(work))?;
+    for (option, value) in PLAIN {
+        match fsconfig_set_string(context.as_fd(), option, value) {
+            // A kernel that does not know it cannot do it either.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
     fsconfig_create(context.as_fd())?;
     let mounted = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
@@ -89,8 +100,16 @@ fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path)
 fn mount_old(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path) -> Result<(), Errno> {
     let lower = layers.iter().map(name_of).collect::<Vec<_>>().join(":");
     let options = format!("lowerdir={lower},upperdir={},workdir={}", name_of(upper), name_of(work));
-    let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
-    rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())
+    let plain = PLAIN.iter().fold(options.clone(), |all, (option, value)| format!("{all},{option}={value}"));
+    let mount = |options: String| {
+        let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
+        rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())
+    };
+    match mount(plain) {
+        // A kernel that does not know one of them.
+        Err(Errno::INVAL) => mount(options),
+        other => other,
+    }
 }
 
 /// Attaches what stands at `source` (an `O_PATH` descriptor: no path is walked again) at `target`.

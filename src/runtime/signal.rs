@@ -79,9 +79,10 @@ pub fn exit_of(pidfd: &OwnedFd) -> Option<i32> {
         ids: [u32; 11],
         exit_code: i32,
     }
-    // It is told from the moment its parent has collected it, which hangs up the descriptor.
+    // It is told from the moment its parent has collected it, which hangs up the descriptor. An init may
+    // take a moment for that under load.
     let mut fds = [PollFd::new(pidfd, PollFlags::empty())];
-    let _ = poll(&mut fds, Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
+    let _ = poll(&mut fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 }));
     let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
     // SAFETY: the structure has the size that the request names, and lives through the call.
     let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };

@@ -144,6 +144,7 @@ impl Place {
     /// known end, or that ran before the machine started, has ended with an unknown code.
     pub fn state(&self) -> Result<Option<State>> {
         let live: Option<State> = read_json(&self.run.join("state.json"))?;
+        let is_live = live.is_some();
         let Some(mut state) = (match live {
             Some(state) => Some(state),
             None => read_json(&self.data.join("last.json"))?,
@@ -155,9 +156,9 @@ impl Place {
             None => false,
         };
         match state.phase {
-            // A keeper that lives is about to tell.
-            Stage::Running if !lives && !self.is_kept() => self.settle(&mut state),
-            Stage::Restarting { exit } if !self.run.join("state.json").exists() => {
+            // A keeper that lives is about to tell, unless it is of another time than the state.
+            Stage::Running if !lives && !(is_live && self.is_kept()) => self.settle(&mut state),
+            Stage::Restarting { exit } if !is_live => {
                 state.phase = Stage::Exited { exit };
             }
             _ => {}

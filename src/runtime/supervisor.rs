@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    BoundPort, Error, Result, Roots, client, dns, exe, health, logs,
+    BoundPort, Error, Result, Roots, anchor, client, dns, exe, health, logs,
     ports::Proxy,
     process,
     protocol::{self, Drained, Notice},
@@ -34,6 +34,9 @@ use super::{
 /// Name of the entry, and of its arguments: the two roots and the group. Standard input is the socket
 /// of the keeper.
 pub const ENTRY: &str = "__supervisor";
+
+/// Notes of the ports that wait to be written.
+const NOTES: usize = 16;
 
 /// Starts one from the keeper, which has a single thread; its number, and the keeper's end.
 pub fn spawn(group: &Group) -> Result<(i32, OwnedFd)> {
@@ -76,19 +79,34 @@ async fn supervise(group: Group) -> Result<()> {
     let mut watched: HashMap<String, Watched> = HashMap::new();
     let names = Arc::new(dns::Names::new(&group.roots));
     let mut proxy = None;
-    let mut _anchor = None;
+    let mut anchor = None;
+    let (note, mut noted) = tokio::sync::mpsc::channel::<String>(NOTES);
     loop {
-        let heard = socket
-            .async_io(Interest::READABLE, |socket| protocol::receive::<Notice>(socket.as_fd()))
-            .await
-            .map_err(|source| Error::System { what: "cannot hear the keeper".into(), source })?;
-        match heard {
-            None => return bridge(&group, watched).await,
+        let hearing =
+            socket.async_io(Interest::READABLE, |socket| protocol::receive::<Notice>(socket.as_fd()));
+        let heard = tokio::select! {
+            heard = hearing => heard,
+            Some(text) = noted.recv() => {
+                let published = watched.values().filter(|container| container.publishes);
+                published.for_each(|container| container.note(&text));
+                continue;
+            }
+        };
+        match heard.map_err(|source| Error::System { what: "cannot hear the keeper".into(), source })? {
+            None => return bridge(&group, watched, anchor).await,
             Some((Notice::Anchor, mut descriptors)) => {
+                let connection = descriptors.pop();
                 // Without us and without a keeper the networks would end.
-                _anchor = descriptors.pop();
-                // Nobody reads what it has to note; the limit shows in connections that wait.
-                proxy = descriptors.pop().map(|netns| Arc::new(Proxy::new(netns, |_| {})));
+                anchor = connection.zip(descriptors.last().and_then(|netns| rustix::io::dup(netns).ok()));
+                let note = note.clone();
+                // Notes that come faster than they are written say nothing new.
+                let tell = move |text: &str| drop(note.try_send(text.to_owned()));
+                proxy = descriptors.pop().map(|netns| Arc::new(Proxy::new(netns, tell)));
+            }
+            Some((Notice::Note { id, text }, _)) => {
+                if let Some(container) = watched.get(&id) {
+                    container.note(&text);
+                }
             }
             Some((Notice::Running { id, process, ports, address, dns, terminal }, mut descriptors)) => {
                 let terminal = if terminal { descriptors.pop() } else { None };
@@ -118,10 +136,16 @@ async fn supervise(group: Group) -> Result<()> {
 
 /// The keeper is gone. When it had nothing left to keep, so do we; else another is started, which
 /// ends us when it holds all that we do. Should that fail, the ends of containers are written down here.
-async fn bridge(group: &Group, watched: HashMap<String, Watched>) -> Result<()> {
+async fn bridge(
+    group: &Group,
+    watched: HashMap<String, Watched>,
+    anchor: Option<(OwnedFd, OwnedFd)>,
+) -> Result<()> {
     if watched.is_empty() {
         return Ok(());
     }
+    // Killed together with the keeper, the anchor would come back with a namespace without bridges.
+    let _kept = anchor.as_ref().and_then(|(_, netns)| anchor::keep(&group.roots, netns.as_fd()).ok());
     let _ = client::ensure(group);
     for (id, container) in watched {
         let exit = match &container.pidfd {
@@ -148,6 +172,8 @@ struct Watched {
     pidfd: Option<OwnedFd>,
     streams: Vec<Rc<Stream>>,
     writer: Option<Rc<RefCell<logs::Writer>>>,
+    /// Its ports are served here.
+    publishes: bool,
     /// Ended with it.
     tasks: Vec<JoinHandle<()>>,
 }
@@ -204,7 +230,7 @@ impl Watched {
                 stream(open_fifo(place, "err")?, true, None)?,
             ],
         };
-        Ok(Self { pidfd, streams, writer, tasks: Vec::new() })
+        Ok(Self { pidfd, streams, writer, publishes: false, tasks: Vec::new() })
     }
 
     /// Answers its questions for names.
@@ -215,10 +241,18 @@ impl Watched {
 
     /// Carries what comes in at its published ports.
     fn publish(&mut self, proxy: &Arc<Proxy>, ports: &[BoundPort], listeners: Vec<OwnedFd>, to: Ipv4Addr) {
+        self.publishes = !ports.is_empty();
         for (port, listener) in ports.iter().zip(listeners) {
             let target = SocketAddr::from((to, port.target));
             let serving = Arc::clone(proxy).serve(listener, port.protocol, target);
             self.tasks.push(tokio::task::spawn_local(async move { drop(serving.await) }));
+        }
+    }
+
+    /// A log that cannot be written to fails at the container's own lines as well.
+    fn note(&self, text: &str) {
+        if let Some(writer) = &self.writer {
+            let _ = writer.borrow_mut().note(text);
         }
     }
 

@@ -69,6 +69,7 @@ pub fn create(roots: &Roots, config: &VolumeConfig) -> Result<()> {
         return Ok(());
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&all).map_err(failed("make", &all))?;
+    let _making = working(&all)?;
     let aside =
         tempfile::Builder::new().prefix(".new-").tempdir_in(&all).map_err(failed("make volume in", &all))?;
     let data = aside.path().join(DATA);
@@ -98,12 +99,49 @@ pub fn create(roots: &Roots, config: &VolumeConfig) -> Result<()> {
 pub fn remove(roots: &Roots, name: &str) -> Result<()> {
     checked(name)?;
     let (all, dir) = (volumes_dir(roots), volume_dir(roots, name));
+    if !dir.exists() {
+        return Ok(());
+    }
+    let _removing = working(&all)?;
     let grave = all.join(format!(".old-{name}-{}", std::process::id()));
     match fs::rename(&dir, &grave) {
         Ok(()) => fs::remove_dir_all(&grave).map_err(failed("remove", &grave)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed("remove volume", &dir)(error)),
     }
+}
+
+/// Held while something is being made or removed aside; it dies with its holder.
+fn working(all: &Path) -> Result<File> {
+    let file = File::open(all).map_err(failed("open", all))?;
+    rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockShared))
+        .map_err(|e| failed("lock", all)(e.into()))?;
+    Ok(file)
+}
+
+/// Removes what makers and removers that were killed left aside. While one lives there is no telling
+/// whose is what: then it is left to the next command.
+pub fn sweep(roots: &Roots) -> Result<()> {
+    let all = volumes_dir(roots);
+    let Ok(entries) = fs::read_dir(&all) else { return Ok(()) };
+    let hidden = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
+    let aside: Vec<PathBuf> = entries.flatten().filter(hidden).map(|entry| entry.path()).collect();
+    if aside.is_empty() {
+        return Ok(());
+    }
+    let file = File::open(&all).map_err(failed("open", &all))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    for path in aside {
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", &path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// All volumes, by name.

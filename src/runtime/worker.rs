@@ -136,10 +136,11 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         descriptors.push(master(&listener)?);
         fs::remove_file(&path).map_err(|e| file_error("cannot remove", &path, e))?;
     }
-    created.start()?;
     if !leases.is_empty() {
+        // Before the program runs: it may ask for its own name at once.
         network::set_up(&roots, &config.id, true)?;
     }
+    created.start()?;
     let address = leases.first().map(|lease| lease.address);
     let restart = config.restart;
     Ok((Report::Started(Started { process, ports, address, dns, restart, terminal }), descriptors))
@@ -152,6 +153,7 @@ pub fn take_over(
     spec: &Spec,
     process: &Identity,
     had: &[BoundPort],
+    anchor: Option<&Anchor>,
 ) -> Result<(Report, Vec<OwnedFd>)> {
     let same =
         spec.config.ports.iter().zip(had).map(|(port, had)| PortConfig {
@@ -162,6 +164,9 @@ pub fn take_over(
     let leases = leases(roots, &spec.config)?;
     if !leases.is_empty() {
         let namespace = namespace_of(process)?;
+        if let Some(anchor) = anchor {
+            network::reconnect(anchor, namespace.as_fd(), &leases)?;
+        }
         descriptors.extend(dns::Sockets::open(namespace.as_fd())?.into_descriptors());
         network::set_up(roots, &spec.config.id, true)?;
     }

@@ -28,22 +28,40 @@ pub fn prepare(anchor: &Anchor, leases: &[Lease]) -> Result<OwnedFd> {
         sysctl("ipv4/conf/default/arp_notify", "1")?;
         if leases.is_empty() { Ok(()) } else { nft::redirect_dns(dns::SERVER, dns::PORT) }
     })?;
+    join(anchor, namespace.as_fd(), &mut inside, leases)?;
+    Ok(namespace)
+}
+
+/// Joins a container that runs to its networks again when nobody held the namespace of their bridges
+/// for a moment: its interfaces went with it.
+pub fn reconnect(anchor: &Anchor, namespace: BorrowedFd<'_>, leases: &[Lease]) -> Result<()> {
+    let mut inside = within(namespace, "the container's", Netlink::open)?;
+    let there = inside
+        .index(&interface(0))
+        .map_err(|source| Error::System { what: "examine a container's network".to_owned(), source })?;
+    match there {
+        Some(_) => Ok(()),
+        None => join(anchor, namespace, &mut inside, leases),
+    }
+}
+
+fn join(anchor: &Anchor, namespace: BorrowedFd<'_>, inside: &mut Netlink, leases: &[Lease]) -> Result<()> {
     within(anchor.netns(), "the anchor's", || {
         let mut outside = Netlink::open()?;
         for (number, lease) in leases.iter().enumerate() {
-            plug_in(&mut outside, namespace.as_fd(), &interface(number), lease)?;
+            plug_in(&mut outside, namespace, &interface(number), lease)?;
         }
         Ok(())
     })?;
     let route = leases.iter().find(|lease| !lease.internal);
     for (number, lease) in leases.iter().enumerate() {
         let default = route.filter(|route| route.network == lease.network).map(|lease| lease.gateway);
-        configure(&mut inside, &interface(number), lease, default).map_err(|source| Error::System {
+        configure(inside, &interface(number), lease, default).map_err(|source| Error::System {
             what: format!("set address {} on network `{}`", lease.address, lease.network),
             source,
         })?;
     }
-    Ok(namespace)
+    Ok(())
 }
 
 /// A namespace with nothing but loopback.
