@@ -25,7 +25,11 @@ pub fn ask(group: &Group, request: &Request) -> Result<()> {
             Some(stream) => stream,
             None => {
                 spawn(group)?;
-                let Some(stream) = connect(group) else { continue };
+                let Some(stream) = connect(group) else {
+                    // One that is just leaving listens no more and lets nobody else begin.
+                    wait_for_leave(group);
+                    continue;
+                };
                 stream
             }
         };

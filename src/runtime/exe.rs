@@ -5,7 +5,7 @@ use std::{
     fs::File,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::process::CommandExt,
+        unix::{fs::MetadataExt, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -40,9 +40,10 @@ pub fn program() -> PathBuf {
 /// that copy. The environment of the caller stays behind.
 pub fn entry(name: &str) -> Result<(Command, Option<OwnedFd>)> {
     let path = program();
-    // In a hidden entry we are such a copy, which has no path.
+    // In a hidden entry we are such a copy, which has no path, or one that leads to another file.
     let sealed = match path.canonicalize() {
-        Ok(real) => Some(overlaid(&real).or_else(|_| copied(&real))?),
+        Ok(real) if same_file(&path, &real) => Some(overlaid(&real).or_else(|_| copied(&real))?),
+        Ok(_) => None,
         Err(_) if path == Path::new(OURSELVES) => None,
         Err(e) => return Err(file_error("cannot find", &path, e)),
     };
@@ -52,12 +53,18 @@ pub fn entry(name: &str) -> Result<(Command, Option<OwnedFd>)> {
     Ok((command, sealed))
 }
 
+fn same_file(a: &Path, b: &Path) -> bool {
+    let identity = |path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    identity(a) == identity(b)
+}
+
 fn overlaid(path: &Path) -> std::result::Result<OwnedFd, Errno> {
     let (dir, name) = path.parent().zip(path.file_name()).ok_or(Errno::INVAL)?;
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let dir = openat(rustix::fs::CWD, dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    // Without a writable layer an overlay wants two; any other directory will do.
-    for layer in [format!("/proc/self/fd/{}", dir.as_raw_fd()), "/proc/sys/kernel".to_owned()] {
+    // Without a writable layer an overlay wants two; any other directory will do that is not above or
+    // below the first and not of a file system with names of its own making (/proc/sys).
+    for layer in [format!("/proc/self/fd/{}", dir.as_raw_fd()), "/sys/kernel".to_owned()] {
         fsconfig_set_string(context.as_fd(), "lowerdir+", layer)?;
     }
     fsconfig_create(context.as_fd())?;
