@@ -17,8 +17,8 @@ pub(super) struct Args {
     names: Vec<String>,
 
     /// Format of the canonical form
-    #[arg(long, value_name = "FORMAT", default_value = "yaml")]
-    format: Format,
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
 
     /// Print the names of the services
     #[arg(long, group = "view")]
@@ -40,9 +40,17 @@ pub(super) struct Args {
     #[arg(long, group = "view")]
     profiles: bool,
 
+    /// Print the models that services use
+    #[arg(long, group = "view")]
+    models: bool,
+
     /// Print the variables that are used for interpolation
     #[arg(long, group = "view")]
     environment: bool,
+
+    /// Print the variables that the files name, with their defaults
+    #[arg(long, group = "view")]
+    variables: bool,
 
     /// Print the config hash of a service; `*` is all
     #[arg(long, group = "view", value_name = "SERVICE")]
@@ -85,17 +93,7 @@ enum Format {
 
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<i32, Failure> {
-        let options = LoadOptions {
-            services: self.names.clone(),
-            all_resources: context.global.all_resources,
-            no_interpolate: self.no_interpolate,
-            no_normalize: self.no_normalize,
-            no_path_resolution: self.no_path_resolution,
-            no_consistency: self.no_consistency,
-            no_env_resolution: self.no_env_resolution,
-            ..context.load_options()
-        };
-        let loaded = context.load_with(&options)?;
+        let loaded = context.load_with(&self.options(context))?;
         if self.quiet {
             return Ok(0);
         }
@@ -109,38 +107,80 @@ impl Args {
         Ok(0)
     }
 
+    /// Lists of names need no file of variables: they are shown where `env_file` is not there, too.
+    fn options(&self, context: &Context) -> LoadOptions {
+        let names_only = self.services
+            || self.volumes
+            || self.networks
+            || self.images
+            || self.profiles
+            || self.models;
+        LoadOptions {
+            services: self.names.clone(),
+            all_resources: context.global.all_resources,
+            no_interpolate: self.no_interpolate || self.variables,
+            no_normalize: self.no_normalize,
+            no_path_resolution: self.no_path_resolution,
+            no_consistency: self.no_consistency,
+            no_env_resolution: self.no_env_resolution || names_only,
+            ..context.load_options()
+        }
+    }
+
     fn text(&self, loaded: &Loaded) -> Result<String, Failure> {
-        let project = &loaded.project;
-        let sorted = |names: Vec<&str>| {
-            let mut names = names;
-            names.sort_unstable();
-            lines(names)
-        };
         Ok(if self.services {
-            sorted(project.services.keys().map(String::as_str).collect())
+            lines(&loaded.service_names())
         } else if self.volumes {
-            sorted(project.volumes.keys().map(String::as_str).collect())
+            lines(&loaded.volume_names())
         } else if self.networks {
-            sorted(project.networks.keys().map(String::as_str).collect())
+            lines(&loaded.network_names())
         } else if self.images {
-            sorted(project.services.values().map(crate::session::Service::image).collect())
+            lines(&loaded.image_names())
         } else if self.profiles {
-            lines(loaded.profiles.iter().map(String::as_str))
+            lines(&loaded.profiles)
+        } else if self.models {
+            lines(&loaded.model_names())
         } else if self.environment {
-            loaded.environment.iter().map(|(name, value)| format!("{name}={value}\n")).collect()
+            lines(&loaded.environment_lines())
+        } else if self.variables {
+            self.variables(loaded)
         } else if let Some(wanted) = &self.hash {
             hashes(loaded, wanted)?
         } else {
             match self.format {
-                Format::Yaml => load::config::yaml(loaded),
-                Format::Json => load::config::json(loaded),
+                Some(Format::Json) => load::config::json(loaded),
+                Some(Format::Yaml) | None => load::config::yaml(loaded),
             }
         })
     }
+
+    fn variables(&self, loaded: &Loaded) -> String {
+        let variables = loaded.variables();
+        if self.format.is_some() {
+            return serde_json::to_string_pretty(&variables).unwrap_or_default() + "\n";
+        }
+        let rows = variables.values().map(|one| {
+            [&one.name, if one.required { "true" } else { "false" }, &one.default_value, &one.presence_value]
+                .map(ToOwned::to_owned)
+        });
+        table(&["NAME", "REQUIRED", "DEFAULT VALUE", "ALTERNATE VALUE"].map(ToOwned::to_owned), rows)
+    }
 }
 
-fn lines<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    names.into_iter().flat_map(|name| [name, "\n"]).collect()
+/// Columns as wide as their widest cell.
+fn table<const N: usize>(head: &[String; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<_> = std::iter::once(head.clone()).chain(rows).collect();
+    let widths: Vec<usize> =
+        (0..N).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or_default()).collect();
+    let line = |row: &[String; N]| {
+        let cells: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}   ")).collect();
+        cells.trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+fn lines(names: &[String]) -> String {
+    names.iter().flat_map(|name| [name.as_str(), "\n"]).collect()
 }
 
 fn hashes(loaded: &Loaded, wanted: &str) -> Result<String, Failure> {
