@@ -14,6 +14,7 @@ mod runtime;
 #[cfg(target_os = "linux")]
 mod scenarios;
 mod schedule;
+mod schema;
 mod simulated;
 mod stage;
 mod support;

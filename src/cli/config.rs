@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::{context::Context, failure::Failure, output};
-use crate::load::{self, LoadOptions, Loaded};
+use crate::{
+    load::{self, LoadOptions, Loaded},
+    ui::table::Table,
+};
 
 /// Print the project as it is understood, in canonical form
 ///
@@ -55,6 +58,10 @@ pub(super) struct Args {
     /// Print the config hash of a service; `*` is all
     #[arg(long, group = "view", value_name = "SERVICE")]
     hash: Option<String>,
+
+    /// Print every value (below PATH, as `services.web`) with its place and why it won
+    #[arg(long, group = "view", value_name = "PATH", num_args = 0..=1, default_missing_value = "")]
+    explain: Option<String>,
 
     /// Only check; print nothing
     #[arg(short, long)]
@@ -109,12 +116,8 @@ impl Args {
 
     /// Lists of names need no file of variables: they are shown where `env_file` is not there, too.
     fn options(&self, context: &Context) -> LoadOptions {
-        let names_only = self.services
-            || self.volumes
-            || self.networks
-            || self.images
-            || self.profiles
-            || self.models;
+        let names_only =
+            self.services || self.volumes || self.networks || self.images || self.profiles || self.models;
         LoadOptions {
             services: self.names.clone(),
             all_resources: context.global.all_resources,
@@ -123,6 +126,7 @@ impl Args {
             no_path_resolution: self.no_path_resolution,
             no_consistency: self.no_consistency,
             no_env_resolution: self.no_env_resolution || names_only,
+            explain: self.explain.is_some(),
             ..context.load_options()
         }
     }
@@ -144,6 +148,8 @@ impl Args {
             lines(&loaded.environment_lines())
         } else if self.variables {
             self.variables(loaded)
+        } else if let Some(path) = &self.explain {
+            explained(loaded, path)?
         } else if let Some(wanted) = &self.hash {
             hashes(loaded, wanted)?
         } else {
@@ -159,24 +165,33 @@ impl Args {
         if self.format.is_some() {
             return serde_json::to_string_pretty(&variables).unwrap_or_default() + "\n";
         }
-        let rows = variables.values().map(|one| {
-            [&one.name, if one.required { "true" } else { "false" }, &one.default_value, &one.presence_value]
-                .map(ToOwned::to_owned)
-        });
-        table(&["NAME", "REQUIRED", "DEFAULT VALUE", "ALTERNATE VALUE"].map(ToOwned::to_owned), rows)
+        let mut table = Table::new(&["NAME", "REQUIRED", "DEFAULT VALUE", "ALTERNATE VALUE"]);
+        for one in variables.into_values() {
+            table.row(vec![one.name, one.required.to_string(), one.default_value, one.presence_value]);
+        }
+        lines(&table.lines())
     }
 }
 
-/// Columns as wide as their widest cell.
-fn table<const N: usize>(head: &[String; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let rows: Vec<_> = std::iter::once(head.clone()).chain(rows).collect();
-    let widths: Vec<usize> =
-        (0..N).map(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or_default()).collect();
-    let line = |row: &[String; N]| {
-        let cells: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}   ")).collect();
-        cells.trim_end().to_owned() + "\n"
+/// A line each: path and value, place, and why when that is more than being written there.
+fn explained(loaded: &Loaded, below: &str) -> Result<String, Failure> {
+    let is_below = |path: &str| match path.strip_prefix(below) {
+        Some(rest) => below.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']),
+        None => false,
     };
-    rows.iter().map(line).collect()
+    let found: Vec<_> = loaded.explained.iter().filter(|value| is_below(&value.path)).collect();
+    if found.is_empty() {
+        return Err(Failure::failed(format!("there is nothing at `{below}`"))
+            .help("`ficelle config --explain` lists every path"));
+    }
+    let mut table = Table::new(&["VALUE", "WRITTEN AT", "WHY"]);
+    for value in found {
+        let place = value.place.as_ref().map(ToString::to_string).unwrap_or_default();
+        // A value of many lines is shown by its first.
+        let text = value.value.lines().next().unwrap_or_default();
+        table.row(vec![format!("{}: {text}", value.path), place, value.why.join(", ")]);
+    }
+    Ok(lines(&table.lines()))
 }
 
 fn lines(names: &[String]) -> String {
