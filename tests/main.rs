@@ -16,6 +16,7 @@ mod runtime;
 #[cfg(target_os = "linux")]
 mod scenarios;
 mod schedule;
+mod schema;
 mod simulated;
 mod stage;
 mod support;

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::{context::Context, failure::Failure, output};
-use crate::load::{self, LoadOptions, Loaded};
+use crate::{
+    load::{self, LoadOptions, Loaded},
+    ui::table::Table,
+};
 
 /// Print the project as it is understood, in canonical form
 ///
@@ -17,8 +20,8 @@ pub(super) struct Args {
     names: Vec<String>,
 
     /// Format of the canonical form
-    #[arg(long, value_name = "FORMAT", default_value = "yaml")]
-    format: Format,
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
 
     /// Print the names of the services
     #[arg(long, group = "view")]
@@ -40,13 +43,25 @@ pub(super) struct Args {
     #[arg(long, group = "view")]
     profiles: bool,
 
+    /// Print the models that services use
+    #[arg(long, group = "view")]
+    models: bool,
+
     /// Print the variables that are used for interpolation
     #[arg(long, group = "view")]
     environment: bool,
 
+    /// Print the variables that the files name, with their defaults
+    #[arg(long, group = "view")]
+    variables: bool,
+
     /// Print the config hash of a service; `*` is all
     #[arg(long, group = "view", value_name = "SERVICE")]
     hash: Option<String>,
+
+    /// Print every value (below PATH, as `services.web`) with its place and why it won
+    #[arg(long, group = "view", value_name = "PATH", num_args = 0..=1, default_missing_value = "")]
+    explain: Option<String>,
 
     /// Only check; print nothing
     #[arg(short, long)]
@@ -85,17 +100,7 @@ enum Format {
 
 impl Args {
     pub(super) fn run(self, context: &Context) -> Result<i32, Failure> {
-        let options = LoadOptions {
-            services: self.names.clone(),
-            all_resources: context.global.all_resources,
-            no_interpolate: self.no_interpolate,
-            no_normalize: self.no_normalize,
-            no_path_resolution: self.no_path_resolution,
-            no_consistency: self.no_consistency,
-            no_env_resolution: self.no_env_resolution,
-            ..context.load_options()
-        };
-        let loaded = context.load_with(&options)?;
+        let loaded = context.load_with(&self.options(context))?;
         if self.quiet {
             return Ok(0);
         }
@@ -109,38 +114,88 @@ impl Args {
         Ok(0)
     }
 
+    /// Lists of names need no file of variables: they are shown where `env_file` is not there, too.
+    fn options(&self, context: &Context) -> LoadOptions {
+        let names_only =
+            self.services || self.volumes || self.networks || self.images || self.profiles || self.models;
+        LoadOptions {
+            services: self.names.clone(),
+            all_resources: context.global.all_resources,
+            no_interpolate: self.no_interpolate || self.variables,
+            no_normalize: self.no_normalize,
+            no_path_resolution: self.no_path_resolution,
+            no_consistency: self.no_consistency,
+            no_env_resolution: self.no_env_resolution || names_only,
+            explain: self.explain.is_some(),
+            ..context.load_options()
+        }
+    }
+
     fn text(&self, loaded: &Loaded) -> Result<String, Failure> {
-        let project = &loaded.project;
-        let sorted = |names: Vec<&str>| {
-            let mut names = names;
-            names.sort_unstable();
-            lines(names)
-        };
         Ok(if self.services {
-            sorted(project.services.keys().map(String::as_str).collect())
+            lines(&loaded.service_names())
         } else if self.volumes {
-            sorted(project.volumes.keys().map(String::as_str).collect())
+            lines(&loaded.volume_names())
         } else if self.networks {
-            sorted(project.networks.keys().map(String::as_str).collect())
+            lines(&loaded.network_names())
         } else if self.images {
-            sorted(project.services.values().map(crate::session::Service::image).collect())
+            lines(&loaded.image_names())
         } else if self.profiles {
-            lines(loaded.profiles.iter().map(String::as_str))
+            lines(&loaded.profiles)
+        } else if self.models {
+            lines(&loaded.model_names())
         } else if self.environment {
-            loaded.environment.iter().map(|(name, value)| format!("{name}={value}\n")).collect()
+            lines(&loaded.environment_lines())
+        } else if self.variables {
+            self.variables(loaded)
+        } else if let Some(path) = &self.explain {
+            explained(loaded, path)?
         } else if let Some(wanted) = &self.hash {
             hashes(loaded, wanted)?
         } else {
             match self.format {
-                Format::Yaml => load::config::yaml(loaded),
-                Format::Json => load::config::json(loaded),
+                Some(Format::Json) => load::config::json(loaded),
+                Some(Format::Yaml) | None => load::config::yaml(loaded),
             }
         })
     }
+
+    fn variables(&self, loaded: &Loaded) -> String {
+        let variables = loaded.variables();
+        if self.format.is_some() {
+            return serde_json::to_string_pretty(&variables).unwrap_or_default() + "\n";
+        }
+        let mut table = Table::new(&["NAME", "REQUIRED", "DEFAULT VALUE", "ALTERNATE VALUE"]);
+        for one in variables.into_values() {
+            table.row(vec![one.name, one.required.to_string(), one.default_value, one.presence_value]);
+        }
+        lines(&table.lines())
+    }
 }
 
-fn lines<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    names.into_iter().flat_map(|name| [name, "\n"]).collect()
+/// A line each: path and value, place, and why when that is more than being written there.
+fn explained(loaded: &Loaded, below: &str) -> Result<String, Failure> {
+    let is_below = |path: &str| match path.strip_prefix(below) {
+        Some(rest) => below.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']),
+        None => false,
+    };
+    let found: Vec<_> = loaded.explained.iter().filter(|value| is_below(&value.path)).collect();
+    if found.is_empty() {
+        return Err(Failure::failed(format!("there is nothing at `{below}`"))
+            .help("`ficelle config --explain` lists every path"));
+    }
+    let mut table = Table::new(&["VALUE", "WRITTEN AT", "WHY"]);
+    for value in found {
+        let place = value.place.as_ref().map(ToString::to_string).unwrap_or_default();
+        // A value of many lines is shown by its first.
+        let text = value.value.lines().next().unwrap_or_default();
+        table.row(vec![format!("{}: {text}", value.path), place, value.why.join(", ")]);
+    }
+    Ok(lines(&table.lines()))
+}
+
+fn lines(names: &[String]) -> String {
+    names.iter().flat_map(|name| [name.as_str(), "\n"]).collect()
 }
 
 fn hashes(loaded: &Loaded, wanted: &str) -> Result<String, Failure> {

@@ -9,6 +9,7 @@ mod create;
 mod down;
 mod failure;
 mod global;
+mod graph;
 mod image;
 mod logs;
 mod output;
@@ -17,6 +18,7 @@ mod ps;
 mod pull;
 mod restart;
 mod running;
+mod schema;
 mod signals;
 mod start;
 mod stop;
@@ -53,12 +55,14 @@ enum Command {
     Config(config::Args),
     Create(create::Args),
     Down(down::Args),
+    Graph(graph::Args),
     Image(image::Args),
     Logs(logs::Args),
     Port(port::Args),
     Ps(ps::Args),
     Pull(pull::Args),
     Restart(restart::Args),
+    Schema(schema::Args),
     Start(start::Args),
     Stop(stop::Args),
     Up(up::Args),
@@ -79,10 +83,12 @@ impl Command {
             | Self::Stop(_)
             | Self::Up(_) => 1,
             Self::Config(_)
+            | Self::Graph(_)
             | Self::Image(_)
             | Self::Logs(_)
             | Self::Port(_)
             | Self::Ps(_)
+            | Self::Schema(_)
             | Self::Version(_) => 0,
         }
     }
@@ -93,12 +99,14 @@ impl Command {
             Self::Config(args) => args.run(context),
             Self::Create(args) => args.run(context).await,
             Self::Down(args) => args.run(context).await,
+            Self::Graph(args) => args.run(context),
             Self::Image(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
             Self::Port(args) => args.run(context).await,
             Self::Ps(args) => args.run(context).await,
             Self::Pull(args) => args.run(context).await,
             Self::Restart(args) => args.run(context).await,
+            Self::Schema(args) => args.run(),
             Self::Start(args) => args.run(context).await,
             Self::Stop(args) => args.run(context).await,
             Self::Up(args) => args.run(context).await,

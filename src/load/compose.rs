@@ -12,6 +12,7 @@ use super::{
     canonical::Canonical,
     diagnostic::{Diagnostic, FileId, Files},
     discover::{self, Variables},
+    explain::Trace,
     interpolate, legacy,
     merge::{merge, settle, unify_all},
     normalise,
@@ -31,6 +32,8 @@ pub struct Loader<'a> {
     pub source: &'a dyn Source,
     pub files: Files,
     pub diagnostics: Vec<Diagnostic>,
+    /// Kept when every value is to be explained.
+    pub trace: Option<Trace>,
     /// The project directory.
     pub root: PathBuf,
     /// The current directory, below which paths are shown relative.
@@ -61,6 +64,7 @@ impl<'a> Loader<'a> {
             source,
             files: Files::default(),
             diagnostics: Vec::new(),
+            trace: options.explain.then(Trace::default),
             root: PathBuf::new(),
             here: source.current_dir(),
             unset: BTreeSet::new(),
@@ -95,6 +99,9 @@ impl<'a> Loader<'a> {
             Ok(mut documents) => {
                 for document in &mut documents {
                     legacy::modernise(document, &self.files, &mut self.diagnostics);
+                    if let Some(trace) = &mut self.trace {
+                        trace.document(document);
+                    }
                 }
                 Some(documents)
             }
@@ -112,6 +119,9 @@ impl<'a> Loader<'a> {
             let scope = Scope { file, ..scope.clone() };
             if let Some(mut done) = self.document(document, &scope) {
                 normalise::all_gpus(&mut done);
+                if let Some(trace) = &mut self.trace {
+                    trace.layer(&done);
+                }
                 merge(&mut model, done, Form::Object(PROJECT), Merge::Default);
                 settle(&mut model);
                 unify_all(&mut model, Form::Object(PROJECT), Merge::Default);
@@ -161,6 +171,10 @@ impl<'a> Loader<'a> {
                 let lookup = |name: &str| environment.get(name).cloned();
                 match interpolate::substitute(text, &lookup) {
                     Ok(done) => {
+                        if let Some(trace) = &mut self.trace {
+                            let names = interpolate::variables(text).into_iter().map(|used| used.name);
+                            trace.variables(node.span, names.collect());
+                        }
                         for (name, at) in &done.unset {
                             if self.unset.insert(name.clone()) {
                                 let span = self.inside(node.span, text, at.clone());
@@ -300,6 +314,9 @@ impl<'a> Loader<'a> {
             let dir = relative(&scope.dir, &base_scope.dir);
             Base { dir: &dir, home: home(&scope.environment) }.resolve(&mut base, SERVICE_FORM);
         }
+        if let Some(trace) = &mut self.trace {
+            trace.extend(name, &wanted, &base, extends.span);
+        }
         merge(&mut base, service, SERVICE_FORM, Merge::Default);
         unify_all(&mut base, SERVICE_FORM, Merge::Default);
         Some(base)
@@ -395,6 +412,9 @@ impl<'a> Loader<'a> {
         }
         let inner = Scope { dir, environment: Rc::new(environment), chain, file: first };
         let mut model = self.model(documents, &inner);
+        if let Some(trace) = &mut self.trace {
+            trace.include(&model, span);
+        }
         if let Some(map) = model.as_map_mut() {
             map.shift_remove("name");
         }

@@ -15,6 +15,7 @@ pub mod diagnostic;
 mod discover;
 pub mod dotenv;
 mod envfiles;
+mod explain;
 pub mod interpolate;
 mod legacy;
 mod merge;
@@ -25,6 +26,7 @@ mod path;
 mod paths;
 mod ports;
 mod scalars;
+pub mod schema;
 mod select;
 pub mod source;
 pub mod tree;
@@ -38,6 +40,7 @@ use std::{path::PathBuf, rc::Rc};
 
 pub use diagnostic::{Diagnostic, Paint, Severity};
 pub use discover::finds_nothing;
+pub use explain::Explained;
 pub use options::{Effect, LoadOptions, Loaded, Unsupported};
 pub use source::{Source, System};
 pub use views::VariableView;
@@ -142,6 +145,9 @@ fn finish(
     if !options.no_path_resolution {
         base.resolve(model, Form::Object(PROJECT));
     }
+    if let Some(trace) = &mut loader.trace {
+        trace.inherit(model);
+    }
     compose::inherit_environment(model, &site.environment);
     if options.no_normalize {
         model.set("name", tree::Value::Text(name.to_owned()));
@@ -174,6 +180,7 @@ fn finish(
         return Err(told);
     }
     Ok(Loaded {
+        explained: explained(model, site, loader),
         project,
         unsupported: unsupported(model, unbound, loader),
         canonical: std::mem::take(model),
@@ -182,6 +189,21 @@ fn finish(
         profiles,
         as_written: options.no_interpolate,
     })
+}
+
+/// Why each value is what it is, when that was asked for.
+fn explained(model: &Node, site: &Site, loader: &Loader<'_>) -> Vec<Explained> {
+    let Some(trace) = &loader.trace else { return Vec::new() };
+    let shell = loader.source.environment();
+    let named = &loader.options.env_files;
+    let files = if named.is_empty() {
+        "`.env`".to_owned()
+    } else {
+        let shown: Vec<_> = named.iter().map(|file| format!("`{}`", file.display())).collect();
+        shown.join(", ")
+    };
+    let origins = explain::Origins { shell: &shell, all: &site.environment, files };
+    trace.explain(model, &loader.files, &origins)
 }
 
 /// Attributes that are not honoured, and values that no type of the model can hold.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::{diagnostic::Diagnostic, tree::Node};
+use super::{diagnostic::Diagnostic, explain::Explained, tree::Node};
 use crate::model::{Place, Project};
 
 /// Everything the command line can say about loading. The default loads what lies in the current
@@ -33,6 +33,8 @@ pub struct LoadOptions {
     pub no_consistency: bool,
     /// Do not read `env_file` and do not take variables from the environment.
     pub no_env_resolution: bool,
+    /// Tell of every value where it comes from ([`Loaded::explained`]).
+    pub explain: bool,
 }
 
 /// A loaded project.
@@ -49,6 +51,8 @@ pub struct Loaded {
     pub environment: BTreeMap<String, String>,
     /// Profiles named by any service, in order.
     pub profiles: Vec<String>,
+    /// Every value with its place and why it won; empty unless it was asked for.
+    pub explained: Vec<Explained>,
     /// How the tree is to be printed: as typed values, or as written.
     pub(super) as_written: bool,
 }

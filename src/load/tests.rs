@@ -856,3 +856,42 @@ fn the_name_comes_from_the_strongest_source() {
     assert_eq!(name(named, Some("flag"), &[("COMPOSE_PROJECT_NAME", "var")]).unwrap(), "flag");
     assert!(name(plain, Some("Not.Normal"), &[]).unwrap_err().contains("`notnormal` would do"));
 }
+
+#[test]
+fn every_value_is_explained_by_its_place_and_why_it_won() {
+    let files = Memory::project(&[
+        (
+            "compose.yaml",
+            "include: [other.yaml]\nservices:\n  base:\n    image: \"a:${TAG}\"\n    user: \"1\"\n  web:\n    extends: base\n    hostname: ${HOST:-h}\n    environment: [HOME, A=1]\n",
+        ),
+        ("compose.override.yaml", "services:\n  web:\n    user: ${WHO}\n    hostname: over\n"),
+        ("other.yaml", "services:\n  third:\n    image: c\n"),
+        (".env", "TAG=7\n"),
+    ])
+    .with_environment(&[("WHO", "me"), ("HOME", "/h")]);
+    let options = LoadOptions { explain: true, ..LoadOptions::default() };
+    let loaded = load(&options, &files).unwrap();
+    let lines: Vec<_> = loaded
+        .explained
+        .iter()
+        .map(|value| {
+            let place = value.place.as_ref().map(ToString::to_string).unwrap_or_default();
+            format!("{}: {} | {place} | {}", value.path, value.value, value.why.join(", "))
+        })
+        .collect();
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    services.third.image: c | other.yaml:3:12 | include (compose.yaml:1:11)
+    services.third.networks.default: null |  | default
+    services.base.image: a:7 | compose.yaml:4:12 | `TAG` from `.env`
+    services.base.user: 1 | compose.yaml:5:11 | 
+    services.base.networks.default: null |  | default
+    services.web.image: a:7 | compose.yaml:4:12 | `TAG` from `.env`, extends `base` (compose.yaml:7:14)
+    services.web.user: me | compose.override.yaml:3:11 | `WHO` from the shell, override of compose.yaml:5:11
+    services.web.hostname: over | compose.override.yaml:4:15 | override of compose.yaml:8:15
+    services.web.environment.HOME: /h | compose.yaml:9:19 | `HOME` from the shell
+    services.web.environment.A: 1 | compose.yaml:9:25 | 
+    services.web.networks.default: null |  | default
+    name: project |  | default
+    networks.default.name: project_default |  | default
+    ");
+}

@@ -24,7 +24,7 @@ pub const MAX_TEXT: usize = 64 << 20;
 
 /// Where something was written: line and column from 1 in characters, the length within the line.
 /// Line 0 is no place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Span {
     pub file: FileId,
     pub line: u32,

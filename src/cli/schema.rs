@@ -1,0 +1,15 @@
+//! `ficelle schema`.
+
+use super::{failure::Failure, output};
+use crate::load;
+
+/// Print the JSON Schema of a Compose file, for editors
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+impl Args {
+    pub(super) fn run(&self) -> Result<i32, Failure> {
+        output::text(&load::schema::text())?;
+        Ok(0)
+    }
+}

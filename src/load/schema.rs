@@ -1,0 +1,236 @@
+//! The JSON Schema of a Compose file, made from the attribute table: what editors complete and check with.
+//! It says which shapes are valid; what a string contains (durations, ports) and what leads where is said by
+//! loading alone.
+
+use serde_json::{Map as Object, Value as Json, json};
+
+use super::attributes::{self, Attribute, Form, NameDefault, OptionValues, PROJECT, Short, Support, Table};
+
+/// What the schema is called among others.
+const ID: &str = "urn:ficelle:compose-spec";
+
+/// The schema, indented, ended by a line break.
+#[must_use]
+pub fn text() -> String {
+    let text = serde_json::to_string_pretty(&schema()).unwrap_or_default();
+    text + "\n"
+}
+
+/// The schema of a whole file (draft 2020-12). Mappings that several keys share stand in `$defs`.
+#[must_use]
+pub fn schema() -> Json {
+    let mut definitions = Definitions::default();
+    let mut root = Object::new();
+    root.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
+    root.insert("$id".into(), json!(ID));
+    root.insert("title".into(), json!("Compose file"));
+    if let Json::Object(project) = definitions.object(PROJECT, Extensions::Allowed) {
+        root.extend(project);
+    }
+    root.insert("$defs".into(), Json::Object(definitions.done));
+    Json::Object(root)
+}
+
+/// Names of the mappings that are defined once.
+const NAMED: &[(&str, Table)] = &[
+    ("service", attributes::SERVICE),
+    ("build", attributes::BUILD),
+    ("deploy", attributes::DEPLOY),
+    ("develop", attributes::DEVELOP),
+    ("device_request", attributes::DEVICE_REQUEST),
+    ("file_mount", attributes::FILE_MOUNT),
+    ("hook", attributes::HOOK),
+    ("mount", attributes::MOUNT),
+    ("network", attributes::NETWORK),
+    ("volume", attributes::VOLUME),
+    ("config", attributes::CONFIG),
+    ("secret", attributes::SECRET),
+    ("model", attributes::MODEL),
+    ("port", attributes::PORT),
+    ("throttle", attributes::THROTTLE),
+    ("ulimit", attributes::ULIMIT),
+    ("update", attributes::UPDATE),
+];
+
+/// Whether a mapping may have keys that begin with `x-`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extensions {
+    Allowed,
+    Refused,
+}
+
+#[derive(Default)]
+struct Definitions {
+    done: Object<String, Json>,
+}
+
+impl Definitions {
+    /// A mapping by its name, or in place when it has none.
+    fn table(&mut self, table: Table, extensions: Extensions) -> Json {
+        let Some((name, _)) = NAMED.iter().find(|(_, named)| std::ptr::eq(*named, table)) else {
+            return self.object(table, extensions);
+        };
+        if !self.done.contains_key(*name) {
+            self.done.insert((*name).to_owned(), Json::Null);
+            let object = self.object(table, extensions);
+            self.done.insert((*name).to_owned(), object);
+        }
+        json!({ "$ref": format!("#/$defs/{name}") })
+    }
+
+    fn object(&mut self, table: Table, extensions: Extensions) -> Json {
+        let mut properties = Object::new();
+        for row in table.iter().filter(|row| !row.hidden) {
+            properties.insert(row.name.to_owned(), self.property(row));
+        }
+        let required: Vec<_> = table.iter().filter(|row| row.required).map(|row| row.name).collect();
+        let mut object = json!({ "type": "object", "properties": properties, "additionalProperties": false });
+        if !required.is_empty() {
+            object["required"] = json!(required);
+        }
+        if extensions == Extensions::Allowed {
+            object["patternProperties"] = json!({ "^x-": {} });
+        }
+        object
+    }
+
+    fn property(&mut self, row: &Attribute) -> Json {
+        let mut schema = self.form(row.form);
+        let remark = match row.support {
+            Support::Yes => return schema,
+            Support::Cluster => "Means something on a cluster only.",
+            Support::Missing => "Valid; `ficelle up` does not carry it out yet.",
+        };
+        schema["description"] = json!(remark);
+        schema
+    }
+
+    fn form(&mut self, form: Form) -> Json {
+        match form {
+            Form::Any => json!({}),
+            Form::Text | Form::PullPolicy | Form::ContainerName | Form::BytesText | Form::Duration => {
+                json!({ "type": "string" })
+            }
+            Form::TextOrNull => json!({ "type": ["string", "null"] }),
+            Form::TextOrFlag | Form::Flag => json!({ "type": ["boolean", "string"] }),
+            Form::StrictFlag => json!({ "type": "boolean" }),
+            // A variable stands where a word does.
+            Form::Choice(words) => {
+                json!({ "anyOf": [{ "enum": words }, { "type": "string", "pattern": "\\$" }] })
+            }
+            Form::Integer(low, high) => bounded(low, high),
+            Form::StrictInteger => json!({ "type": "integer" }),
+            Form::StrictNumber => json!({ "type": "number" }),
+            Form::Whole | Form::Number | Form::Mode | Form::Bytes => json!({ "type": ["number", "string"] }),
+            Form::Count | Form::WholeBytes => json!({ "type": ["integer", "string"] }),
+            Form::Words => any_of([json!({ "type": ["string", "null"] }), strings()]),
+            Form::Test | Form::StringOrList => any_of([json!({ "type": "string" }), strings()]),
+            Form::Pairs(_) | Form::Ssh => {
+                any_of([mapping(&json!({ "type": ["string", "number", "boolean", "null"] })), strings()])
+            }
+            Form::Options(values) => mapping(&option_value(values)),
+            Form::Hosts => any_of([mapping(&any_of([json!({ "type": "string" }), strings()])), strings()]),
+            Form::Strings => strings(),
+            Form::Scalars => list(&json!({ "type": ["string", "number"] })),
+            Form::List(item) => self.list_of(*item),
+            Form::Keyed(item) => mapping(&self.form(*item)),
+            Form::Names(item, default) => {
+                let value = self.form(*item);
+                let value = match default {
+                    NameDefault::Null => any_of([json!({ "type": "null" }), value]),
+                    NameDefault::Dependency => value,
+                };
+                any_of([strings(), mapping(&value)])
+            }
+            Form::Object(table) => self.table(table, Extensions::Allowed),
+            Form::Closed(table) => self.table(table, Extensions::Refused),
+            Form::ObjectOrNull(table) => {
+                any_of([json!({ "type": "null" }), self.table(table, Extensions::Allowed)])
+            }
+            Form::Short(short, table) => {
+                any_of([json!({ "type": short_type(short) }), self.table(table, Extensions::Allowed)])
+            }
+            Form::Ports => list(&any_of([
+                json!({ "type": ["number", "string"] }),
+                self.table(attributes::PORT, Extensions::Allowed),
+            ])),
+            Form::Gpus => any_of([
+                json!({ "const": "all" }),
+                list(&self.table(attributes::DEVICE_REQUEST, Extensions::Allowed)),
+            ]),
+            Form::External => any_of([
+                json!({ "type": ["boolean", "string"] }),
+                json!({ "type": "object", "properties": { "name": { "type": "string" } } }),
+            ]),
+            Form::Include => include(),
+        }
+    }
+
+    /// Of files of variables one may stand without its list.
+    fn list_of(&mut self, item: Form) -> Json {
+        let items = list(&self.form(item));
+        match item {
+            Form::Short(Short::EnvFile, _) => any_of([json!({ "type": "string" }), items]),
+            _ => items,
+        }
+    }
+}
+
+fn bounded(low: i64, high: i64) -> Json {
+    let mut schema = json!({ "type": ["integer", "string"] });
+    if low != i64::MIN {
+        schema["minimum"] = json!(low);
+    }
+    if high != i64::MAX {
+        schema["maximum"] = json!(high);
+    }
+    schema
+}
+
+fn option_value(values: OptionValues) -> Json {
+    match values {
+        OptionValues::Text => json!({ "type": "string" }),
+        OptionValues::TextNumber => json!({ "type": ["string", "number"] }),
+        OptionValues::TextNumberNull => json!({ "type": ["string", "number", "null"] }),
+        OptionValues::AnyScalar => json!({ "type": ["string", "number", "boolean", "null"] }),
+        OptionValues::ScalarOrList => {
+            let scalar = json!({ "type": ["string", "number", "boolean"] });
+            any_of([scalar.clone(), list(&scalar)])
+        }
+    }
+}
+
+const fn short_type(short: Short) -> &'static [&'static str] {
+    match short {
+        Short::Ulimit => &["integer", "string"],
+        _ => &["string"],
+    }
+}
+
+fn include() -> Json {
+    let paths = any_of([json!({ "type": "string" }), strings()]);
+    list(&any_of([
+        json!({ "type": "string" }),
+        json!({
+            "type": "object",
+            "properties": { "path": paths, "env_file": paths, "project_directory": { "type": "string" } },
+            "additionalProperties": false
+        }),
+    ]))
+}
+
+fn any_of<const N: usize>(schemas: [Json; N]) -> Json {
+    json!({ "anyOf": Vec::from(schemas) })
+}
+
+fn list(item: &Json) -> Json {
+    json!({ "type": "array", "items": item })
+}
+
+fn strings() -> Json {
+    list(&json!({ "type": "string" }))
+}
+
+fn mapping(value: &Json) -> Json {
+    json!({ "type": "object", "additionalProperties": value })
+}
