@@ -158,7 +158,7 @@ impl Place {
         };
         match state.phase {
             // A keeper that lives is about to tell, unless it is of another time than the state.
-            Stage::Running if !lives && !(is_live && self.is_kept()) => self.settle(&mut state),
+            Stage::Running if !(lives || is_live && self.is_kept()) => self.settle(&mut state),
             Stage::Restarting { exit } if !is_live => {
                 state.phase = Stage::Exited { exit };
             }
