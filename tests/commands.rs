@@ -462,7 +462,8 @@ services:
     assert_eq!(said.code, Some(130), "{said:?}");
     assert!(said.stderr.contains("Gracefully stopping"), "{said:?}");
     let states = place.states();
-    assert!(states.contains(&("demo-late-1".into(), "created".into())), "{states:?}");
+    let ran = |name: &str| states.iter().any(|(n, state)| n == name && state == "exited");
+    assert!(ran("demo-job-1") && !ran("demo-late-1"), "{states:?}");
     assert!(!states.iter().any(|(_, state)| state == "running"), "{states:?}");
 }
 
