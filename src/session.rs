@@ -272,11 +272,17 @@ impl Session {
         outcome: &mut Outcome,
     ) {
         events(Event::Planned { plan: plan.clone() });
-        let report = apply::run(plan, self.engine.clone(), self.parallel, cancel.clone(), events).await;
+        let mut done = 0;
+        // Counted as told: an optional step that failed is in no list of the report.
+        let mut count = |event: Event| {
+            done += usize::from(matches!(event, Event::Done { .. }));
+            events(event);
+        };
+        let report = apply::run(plan, self.engine.clone(), self.parallel, cancel.clone(), &mut count).await;
         outcome.unchanged.extend(plan.unchanged.iter().cloned());
         outcome.cancelled |= report.cancelled;
         outcome.skipped += report.skipped.len();
-        outcome.done += plan.steps.len() - report.skipped.len() - report.failed.len();
+        outcome.done += done;
         for (id, error) in report.failed {
             let Some(step) = plan.steps.get(id.0).cloned() else { continue };
             let autopsy = autopsy::of(&*self.engine, &self.project.name, &step).await;

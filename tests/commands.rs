@@ -420,18 +420,51 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
 #[test]
 fn a_signal_stops_what_an_attached_up_started() {
     for (sent, code) in [(rustix::process::Signal::INT, 130), (rustix::process::Signal::TERM, 143)] {
-        let place = Place::new(STACK);
+        let last = "  last: {image: last:1, command: echo ready, depends_on: [web]}\nvolumes:";
+        let place = Place::new(&STACK.replace("volumes:\n  data", &format!("{last}\n  data")));
         let mut child = place.spawn("up");
         let (line, mut rest) = first_line(&mut child);
-        assert_eq!(line, "Attaching to db-1, web-1\n");
+        assert_eq!(line, "Attaching to db-1, last-1, web-1\n");
+        let mut ready = String::new();
+        rest.read_line(&mut ready).unwrap();
+        assert_eq!(ready, "last-1  | ready\n");
         signal(&child, sent);
         let mut text = String::new();
         rest.read_to_string(&mut text).unwrap();
         let said = said(child.wait_with_output().unwrap());
         assert_eq!(said.code, Some(code), "{said:?}");
         assert!(said.stderr.contains("Gracefully stopping"), "{said:?}");
-        assert_eq!(pairs(&place.states()), [("demo-db-1", "exited"), ("demo-web-1", "exited")]);
+        let states = place.states();
+        assert!(states.len() == 3 && states.iter().all(|(_, state)| state == "exited"), "{states:?}");
     }
+}
+
+#[test]
+fn output_is_shown_while_other_services_still_wait_and_ctrl_c_ends_the_wait() {
+    let place = Place::new(
+        "
+services:
+  job: {image: a, command: echo hello}
+  slow: {image: b, command: serve}
+  late: {image: c, command: serve, depends_on: {slow: {condition: service_completed_successfully}}}
+",
+    );
+    let mut child = place.spawn("up");
+    let (line, mut rest) = first_line(&mut child);
+    assert_eq!(line, "Attaching to job-1, late-1, slow-1\n");
+    let mut said_early = String::new();
+    rest.read_line(&mut said_early).unwrap();
+    assert_eq!(said_early, "job-1   | hello\n", "late-1 cannot start: slow-1 never completes");
+    signal(&child, rustix::process::Signal::INT);
+    let mut text = String::new();
+    rest.read_to_string(&mut text).unwrap();
+    let said = said(child.wait_with_output().unwrap());
+    assert_eq!(said.code, Some(130), "{said:?}");
+    assert!(said.stderr.contains("Gracefully stopping"), "{said:?}");
+    let states = place.states();
+    let ran = |name: &str| states.iter().any(|(n, state)| n == name && state == "exited");
+    assert!(ran("demo-job-1") && !ran("demo-late-1"), "{states:?}");
+    assert!(!states.iter().any(|(_, state)| state == "running"), "{states:?}");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Follows the containers of an attached `up`, until they end or the user has had enough.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     context::{Context, Quiet},
@@ -14,7 +15,10 @@ use super::{
     signals::Signals,
 };
 use crate::{
-    session::{Container, Goal, LogItem, LogRange, Selection, Session, Stream, Wish},
+    session::{
+        Container, Event, Goal, LogItem, LogRange, Op, Outcome, Selection, Session, SessionError, Step,
+        Stream, Wish,
+    },
     ui::{
         Palette,
         logs::{LogLines, LogStyle},
@@ -50,9 +54,9 @@ pub(super) enum Until {
 }
 
 /// Where output goes while containers are being stopped.
-pub(super) enum Output<'a> {
+enum Output<'a> {
     None,
-    Follow(&'a mut mpsc::Receiver<LogItem>, &'a mut LogLines),
+    Follow(&'a mut mpsc::Receiver<LogItem>, &'a Mutex<Roster>),
 }
 
 /// Why following ended.
@@ -66,61 +70,137 @@ enum End {
 }
 
 impl Attach {
-    pub(super) fn stop_wish(&self) -> Wish {
+    fn stop_wish(&self) -> Wish {
         let goal = Goal::Stopped { selection: self.selection.clone(), timeout: self.timeout };
         Wish { command: "up", images: None, goal: Some(goal) }
     }
 
-    pub(super) async fn follow(&self, context: &Context, session: &Session) -> Result<i32, Failure> {
+    /// Pursues `wish`, showing what the containers say from the first that is started on, and follows
+    /// them until the end.
+    pub(super) async fn run(
+        &self,
+        context: &Context,
+        session: &Session,
+        wish: &Wish,
+        quiet: Quiet,
+    ) -> Result<i32, Failure> {
         let failure = |error| Failure::of_session(error, session.project(), context.source());
-        let observed = session.observe().await.map_err(failure)?;
-        let followed = self.followed(&observed.containers);
-        let project = &session.project().name;
-        let names: Vec<&str> = followed.iter().map(|container| container.name.as_str()).collect();
-        let short = |name: &&str| name.strip_prefix(&format!("{project}-")).unwrap_or(name).to_owned();
-        let shown: Vec<String> = names.iter().map(short).collect();
-        output::text(&format!("Attaching to {}\n", shown.join(", ")))?;
+        let containers = session.observe().await.map_err(failure)?.containers;
         let palette = Palette { colour: self.colour && context.out_palette().colour };
         let style = LogStyle { prefix: self.prefix, timestamps: self.timestamps, palette };
-        let mut lines = LogLines::new(style, project, names.iter().copied());
-
-        // All that were started are followed, since one that is not shown can still end the run.
-        let everything = observed.containers.iter().filter(|c| self.selection.contains(&c.service));
-        let all: Vec<String> = everything.map(|container| container.name.clone()).collect();
-        let services: BTreeSet<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let range = LogRange { since: Some(self.since), follow: true, ..LogRange::default() };
+        let roster = Mutex::new(Roster::of(&containers, LogLines::new(style, &session.project().name, [])));
+        let (tell, news) = mpsc::unbounded_channel();
         let (sink, mut items) = mpsc::channel(256);
-        let followed =
-            if matches!(self.until, Until::AllEnd) { services.iter().cloned().collect() } else { all };
-        let logs = session.logs(followed, range, sink);
-        tokio::pin!(logs);
-        let end = tokio::select! {
-            end = self.pump(context, &mut items, &mut lines, &services) => end,
-            Err(error) = &mut logs => return Err(failure(error)),
+        let feed = async {
+            match self.feed(session, &roster, news, sink).await {
+                Err(error) => failure(error),
+                // All was fed: whoever reads learns it from the closed channel.
+                Ok(()) => std::future::pending().await,
+            }
         };
+        tokio::pin!(feed);
+
+        let mut hear = |event: &Event| {
+            let planned = locked(&roster).hear(self, event);
+            if let Some(names) = planned {
+                // When nobody reads, the first line of a container tells.
+                let _ = context.above(|| output::text(&attaching(&names, session)));
+            }
+            // The feed listens as long as it has not failed, which is told by itself.
+            let _ = tell.send(());
+        };
+        let begin = self.begin(context, session, wish, quiet, &mut hear, &roster, &mut items);
+        let (begun, early) = tokio::select! {
+            begun = begin => begun,
+            failed = &mut feed => return Err(failed),
+        };
+        let early = match (begun, early) {
+            (_, Some(end)) => Some(end),
+            (Ok(None), None) => return Ok(0),
+            (Ok(Some(_)), None) => None,
+            // Ctrl-C while it starts: what is already there is stopped again.
+            (Err(_), None) if context.signals.first().is_some() => Some(End::Signal),
+            (Err(failed), None) => return Err(failed),
+        };
+        locked(&roster).admit_all();
+        let _ = tell.send(());
+        drop(tell);
         let rest = async {
-            let output = Output::Follow(&mut items, &mut lines);
-            self.conclude(context, session, end, output).await
+            let end = match early {
+                Some(end) => end,
+                None => self.pump(context, &mut items, &roster).await,
+            };
+            self.conclude(context, session, end, Output::Follow(&mut items, &roster)).await
         };
         tokio::select! {
             code = rest => code,
-            Err(error) = &mut logs => Err(failure(error)),
+            failed = &mut feed => Err(failed),
         }
     }
 
-    fn followed<'a>(&self, containers: &'a [Container]) -> Vec<&'a Container> {
-        let mut followed: Vec<_> =
-            containers.iter().filter(|container| self.services.contains(&container.service)).collect();
-        followed.sort_by(|a, b| a.name.cmp(&b.name));
-        followed
+    /// Carries the plan out and prints what is said meanwhile. A container whose end ends everything
+    /// cancels the rest of the plan.
+    #[expect(clippy::too_many_arguments, reason = "what is wanted, who hears of it, and what is said")]
+    async fn begin(
+        &self,
+        context: &Context,
+        session: &Session,
+        wish: &Wish,
+        quiet: Quiet,
+        hear: &mut (dyn FnMut(&Event) + Send),
+        roster: &Mutex<Roster>,
+        items: &mut mpsc::Receiver<LogItem>,
+    ) -> (Result<Option<Outcome>, Failure>, Option<End>) {
+        let (give_up, cancel) = watch::channel(false);
+        let begin = context.pursue_heard(session, wish, quiet, &cancel, hear);
+        tokio::pin!(begin);
+        let (mut early, mut open) = (None, true);
+        loop {
+            tokio::select! {
+                begun = &mut begin => return (begun, early),
+                _ = context.signals.beyond(0), if !*give_up.borrow() => { give_up.send_replace(true); }
+                item = items.recv(), if open => match item {
+                    Some(item) => early = early.or(self.take(context, &item, roster)),
+                    None => open = false,
+                }
+            }
+            if early.is_some() {
+                give_up.send_replace(true);
+            }
+        }
+    }
+
+    /// Passes on what the containers of the roster say, as soon as the first of them runs, until all
+    /// have ended and no more `news` will come.
+    async fn feed(
+        &self,
+        session: &Session,
+        roster: &Mutex<Roster>,
+        mut news: mpsc::UnboundedReceiver<()>,
+        sink: mpsc::Sender<LogItem>,
+    ) -> Result<(), SessionError> {
+        while news.recv().await.is_some() {
+            let Some(open) = locked(roster).open(self) else { continue };
+            let range = LogRange { since: Some(self.since), follow: true, ..LogRange::default() };
+            let (tell, mut heard) = mpsc::channel(64);
+            let pass_on = async {
+                while let Some(item) = heard.recv().await {
+                    // What is said by a container that will be replaced belongs to its last run.
+                    if locked(roster).admits(&item) && sink.send(item).await.is_err() {
+                        break;
+                    }
+                }
+            };
+            tokio::join!(session.logs(open, range, tell), pass_on).0?;
+        }
+        Ok(())
     }
 
     async fn pump(
         &self,
         context: &Context,
         items: &mut mpsc::Receiver<LogItem>,
-        lines: &mut LogLines,
-        shown: &BTreeSet<String>,
+        roster: &Mutex<Roster>,
     ) -> End {
         loop {
             let item = tokio::select! {
@@ -128,14 +208,22 @@ impl Attach {
                 _ = context.signals.beyond(0) => return End::Signal,
             };
             let Some(item) = item else { return End::AllEnded };
-            if let Err(failure) = print(lines, &item, shown) {
-                return End::Unread(failure);
+            if let Some(end) = self.take(context, &item, roster) {
+                return end;
             }
-            if let LogItem::Exited { container, code, restarting: false } = item
-                && self.ends_all(code)
-            {
-                return End::Ended(container, code);
+        }
+    }
+
+    /// Prints one item; returns whether it ends everything.
+    fn take(&self, context: &Context, item: &LogItem, roster: &Mutex<Roster>) -> Option<End> {
+        if let Err(failure) = context.above(|| locked(roster).print(self, item)) {
+            return Some(End::Unread(failure));
+        }
+        match item {
+            LogItem::Exited { container, code, restarting: false } if self.ends_all(*code) => {
+                Some(End::Ended(container.clone(), *code))
             }
+            _ => None,
         }
     }
 
@@ -195,23 +283,113 @@ impl Attach {
     }
 }
 
-fn print(lines: &mut LogLines, item: &LogItem, shown: &BTreeSet<String>) -> Result<(), Failure> {
-    let (LogItem::Line { container, .. } | LogItem::Exited { container, .. }) = item;
-    if matches!(item, LogItem::Line { .. }) && !shown.contains(container) {
-        return Ok(());
+fn locked(roster: &Mutex<Roster>) -> MutexGuard<'_, Roster> {
+    roster.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The containers of the run: known from the plan, and which of them run or have ended.
+struct Roster {
+    /// The service of each container.
+    services: BTreeMap<String, String>,
+    /// Those that the plan starts or leaves running.
+    all: BTreeSet<String>,
+    /// Those of them that run as they should, or did.
+    live: BTreeSet<String>,
+    ended: BTreeSet<String>,
+    lines: LogLines,
+}
+
+impl Roster {
+    fn of(containers: &[Container], lines: LogLines) -> Self {
+        let services = containers.iter().map(|c| (c.name.clone(), c.service.clone())).collect();
+        let none = BTreeSet::new;
+        Self { services, all: none(), live: none(), ended: none(), lines }
     }
-    let (stream, bytes) = lines.item(item);
-    match stream {
-        Stream::Stdout => output::bytes(&bytes),
-        Stream::Stderr => {
-            output::to_stderr(&bytes);
-            Ok(())
+
+    /// Takes note of a step; returns the names to be shown when a plan has just made them known.
+    fn hear(&mut self, attach: &Attach, event: &Event) -> Option<Vec<String>> {
+        match event {
+            Event::Planned { plan } => {
+                self.all.extend(plan.unchanged.iter().cloned());
+                self.live.extend(plan.unchanged.iter().cloned());
+                for step in &plan.steps {
+                    if let Op::Create(create) = &step.op {
+                        self.services.insert(create.name.clone(), create.service.clone());
+                    }
+                    if let Op::Start { name, .. } = &step.op {
+                        self.all.insert(name.clone());
+                        self.live.remove(name);
+                    }
+                }
+                let shown: Vec<String> = self.all.iter().filter(|n| self.shows(attach, n)).cloned().collect();
+                shown.iter().for_each(|name| self.lines.expect(name));
+                (!shown.is_empty()).then_some(shown)
+            }
+            // Not when it is done: what it says may arrive before that.
+            Event::Started { what: Step { op: Op::Start { name, .. }, .. }, .. } => {
+                self.live.insert(name.clone());
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn shows(&self, attach: &Attach, container: &str) -> bool {
+        self.services.get(container).is_some_and(|service| attach.services.contains(service))
+    }
+
+    /// Nothing more will be started.
+    fn admit_all(&mut self) {
+        self.live.extend(self.all.iter().cloned());
+    }
+
+    /// Whom to follow, when one of them runs. All are followed where one that is not shown can end
+    /// the run.
+    fn open(&self, attach: &Attach) -> Option<Vec<String>> {
+        let followed = |name: &&String| {
+            !self.ended.contains(*name)
+                && (self.shows(attach, name)
+                    || !matches!(attach.until, Until::AllEnd)
+                        && self.services.get(*name).is_some_and(|s| attach.selection.contains(s)))
+        };
+        let open: Vec<String> = self.all.iter().filter(followed).cloned().collect();
+        open.iter().any(|name| self.live.contains(name)).then_some(open)
+    }
+
+    fn admits(&mut self, item: &LogItem) -> bool {
+        let (LogItem::Line { container, .. } | LogItem::Exited { container, .. }) = item;
+        let live = self.live.contains(container);
+        if live && matches!(item, LogItem::Exited { restarting: false, .. }) {
+            self.ended.insert(container.clone());
+        }
+        live
+    }
+
+    fn print(&mut self, attach: &Attach, item: &LogItem) -> Result<(), Failure> {
+        if let LogItem::Line { container, .. } = item
+            && !self.shows(attach, container)
+        {
+            return Ok(());
+        }
+        let (stream, bytes) = self.lines.item(item);
+        match stream {
+            Stream::Stdout => output::bytes(&bytes),
+            Stream::Stderr => {
+                output::to_stderr(&bytes);
+                Ok(())
+            }
         }
     }
 }
 
+fn attaching(names: &[String], session: &Session) -> String {
+    let project = format!("{}-", session.project().name);
+    let short: Vec<&str> = names.iter().map(|name| name.strip_prefix(&project).unwrap_or(name)).collect();
+    format!("Attaching to {}\n", short.join(", "))
+}
+
 /// Stops what `wish` names; at the next signal without grace.
-pub(super) async fn stop(
+async fn stop(
     context: &Context,
     session: &Session,
     wish: &Wish,
@@ -226,7 +404,7 @@ pub(super) async fn stop(
             tokio::select! {
                 result = &mut stopping => break Some(result),
                 _ = context.signals.beyond(heard) => break None,
-                () = output.pass_on() => {}
+                () = output.pass_on(context) => {}
             }
         }
     };
@@ -243,13 +421,13 @@ pub(super) async fn stop(
 
 impl Output<'_> {
     /// Shows the next item; waits for ever when there is none to come.
-    async fn pass_on(&mut self) {
-        let Self::Follow(items, lines) = self else { return std::future::pending().await };
+    async fn pass_on(&mut self, context: &Context) {
+        let Self::Follow(items, roster) = self else { return std::future::pending().await };
         match items.recv().await {
             Some(item) => {
-                let (_, bytes) = lines.item(&item);
+                let (_, bytes) = locked(roster).lines.item(&item);
                 // The stop goes on whether or not somebody still reads.
-                let _ = output::bytes(&bytes);
+                let _ = context.above(|| output::bytes(&bytes));
             }
             None => *self = Self::None,
         }

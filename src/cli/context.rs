@@ -71,6 +71,11 @@ impl Context {
         act(screen.get_or_insert_with(|| Screen::new(self.global.mode(), self.palette())))
     }
 
+    /// Lets `write` print while the live picture is off the terminal.
+    pub(super) fn above<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.with_screen(|screen| screen.above(write))
+    }
+
     /// Ends the live picture, if there is one.
     pub(super) fn settle(&self) {
         if let Some(screen) = &*self.screen() {
@@ -229,6 +234,18 @@ impl Context {
         quiet: Quiet,
         cancel: &watch::Receiver<bool>,
     ) -> Result<Option<Outcome>, Failure> {
+        self.pursue_heard(session, wish, quiet, cancel, &mut |_| {}).await
+    }
+
+    /// The same; `also` hears every event after the screen.
+    pub(super) async fn pursue_heard(
+        &self,
+        session: &Session,
+        wish: &Wish,
+        quiet: Quiet,
+        cancel: &watch::Receiver<bool>,
+        also: &mut (dyn FnMut(&Event) + Send),
+    ) -> Result<Option<Outcome>, Failure> {
         let failure = |error| Failure::of_session(error, session.project(), &self.source);
         if self.global.dry_run {
             let preview = session.preview(wish).await.map_err(failure)?;
@@ -242,6 +259,7 @@ impl Context {
             if !hushed {
                 self.with_screen(|screen| screen.hear(&event));
             }
+            also(&event);
         };
         let outcome = session.pursue(wish, cancel, &mut hear).await;
         self.settle();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    attach::{self, Attach, Until},
+    attach::{Attach, Until},
     context::{Context, select},
     failure::Failure,
     running::{Manner, Running},
@@ -112,25 +112,15 @@ impl Args {
         let began = std::time::SystemTime::now();
         let wish = self.running.wish("up", &session, &self.services, self.manner())?;
         let attach = if self.attached() { Some(self.attachment(&session, began)?) } else { None };
-        let cancel = context.signals.cancel.clone();
         let quiet = self.running.quiet(self.quiet_build);
-        let result = context.pursue(&session, &wish, quiet, &cancel).await;
-        let Some(attach) = attach else {
-            if let Some(outcome) = result? {
-                conclude(context, &session, &outcome);
-            }
-            return Ok(0);
-        };
-        match result {
-            Ok(None) => Ok(0),
-            Ok(Some(_)) => attach.follow(context, &session).await,
-            // Ctrl-C while it starts: what is already there is stopped again.
-            Err(failure) if context.signals.first().is_some() => {
-                attach::stop(context, &session, &attach.stop_wish(), attach::Output::None).await?;
-                Err(failure)
-            }
-            Err(failure) => Err(failure),
+        if let Some(attach) = attach {
+            return attach.run(context, &session, &wish, quiet).await;
         }
+        let cancel = context.signals.cancel.clone();
+        if let Some(outcome) = context.pursue(&session, &wish, quiet, &cancel).await? {
+            conclude(context, &session, &outcome);
+        }
+        Ok(0)
     }
 
     fn manner(&self) -> Manner {

@@ -40,6 +40,11 @@ impl LogLines {
         container.strip_prefix(&self.project).unwrap_or(container)
     }
 
+    /// Makes room for `container`, which will speak later.
+    pub fn expect(&mut self, container: &str) {
+        self.meet(container);
+    }
+
     fn meet(&mut self, container: &str) -> usize {
         self.width = self.width.max(console::measure_text_width(self.short(container)));
         let next = self.colours.len();

@@ -95,6 +95,11 @@ impl Screen {
         self.shared.lock().say(level, text);
     }
 
+    /// Lets `write` print whole lines above the picture, which is drawn again below them.
+    pub fn above<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.shared.lock().above(write)
+    }
+
     /// Ends the picture: what stands on the terminal stays there, and the next event begins another.
     pub fn settle(&self) {
         self.shared.lock().settle();
@@ -167,6 +172,16 @@ impl State {
             Mode::Json => write_out(&format!("{}\n", json_note(level, text))),
             Mode::Quiet => {}
         }
+    }
+
+    fn above<T>(&mut self, write: impl FnOnce() -> T) -> T {
+        if self.drawn == 0 {
+            return write();
+        }
+        write_out(&self.erase());
+        let result = write();
+        self.draw();
+        result
     }
 
     fn tick(&mut self) {
