@@ -310,11 +310,15 @@ impl Keeper {
     fn leave(&mut self) -> bool {
         let _ = remove_file(&self.group.socket());
         let _ = self.listener.set_nonblocking(true);
-        if let Ok((client, _)) = self.listener.accept() {
+        let listener = &self.listener;
+        // All of them: who is left in the queue of a listener that is given up must ask again.
+        let clients: Vec<UnixStream> =
+            std::iter::from_fn(|| listener.accept().ok()).map(|(client, _)| client).collect();
+        if !clients.is_empty() {
             if let Ok(listener) = listen(&self.group) {
                 self.listener = listener;
             }
-            self.serve(client);
+            clients.into_iter().for_each(|client| self.serve(client));
             return false;
         }
         for cgroup in self.remains.drain(..) {
