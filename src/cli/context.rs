@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::{
     card,
     failure::{self, Failure},
-    global::Global,
+    global::{Global, MessageFormat},
     output,
     signals::Signals,
 };
@@ -89,9 +89,11 @@ impl Context {
 
     pub(super) fn report(&self, failure: &Failure) {
         self.settle();
-        failure::write(&match self.global.mode() {
-            Mode::Json => failure.json(),
-            Mode::Live | Mode::Plain | Mode::Quiet => failure.text(self.palette()),
+        failure::write(&match (self.global.message_format, self.global.mode()) {
+            (MessageFormat::Json, _) => failure.told(Diagnostic::json),
+            (MessageFormat::Github, _) => failure.told(Diagnostic::github),
+            (MessageFormat::Text, Mode::Json) => failure.json(),
+            (MessageFormat::Text, Mode::Live | Mode::Plain | Mode::Quiet) => failure.text(self.palette()),
         });
     }
 
@@ -120,10 +122,12 @@ impl Context {
             return Err(Failure::project(warnings.iter().map(as_error).collect(), true));
         }
         for warning in warnings {
-            match self.global.mode() {
-                Mode::Quiet => {}
-                Mode::Json => self.say("warning", &warning.short()),
-                Mode::Live | Mode::Plain => {
+            match (self.global.mode(), self.global.message_format) {
+                (Mode::Quiet, _) => {}
+                (_, MessageFormat::Json) => failure::write(&(warning.json() + "\n")),
+                (_, MessageFormat::Github) => failure::write(&(warning.github() + "\n")),
+                (Mode::Json, MessageFormat::Text) => self.say("warning", &warning.short()),
+                (Mode::Live | Mode::Plain, MessageFormat::Text) => {
                     self.settle();
                     failure::write(&warning.render(failure::paint(self.palette())));
                 }

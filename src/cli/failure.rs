@@ -176,6 +176,16 @@ impl Failure {
         problems.join("\n")
     }
 
+    /// Every problem in a form of its own, a line each; what caused it stands in its message.
+    pub(super) fn told(&self, form: impl Fn(&Diagnostic) -> String) -> String {
+        let whole = |problem: &Problem| {
+            let causes: String = problem.causes.iter().map(|cause| format!(": {cause}")).collect();
+            let message = format!("{}{causes}", problem.diagnostic.message);
+            form(&Diagnostic { message, ..problem.diagnostic.clone() }) + "\n"
+        };
+        self.problems.iter().map(whole).collect()
+    }
+
     pub(super) fn json(&self) -> String {
         self.problems.iter().map(|problem| json_error(&problem.short()) + "\n").collect()
     }

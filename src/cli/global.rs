@@ -94,6 +94,16 @@ pub(super) struct Global {
     #[arg(long, env = "FICELLE_STRICT", hide_env = true, value_parser = FalseyValueParser::new(), global = true, help_heading = "Global options")]
     pub strict: bool,
 
+    /// How mistakes and remarks about the project are told, on standard error
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "text",
+        global = true,
+        help_heading = "Global options"
+    )]
+    pub message_format: MessageFormat,
+
     /// Print the version
     #[arg(short = 'v', long, action = ArgAction::Version)]
     version: Option<bool>,
@@ -117,6 +127,16 @@ pub(super) enum ProgressType {
     Json,
     /// Errors only
     Quiet,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum MessageFormat {
+    /// With the line and the words marked, for people
+    Text,
+    /// One JSON object for each
+    Json,
+    /// Annotations of GitHub Actions
+    Github,
 }
 
 impl Global {

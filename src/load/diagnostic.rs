@@ -99,6 +99,30 @@ impl Diagnostic {
         format!("{place}{}: {}", self.severity, self.message)
     }
 
+    /// One line of JSON, without its line feed: the fields of this type.
+    #[must_use]
+    pub fn json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// As an annotation of GitHub Actions, without its line feed.
+    #[must_use]
+    pub fn github(&self) -> String {
+        // In the message these signs end it; in a property two more do.
+        let message = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+        let property = |text: &str| message(text).replace(':', "%3A").replace(',', "%2C");
+        let place = self
+            .place()
+            .map(|place| format!(" file={},line={},col={}", property(&place.file), place.line, place.column));
+        let help: String = self.help.iter().map(|help| format!("\nhelp: {help}")).collect();
+        format!(
+            "::{}{}::{}",
+            self.severity,
+            place.unwrap_or_default(),
+            message(&(self.message.clone() + &help))
+        )
+    }
+
     /// The whole message with its marked lines, each line ended.
     #[must_use]
     pub fn render(&self, paint: Paint) -> String {

@@ -34,6 +34,8 @@ mod views;
 mod yaml;
 
 #[cfg(test)]
+mod broken;
+#[cfg(test)]
 mod tests;
 
 use std::{path::PathBuf, rc::Rc};
