@@ -27,6 +27,8 @@ mod usage;
 mod version;
 mod when;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::{context::Context, failure::Failure, global::Global, signals::Signals};
@@ -115,6 +117,9 @@ impl Command {
     }
 }
 
+/// The code of a program of Rust that has panicked.
+const PANICKED: i32 = 101;
+
 /// Runs the command line; returns the exit code.
 #[must_use]
 pub fn main() -> i32 {
@@ -133,7 +138,12 @@ pub fn main() -> i32 {
             return 1;
         }
     };
-    let code = runtime.block_on(dispatch(cli.global, command));
+    let work = AssertUnwindSafe(|| runtime.block_on(dispatch(cli.global, command)));
+    let code = catch_unwind(work).unwrap_or_else(|_| {
+        let told = "this is a mistake in ficelle; what was said above helps to find it".to_owned();
+        Failure::failed(told).report_plain();
+        PANICKED
+    });
     // What still blocks in a thread (a stop that was overtaken by a kill) ends with the process.
     runtime.shutdown_background();
     code

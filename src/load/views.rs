@@ -56,7 +56,9 @@ impl Loaded {
     /// Image of each enabled service, one each, also those that are built.
     #[must_use]
     pub fn image_names(&self) -> Vec<String> {
-        self.project.services.values().map(|service| service.image().to_owned()).collect()
+        let mut services: Vec<_> = self.project.services.iter().collect();
+        services.sort_unstable_by_key(|(name, _)| *name);
+        services.into_iter().map(|(_, service)| service.image().to_owned()).collect()
     }
 
     /// Variables used for interpolation as `NAME=value`, sorted.
