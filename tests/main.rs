@@ -4,6 +4,7 @@
 
 mod build;
 mod commands;
+mod conformance;
 mod convergence;
 mod convergence_properties;
 mod images;

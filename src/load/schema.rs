@@ -59,6 +59,11 @@ enum Extensions {
     Refused,
 }
 
+/// By the keys: the address of a table may differ between the places that name it.
+fn is_same(one: Table, other: Table) -> bool {
+    one.iter().map(|row| row.name).eq(other.iter().map(|row| row.name))
+}
+
 #[derive(Default)]
 struct Definitions {
     done: Object<String, Json>,
@@ -67,7 +72,7 @@ struct Definitions {
 impl Definitions {
     /// A mapping by its name, or in place when it has none.
     fn table(&mut self, table: Table, extensions: Extensions) -> Json {
-        let Some((name, _)) = NAMED.iter().find(|(_, named)| std::ptr::eq(*named, table)) else {
+        let Some((name, _)) = NAMED.iter().find(|(_, named)| is_same(named, table)) else {
             return self.object(table, extensions);
         };
         if !self.done.contains_key(*name) {
