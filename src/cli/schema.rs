@@ -7,9 +7,7 @@ use crate::load;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 
-impl Args {
-    pub(super) fn run(&self) -> Result<i32, Failure> {
-        output::text(&load::schema::text())?;
-        Ok(0)
-    }
+pub(super) fn run() -> Result<i32, Failure> {
+    output::text(&load::schema::text())?;
+    Ok(0)
 }

@@ -128,7 +128,7 @@ impl Trace {
         if let Some(loser) = earlier.last() {
             why.push(format!("override of {}", shown(*loser)));
         }
-        if origins.is_env_file(path, span, files) {
+        if is_env_file(path, span, files) {
             why.push("env_file".to_owned());
         }
         why
@@ -156,16 +156,16 @@ impl Origins<'_> {
             "is not set: its default".to_owned()
         }
     }
+}
 
-    /// A variable of a service whose place is the name of a file of variables.
-    fn is_env_file(&self, path: &str, span: Span, files: &Files) -> bool {
-        path.contains(".environment.")
-            && files
-                .text(span.file)
-                .lines()
-                .nth(span.line.saturating_sub(1) as usize)
-                .is_some_and(|line| path.rsplit('.').next().is_some_and(|name| !line.contains(name)))
-    }
+/// A variable of a service whose place is the name of a file of variables.
+fn is_env_file(path: &str, span: Span, files: &Files) -> bool {
+    path.contains(".environment.")
+        && files
+            .text(span.file)
+            .lines()
+            .nth(span.line.saturating_sub(1) as usize)
+            .is_some_and(|line| path.rsplit('.').next().is_some_and(|name| !line.contains(name)))
 }
 
 fn scalars(node: &Node, hear: &mut impl FnMut(Span)) {
