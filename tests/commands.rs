@@ -191,8 +191,10 @@ fn a_failed_dependency_skips_its_dependents_and_shows_what_happened() {
 
 #[test]
 fn an_attached_up_passes_output_and_the_exit_code_on() {
-    let place =
-        Place::new("services: {job: {image: a, command: echo hello}, other: {image: b, command: serve}}");
+    // The job ends at once, which ends the run: what is to be stopped has to be there before it.
+    let place = Place::new(
+        "services: {job: {image: a, command: echo hello, depends_on: [other]}, other: {image: b, command: serve}}",
+    );
     let up = place.run("up --abort-on-container-exit job other");
     assert!(up.stdout.starts_with("Attaching to job-1, other-1\n"), "{}", up.stdout);
     assert!(up.stdout.contains("job-1    | hello\n"), "{}", up.stdout);

@@ -79,7 +79,7 @@ fn containers_their_ports_and_names_outlive_keeper_supervisor_and_anchor() {
         let mains: Vec<Process> = before.iter().map(Container::main).collect();
         for entry in killed {
             for process in helpers(&machine, entry) {
-                process.kill();
+                process.kill_if_there();
             }
         }
         let when = format!("after the death of {killed:?}");

@@ -4,7 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 /// A process that can be told from a later one with the same number.
@@ -31,6 +31,14 @@ impl Process {
         assert!(self.is_alive(), "{self:?} is gone");
         let status = Command::new("kill").args(["-KILL", &self.pid.to_string()]).status().unwrap();
         assert!(status.success());
+    }
+
+    /// Like [`Self::kill`], of a process that may end by itself at any moment.
+    pub fn kill_if_there(self) {
+        if self.is_alive() {
+            let _ =
+                Command::new("kill").args(["-KILL", &self.pid.to_string()]).stderr(Stdio::null()).status();
+        }
     }
 
     /// For a failing test to tell.
