@@ -44,7 +44,8 @@
 //!
 //! # Absent on purpose
 //!
-//! A daemon, a second runtime binary, a database, and any rule of the host's firewall.
+//! A daemon, a second runtime binary, a database. The host's firewall is touched for one thing only:
+//! while containers run, a table that the kernel drops with its owner lets their networks out.
 
 pub mod apply;
 pub mod build;
