@@ -167,7 +167,7 @@ impl Core {
         }
         Err(Error::Permission {
             what: "running containers in the embedded engine".to_owned(),
-            need: "root (run it with sudo, or choose another engine with --engine docker)".to_owned(),
+            need: "root".to_owned(),
         })
     }
 
