@@ -126,8 +126,8 @@ impl Network {
         use std::io::Read as _;
         let mut holder = Command::new("unshare")
             .args(["--net", "--", "sh", "-c", "ip link set lo up && echo up && exec cat"])
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .expect("unshare");
         let mut word = [0; 3];
