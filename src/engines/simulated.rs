@@ -232,6 +232,10 @@ impl Simulated {
                 return Ok(answer);
             }
             if self.shared.file.is_some() {
+                // What another process does to the file is told to nobody: patience has to end.
+                if tokio::time::timeout(PATIENCE, changes.changed()).await.is_ok() {
+                    continue;
+                }
                 let message = "nothing in this simulation will bring about what is waited for";
                 return Err(EngineError::new(ErrorKind::Dependency, message));
             }
@@ -240,6 +244,9 @@ impl Simulated {
         }
     }
 }
+
+/// How long a simulation kept in a file waits for a change that only its own process could make.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The lock; a panic elsewhere does not matter to a value that is replaced as a whole.
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
