@@ -22,14 +22,16 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{FlockOperation, Mode, OFlags},
+    fs::{Mode, OFlags},
     net::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
         SendFlags,
     },
 };
 
-use super::{Error, Result, Roots, netlink, netlink::Netlink, netns, nft, uplink::Uplink};
+use super::{
+    Error, Result, Roots, lock, netlink, netlink::Netlink, netns, nft, state::file_error, uplink::Uplink,
+};
 
 /// First argument of the hidden entry.
 pub const ENTRY: &str = "__anchor";
@@ -339,16 +341,7 @@ fn receive(connection: &UnixStream) -> Result<Reply> {
 }
 
 fn lock(run: &Path) -> Result<File> {
-    let path = run.join(LOCK);
-    let failed = |error| file_error("lock", &path, error);
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(failed(error.into())),
-            Ok(()) => return Ok(file),
-        }
-    }
+    lock::lock(&run.join(LOCK), |_| {})
 }
 
 fn directory(run: &Path) -> Result<OwnedFd> {
@@ -368,8 +361,4 @@ fn short(directory: &OwnedFd) -> String {
 /// Nobody listens there.
 fn absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-}
-
-fn file_error(what: &'static str, path: &Path, source: io::Error) -> Error {
-    Error::File { what, path: path.to_owned(), source }
 }

@@ -11,7 +11,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
@@ -324,17 +323,9 @@ fn boot_id() -> Result<String> {
 
 /// Exclusive over networks and leases until dropped.
 fn lock(roots: &Roots) -> Result<File> {
-    let path = roots.run.join("net.lock");
-    let failed = |source| Error::File { what: "lock", path: path.clone(), source };
+    let failed = |source| Error::File { what: "make", path: roots.run.clone(), source };
     fs::create_dir_all(&roots.run).map_err(failed)?;
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    loop {
-        match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(failed(error.into())),
-            Ok(()) => return Ok(file),
-        }
-    }
+    super::lock::lock(&roots.run.join("net.lock"), |_| {})
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
