@@ -74,6 +74,8 @@ pub enum Form {
     /// A list of strings.
     Strings,
     StringOrList,
+    /// The same, but one text stays as it is where variables are left as written.
+    OneOrList,
     /// A list of strings and numbers, canonically strings.
     Scalars,
     List(&'static Form),
@@ -359,7 +361,7 @@ pub static SERVICE: Table = &[
     row("stop_signal", Text),
     row("storage_opt", Options(OptionValues::AnyScalar)).missing(),
     row("sysctls", LABELS),
-    row("tmpfs", StringOrList).unique(KeyOf::Item),
+    row("tmpfs", OneOrList).unique(KeyOf::Item),
     row("tty", Flag),
     row("ulimits", Keyed(&Short(Short::Ulimit, ULIMIT))),
     row("use_api_socket", StrictFlag).missing(),

@@ -20,6 +20,18 @@ pub struct Canonical<'a> {
     pub raw: bool,
 }
 
+/// Ports of a model left as written: with all files merged, a list without variables gets its long form.
+pub fn written_ports(model: &mut Node, files: &Files) {
+    let services = model.get_mut("services").and_then(Node::as_map_mut);
+    for ports in services.into_iter().flatten().filter_map(|(_, service)| service.get_mut("ports")) {
+        // What is wrong with them was told when their file was read.
+        let mut canonical = Canonical { files, diagnostics: &mut Vec::new(), raw: true };
+        if let Some(done) = canonical.ports(ports.clone(), &Path::Root) {
+            *ports = done;
+        }
+    }
+}
+
 impl Canonical<'_> {
     /// The canonical form of a value; `None` when it is wrong, which has then been told.
     pub fn value(&mut self, node: Node, form: Form, path: &Path<'_>) -> Option<Node> {
@@ -35,7 +47,11 @@ impl Canonical<'_> {
         if self.raw && (is_scalar(form) || is_written(form)) {
             // Checked, but shown as it was written.
             let variable = is_scalar(form) && node.as_str().is_some_and(|text| text.contains('$'));
-            let written = node.clone();
+            let mut written = node.clone();
+            // A scalar with a tag of its own is text.
+            if let Some(text) = written.value.scalar_text().filter(|_| written.edit == Edit::Replace) {
+                written.value = Value::Text(text);
+            }
             return if variable { Some(node) } else { self.typed(node, form, path).map(|_| written) };
         }
         self.typed(node, form, path)
@@ -82,7 +98,8 @@ impl Canonical<'_> {
             Form::Options(values) => self.options(node, values, path),
             Form::Hosts => self.hosts(node, path),
             Form::Strings => self.list(node, Form::Text, path),
-            Form::StringOrList => match node.value {
+            Form::OneOrList if self.raw && node.as_str().is_some() => Some(node),
+            Form::StringOrList | Form::OneOrList => match node.value {
                 Value::Text(_) => {
                     let span = node.span;
                     Some(Node::new(Value::List(vec![node]), span))
@@ -253,8 +270,7 @@ impl Canonical<'_> {
     fn bytes(&mut self, node: &Node, path: &Path<'_>) -> Option<Node> {
         let size = match &node.value {
             Value::Int(value) => Some(*value),
-            #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
-            Value::Float(value) if value.is_finite() => Some(value.trunc() as i128),
+            Value::Float(value) => return Some(self.no_size(*value, node.span, path)),
             Value::Text(text) => scalars::bytes(text),
             _ => return self.expected(node, "a size such as `64m`", path),
         };
@@ -265,6 +281,19 @@ impl Canonical<'_> {
                 self.tell(node.span, path, format!("`{text}` is no size; write it as `64m` or `1.5gb`"))
             }
         }
+    }
+
+    /// A number with a point or an exponent is not taken for a size, by the reference neither.
+    fn no_size(&mut self, value: f64, span: Span, path: &Path<'_>) -> Node {
+        let told = Diagnostic::warning(format!(
+            "`{}` is no size, since it has a point or an exponent; nothing is limited",
+            path.name()
+        ))
+        .at(path)
+        .mark(self.files.mark(span, ""))
+        .help(format!("write a whole number of bytes, `{value:.0}`, or a size such as `64m`"));
+        self.diagnostics.push(told);
+        Node::new(Value::Null, span)
     }
 
     fn duration(&mut self, node: &Node, path: &Path<'_>) -> Option<Node> {
@@ -672,34 +701,32 @@ impl Canonical<'_> {
                     done.set(key, Value::Text(value.to_owned()));
                 }
             }
-            Short::Volume => {
-                if self.raw && text.contains('$') {
-                    return Some(node);
-                }
-                match mounts::parse(text) {
-                    Ok(mount) => {
-                        for unknown in &mount.unknown {
-                            let diagnostic =
-                                Diagnostic::warning(format!("`{unknown}` is no option of a mount"))
-                                    .at(path)
-                                    .mark(self.files.mark(span, ""))
-                                    .nearest(
-                                        unknown,
-                                        ["ro", "rw", "nocopy", "rprivate", "rshared", "rslave", "z", "Z"],
-                                    );
-                            self.diagnostics.push(diagnostic);
-                        }
-                        done = mount_node(&mount, span);
+            Short::Volume => match mounts::parse(text) {
+                Ok(mount) => {
+                    for unknown in &mount.unknown {
+                        let diagnostic = Diagnostic::warning(format!("`{unknown}` is no option of a mount"))
+                            .at(path)
+                            .mark(self.files.mark(span, ""))
+                            .nearest(
+                                unknown,
+                                ["ro", "rw", "nocopy", "rprivate", "rshared", "rslave", "z", "Z"],
+                            );
+                        self.diagnostics.push(diagnostic);
                     }
-                    Err(message) => return self.tell(span, path, format!("`{text}` is no mount: {message}")),
+                    done = mount_node(&mount, span);
                 }
-            }
+                Err(message) => return self.tell(span, path, format!("`{text}` is no mount: {message}")),
+            },
         }
         complete(&mut done, short);
         Some(done)
     }
 
     fn ports(&mut self, node: Node, path: &Path<'_>) -> Option<Node> {
+        let variable = |item: &Node| item.as_str().is_some_and(|text| text.contains('$'));
+        if self.raw && node.items().iter().any(variable) {
+            return Some(node);
+        }
         let Value::List(items) = node.value else { return self.expected(&node, "a list", path) };
         let mut found = Vec::new();
         for (at, item) in items.into_iter().enumerate() {
@@ -712,7 +739,6 @@ impl Canonical<'_> {
                         found.push(Node { edit, ..port });
                     }
                 }
-                Value::Text(text) if self.raw && text.contains('$') => found.push(item),
                 Value::Text(_) | Value::Int(_) => {
                     let text = item.value.scalar_text().unwrap_or_default();
                     match ports::parse(&text) {
@@ -848,6 +874,7 @@ const fn is_written(form: Form) -> bool {
             | Form::Hosts
             | Form::Scalars
             | Form::TextOrFlag
+            | Form::Ports
     )
 }
 

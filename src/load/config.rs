@@ -62,7 +62,7 @@ pub(super) fn service_hash(service: &Node) -> String {
 
 fn value(loaded: &Loaded, format: Format) -> Json {
     let mut json = if loaded.as_written {
-        plain(&loaded.canonical, format)
+        extension(&loaded.canonical, format)
     } else {
         table_value(&loaded.canonical, PROJECT, format)
     };
@@ -169,9 +169,9 @@ fn form_value(node: &Node, form: Form, format: Format) -> Json {
             })
             .collect(),
         (Value::Text(size), Form::Bytes | Form::WholeBytes | Form::BytesText) if size == "0" => Json::Null,
-        (Value::Map(map), Form::Keyed(item) | Form::Names(item, _)) => {
-            sorted(map, format).map(|(key, value)| (key.to_owned(), form_value(value, *item, format))).collect()
-        }
+        (Value::Map(map), Form::Keyed(item) | Form::Names(item, _)) => sorted(map, format)
+            .map(|(key, value)| (key.to_owned(), form_value(value, *item, format)))
+            .collect(),
         (Value::Map(map), Form::Pairs(_) | Form::Options(_)) => {
             sorted(map, format).map(|(key, value)| (key.to_owned(), plain(value, format))).collect()
         }
@@ -240,7 +240,7 @@ fn float(value: f64) -> Json {
     Number::from_f64(value).map_or_else(|| Json::String(super::tree::float_text(value)), Json::Number)
 }
 
-/// A value of the user's own; the reference loses empty lists in these.
+/// A value that no table describes; the reference loses empty lists in these.
 fn extension(node: &Node, format: Format) -> Json {
     let mut json = plain(node, format);
     let mut open = vec![&mut json];
@@ -267,7 +267,9 @@ fn plain(node: &Node, format: Format) -> Json {
         Value::Float(value) => float(*value),
         Value::Text(text) => Json::String(text.clone()),
         Value::List(items) => items.iter().map(|item| plain(item, format)).collect(),
-        Value::Map(map) => sorted(map, format).map(|(key, value)| (key.to_owned(), plain(value, format))).collect(),
+        Value::Map(map) => {
+            sorted(map, format).map(|(key, value)| (key.to_owned(), plain(value, format))).collect()
+        }
     }
 }
 

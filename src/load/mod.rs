@@ -141,7 +141,11 @@ fn finish(
 ) -> Result<Loaded, Vec<Diagnostic>> {
     let options = loader.options;
     Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
-    normalise::defaults(model);
+    if options.no_interpolate {
+        canonical::written_ports(model, &loader.files);
+        merge::unify_all(model, Form::Object(PROJECT), attributes::Merge::Default);
+    }
+    normalise::defaults(model, &loader.all_devices());
     let root = site.root.to_string_lossy().into_owned();
     let base = Base { dir: &root, home: compose::home(&site.environment) };
     if !options.no_path_resolution {
@@ -154,7 +158,8 @@ fn finish(
     if options.no_normalize {
         model.set("name", tree::Value::Text(name.to_owned()));
     } else {
-        normalise::normalise(model, name, &base, &site.environment);
+        let base = Some(&base).filter(|_| !options.no_path_resolution);
+        normalise::normalise(model, name, base, &site.environment);
     }
     let profiles = select::profiles(model);
     let active: &[String] = if options.no_interpolate { &["*".to_owned()] } else { &site.profiles };
