@@ -12,6 +12,7 @@ mod global;
 mod graph;
 mod image;
 mod logs;
+mod migrate;
 mod output;
 mod port;
 mod ps;
@@ -60,6 +61,7 @@ enum Command {
     Graph(graph::Args),
     Image(image::Args),
     Logs(logs::Args),
+    Migrate(migrate::Args),
     Port(port::Args),
     Ps(ps::Args),
     Pull(pull::Args),
@@ -88,6 +90,7 @@ impl Command {
             | Self::Graph(_)
             | Self::Image(_)
             | Self::Logs(_)
+            | Self::Migrate(_)
             | Self::Port(_)
             | Self::Ps(_)
             | Self::Schema(_)
@@ -104,6 +107,7 @@ impl Command {
             Self::Graph(args) => args.run(context),
             Self::Image(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
+            Self::Migrate(args) => args.run(context),
             Self::Port(args) => args.run(context).await,
             Self::Ps(args) => args.run(context).await,
             Self::Pull(args) => args.run(context).await,

@@ -3,7 +3,9 @@
 //! so that the phases after this one can look at all the rest.
 
 use super::{
-    attributes::{self, Absent, FORMER, Form, NameDefault, OptionValues, PORT, SERVICE, Short, Table},
+    attributes::{
+        self, Absent, FORMER, Form, NameDefault, OptionValues, PORT, PROJECT, SERVICE, Short, Table,
+    },
     diagnostic::{Diagnostic, Files, nearest},
     mounts,
     path::Path,
@@ -133,6 +135,7 @@ impl Canonical<'_> {
         if wanted.starts_with("a string")
             && let Some(text) = node.value.scalar_text()
         {
+            let text = if path.name() == "restart" && text == "false" { "no".to_owned() } else { text };
             diagnostic = diagnostic.help(format!("put it in quotes: \"{text}\""));
         }
         self.diagnostics.push(diagnostic);
@@ -205,7 +208,16 @@ impl Canonical<'_> {
         match &node.value {
             Value::Bool(_) => Some(node),
             Value::Text(text) => match scalars::flag(text) {
-                Some(value) => Some(Node::new(Value::Bool(value), node.span)),
+                Some(value) => {
+                    if matches!(text.to_ascii_lowercase().as_str(), "y" | "yes" | "on" | "n" | "no" | "off") {
+                        let told = Diagnostic::warning(format!("`{text}` is text, taken for {value}"))
+                            .at(path)
+                            .mark(self.files.mark(node.span, ""))
+                            .help(format!("write `{value}`: only `true` and `false` are booleans"));
+                        self.diagnostics.push(told);
+                    }
+                    Some(Node::new(Value::Bool(value), node.span))
+                }
                 None => self.tell(node.span, path, format!("`{text}` is no boolean; write true or false")),
             },
             _ => self.expected(&node, "a boolean", path),
@@ -536,8 +548,12 @@ impl Canonical<'_> {
                 continue;
             }
             let Some(row) = attributes::find(table, &key.text) else {
-                if value.edit != Edit::Reset {
-                    self.unknown_key(&key, &value, table, path);
+                if value.edit != Edit::Reset
+                    && let Some(meant) = self.unknown_key(&key, &value, table, path)
+                    && !found.contains_key(meant)
+                {
+                    // Nobody shall call missing what is only mistyped.
+                    found.insert(Key::new(meant, key.span), Node::new(Value::Null, key.span));
                 }
                 continue;
             };
@@ -577,28 +593,41 @@ impl Canonical<'_> {
         }
     }
 
-    fn unknown_key(&mut self, key: &Key, value: &Node, table: Table, path: &Path<'_>) {
+    /// Tells of a key that no row is of; the key that was meant, when it is near.
+    fn unknown_key(
+        &mut self,
+        key: &Key,
+        value: &Node,
+        table: Table,
+        path: &Path<'_>,
+    ) -> Option<&'static str> {
         let name = key.text.as_str();
-        let place = path.key(name);
-        let mut diagnostic =
-            Diagnostic::error(format!("unknown key `{name}`")).at(place).mark(self.files.mark(key.span, ""));
-        let is_service = std::ptr::eq(table, SERVICE);
+        let is = |other: Table| std::ptr::eq(table, other);
         let near = nearest(name, table.iter().map(|row| row.name));
-        diagnostic = if let Some((_, help)) = FORMER.iter().find(|(former, _)| is_service && *former == name)
-        {
-            diagnostic.help(*help)
+        let plural = near.filter(|near| near.strip_suffix('s') == Some(name));
+        let former =
+            FORMER.iter().find(|(of, former, _)| is(of) && *former == name).map(|(_, _, help)| *help);
+        let (help, meant) = if let Some(help) = former {
+            (help.to_owned(), None)
+        } else if let Some(near) = plural {
+            (format!("did you mean `{near}`?"), Some(near))
+        } else if is(PROJECT) && attributes::find(SERVICE, name).is_some() {
+            (format!("`{name}` belongs to a service, below `services:`"), None)
+        } else if let Some(home) = home_of(name, table) {
+            (format!("`{name}` belongs to {home}"), None)
         } else if let Some(near) = near {
-            diagnostic.help(format!("did you mean `{near}`?"))
-        } else if matches!(path, Path::Root) && attributes::find(SERVICE, name).is_some() {
-            diagnostic.help(format!("`{name}` belongs to a service, below `services:`"))
-        } else if matches!(path, Path::Root) && value.as_map().is_some() {
-            diagnostic.help(format!("if `{name}` is a service, it belongs below `services:`"))
-        } else if let Some(home) = home_of(name) {
-            diagnostic.help(format!("`{name}` belongs to {home}"))
+            (format!("did you mean `{near}`?"), Some(near))
+        } else if is(PROJECT) && value.as_map().is_some() {
+            (format!("if `{name}` is a service, it belongs below `services:`"), None)
         } else {
-            diagnostic.help("keys of your own begin with `x-`")
+            ("keys of your own begin with `x-`".to_owned(), None)
         };
-        self.diagnostics.push(diagnostic);
+        let told = Diagnostic::error(format!("unknown key `{name}`"))
+            .at(path.key(name))
+            .mark(self.files.mark(key.span, ""))
+            .help(help);
+        self.diagnostics.push(told);
+        meant
     }
 
     fn keyed(&mut self, node: Node, item: Form, path: &Path<'_>) -> Option<Node> {
@@ -743,6 +772,9 @@ impl Canonical<'_> {
                     let text = item.value.scalar_text().unwrap_or_default();
                     match ports::parse(&text) {
                         Ok(ports) => {
+                            if ports::is_sexagesimal(&text) && self.is_plain(span, &text) {
+                                self.sexagesimal(&text, span, &path);
+                            }
                             found.extend(ports.iter().map(|port| Node { edit, ..port_node(port, span) }));
                         }
                         Err(message) => {
@@ -761,6 +793,21 @@ impl Canonical<'_> {
             }
         }
         Some(Node::new(Value::List(found), node.span))
+    }
+
+    fn sexagesimal(&mut self, text: &str, span: Span, path: &Path<'_>) {
+        let told = Diagnostic::warning(format!("`{text}` without quotes is a number of base 60 to YAML 1.1"))
+            .at(path)
+            .mark(self.files.mark(span, ""))
+            .help(format!("put it in quotes, so that every reader takes it for a port: \"{text}\""));
+        self.diagnostics.push(told);
+    }
+
+    /// Whether a text stands in the file as it is, without quotes.
+    fn is_plain(&self, span: Span, text: &str) -> bool {
+        let line = self.files.text(span.file).lines().nth((span.line as usize).saturating_sub(1));
+        let words = line.unwrap_or_default().chars().skip((span.column as usize).saturating_sub(1));
+        words.take(span.length as usize).eq(text.chars())
     }
 
     fn long_port(&mut self, node: Node, path: &Path<'_>) -> Option<Node> {
@@ -886,19 +933,21 @@ const fn wanted(form: Form) -> &'static str {
     }
 }
 
-/// Where a key lives, when it is not here.
-fn home_of(name: &str) -> Option<&'static str> {
-    let homes: [(Table, &str); 8] = [
+/// Where a key lives, when it is not in this mapping.
+fn home_of(name: &str, here: Table) -> Option<&'static str> {
+    let homes: [(Table, &str); 9] = [
         (SERVICE, "a service"),
-        (attributes::BUILD, "`build:`"),
-        (attributes::DEPLOY, "`deploy:`"),
-        (attributes::HEALTHCHECK, "`healthcheck:`"),
-        (attributes::RESOURCES, "`deploy.resources:`"),
-        (attributes::NETWORK, "a top-level network"),
-        (attributes::VOLUME, "a top-level volume"),
-        (attributes::PROJECT, "the top level of the file"),
+        (attributes::BUILD, "the `build:` of a service"),
+        (attributes::DEPLOY, "the `deploy:` of a service"),
+        (attributes::HEALTHCHECK, "the `healthcheck:` of a service"),
+        (attributes::RESOURCES, "`deploy: {resources: ...}`"),
+        (attributes::DEVELOP, "the `develop:` of a service"),
+        (attributes::NETWORK, "a network below the top-level `networks:`"),
+        (attributes::VOLUME, "a volume below the top-level `volumes:`"),
+        (PROJECT, "the top level of the file"),
     ];
-    homes.into_iter().find(|(table, _)| attributes::find(table, name).is_some()).map(|(_, home)| home)
+    let mut elsewhere = homes.into_iter().filter(|(table, _)| !std::ptr::eq(*table, here));
+    elsewhere.find(|(table, _)| attributes::find(table, name).is_some()).map(|(_, home)| home)
 }
 
 /// Defaults that belong to the long form itself.

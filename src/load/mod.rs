@@ -19,6 +19,7 @@ mod explain;
 pub mod interpolate;
 mod legacy;
 mod merge;
+pub mod migrate;
 mod mounts;
 mod normalise;
 mod options;
