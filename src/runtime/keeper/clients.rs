@@ -22,6 +22,9 @@ use super::{
     Keeper, Next, PATIENCE, Purpose,
 };
 
+/// Bytes of a request.
+const LONGEST: u64 = 1 << 20;
+
 impl Keeper {
     pub(super) fn accept(&mut self) {
         if let Ok((client, _)) = self.listener.accept() {
@@ -34,7 +37,7 @@ impl Keeper {
         let _ = client.set_read_timeout(Some(PATIENCE));
         let _ = client.set_write_timeout(Some(PATIENCE));
         let mut text = Vec::new();
-        if (&client).take(4096).read_to_end(&mut text).is_err() {
+        if (&client).take(LONGEST).read_to_end(&mut text).is_err() {
             return;
         }
         let result = match serde_json::from_slice(&text) {
@@ -46,6 +49,7 @@ impl Keeper {
             Ok(Request::Settle) => Ok(()),
             Ok(Request::Start { id }) => return self.start(&id, client),
             Ok(Request::Stop { id }) => return self.stop(&id, client),
+            Ok(Request::Exec { id, exec }) => return self.exec(&id, exec, client),
             Ok(Request::Forget { id }) => {
                 self.containers.remove(&id);
                 Ok(())

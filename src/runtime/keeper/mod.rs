@@ -121,6 +121,8 @@ enum Purpose {
     Start,
     Restart,
     TakeOver,
+    /// Of a further program.
+    Exec,
 }
 
 /// The hidden entry: goes into the background, says on standard output that it is ready.

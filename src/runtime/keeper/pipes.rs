@@ -47,3 +47,12 @@ pub(super) fn streams(place: &Place, config: &ContainerConfig) -> Result<Option<
     };
     Ok(Some([stdin, open_pipe(place, "out", OFlags::empty())?, open_pipe(place, "err", OFlags::empty())?]))
 }
+
+/// Of a program that nobody talks with.
+pub(super) fn null_streams() -> Result<[OwnedFd; 3]> {
+    let null = || {
+        rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed("cannot open /dev/null"))
+    };
+    Ok([null()?, null()?, null()?])
+}

@@ -12,7 +12,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{
     super::{
-        Error, Result, cgroup, network,
+        Error, ExecConfig, Result, cgroup,
+        exec::Exec,
+        network,
         protocol::{self, Report, Started, Wire},
         restart::Backoff,
         signal,
@@ -22,7 +24,7 @@ use super::{
     Held, Keeper, Purpose, Worker,
     clients::answer,
     close_all_but,
-    pipes::{make_pipes, open_pipes, streams},
+    pipes::{make_pipes, null_streams, open_pipes, streams},
     timespec,
 };
 
@@ -75,6 +77,39 @@ impl Keeper {
         Ok((pid?, ours, pipes))
     }
 
+    /// A worker that runs a further program and ends: what it ran becomes our child.
+    pub(super) fn exec(&mut self, id: &str, exec: ExecConfig, mut client: UnixStream) {
+        match self.fork_exec(id, exec) {
+            Ok((pid, socket)) => {
+                let (id, clients) = (id.to_owned(), vec![client]);
+                self.workers.push(Worker {
+                    pid,
+                    socket,
+                    id,
+                    purpose: Purpose::Exec,
+                    clients,
+                    pipes: Vec::new(),
+                });
+            }
+            Err(error) => answer(&mut client, &Err(error)),
+        }
+    }
+
+    fn fork_exec(&self, id: &str, exec: ExecConfig) -> Result<(i32, OwnedFd)> {
+        let place = self.group.place(id)?;
+        let process = self.containers.get(id).and_then(|held| held.state.process.clone());
+        let process = process.ok_or_else(|| Error::Condition("the container is not running".to_owned()))?;
+        let (ours, theirs) = protocol::pair()?;
+        let mut kept = vec![theirs.as_raw_fd()];
+        let pid = worker::fork(&theirs, move || {
+            close_all_but(&mut kept);
+            let program = Exec::new(&place.spec()?.config, &process, &exec)?;
+            program.spawn(&process, &null_streams()?)?;
+            Ok((Report::Executed, Vec::new()))
+        })?;
+        Ok((pid, ours))
+    }
+
     pub(super) fn hear_workers(&mut self, ready: &[i32]) {
         for pid in ready {
             let Some(at) = self.workers.iter().position(|worker| worker.pid == *pid) else { continue };
@@ -116,8 +151,9 @@ impl Keeper {
                 self.tell_running(&worker.id);
                 Ok(())
             }
+            Ok(Some((Report::Executed, _))) => Ok(()),
             Ok(Some((Report::Failed(wire), _))) => Err(Error::from(wire)),
-            Ok(None) => Err(Error::Helper("the worker that starts the container was killed".into())),
+            Ok(None) => Err(Error::Helper("the worker that starts the program was killed".into())),
             Err(source) => Err(Error::System { what: "cannot hear the worker".into(), source }),
         };
         match &result {
@@ -125,6 +161,7 @@ impl Keeper {
                 let what = "its ports and names could not be taken over, restart it to have them back";
                 self.note(&worker.id, what, error);
             }
+            Err(_) if worker.purpose == Purpose::Exec => {}
             Err(error) => self.not_started(worker, error),
             Ok(()) => {}
         }
