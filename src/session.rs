@@ -23,15 +23,18 @@ use crate::{
 pub use crate::{
     apply::{Event, Report},
     engine::{
-        Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError, ErrorKind, ExecRequest,
-        Health, ImageInfo, LogItem, LogQuery, Observed, Op, Progress, PublishedPort, Silent, Size, Stream,
+        AttachRequest, Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError,
+        ErrorKind, ExecRequest, Health, ImageInfo, LogItem, LogQuery, Observed, OneOff, Op, Progress,
+        PublishedPort, Silent, Size, Stream,
     },
     engines::connect::{Choice, Connected, connect},
     model::{
         Build, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol, PullPolicy,
-        Selection, Service, UnknownService, WithDependencies,
+        RestartPolicy, Selection, Service, UnknownService, WithDependencies,
     },
-    plan::{BuildMode, Cause, Goal, ImageOptions, Plan, PlanError, Recreate, Step, StepId, WaitOptions},
+    plan::{
+        BuildMode, Cause, Goal, ImageOptions, Once, Plan, PlanError, Recreate, Step, StepId, WaitOptions,
+    },
 };
 
 /// One project on one engine.
