@@ -17,7 +17,7 @@ pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
     VolumeInfo,
 };
-pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, WaitFor};
+pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, PushRequest, WaitFor};
 
 use crate::model::ImageRef;
 // What a [`WaitFor`] speaks of.
