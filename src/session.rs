@@ -23,8 +23,8 @@ use crate::{
 pub use crate::{
     apply::{Event, Report},
     engine::{
-        Container, ContainerState, Engine, EngineError, ErrorKind, Health, ImageInfo, LogItem, LogQuery,
-        Observed, Op, Progress, PublishedPort, Silent, Stream,
+        Container, ContainerState, Engine, EngineError, ErrorKind, Health, ImageAct, ImageAnswer, ImageInfo,
+        LogItem, LogQuery, Observed, Op, Progress, Prune, PublishedPort, Silent, Stream,
     },
     engines::connect::{Choice, Connected, connect},
     model::{

@@ -62,7 +62,7 @@ impl Args {
             context.say("note", "no service to build: none has a `build` section");
             return Ok(0);
         }
-        let images = ImageOptions { build: BuildMode::Always, pull: Some(PullPolicy::Missing) };
+        let images = ImageOptions { build: BuildMode::Always, pull: Some(PullPolicy::Missing), locked: None };
         let wanted = built.clone();
         let wish = Wish { command: "build", images: Some((built, images)), goal: None };
         let quiet = Quiet { transfer: self.quiet, build: self.quiet };

@@ -3,12 +3,16 @@
 use super::failure::{Failure, Problem};
 use crate::{
     load::Source,
-    session::{Autopsy, ContainerState, Failed, Health, Outcome, Project},
+    session::{Autopsy, ContainerState, ErrorKind, Failed, Health, Outcome, Project},
 };
 
 /// One problem for each failed step.
 pub(super) fn failure(outcome: &Outcome, project: &Project, source: &dyn Source) -> Failure {
-    Failure::of(1, outcome.failed.iter().map(|failed| problem(failed, project, source)).collect())
+    let drifted = outcome.failed.iter().any(|failed| failed.error.kind == ErrorKind::Drift);
+    Failure::of(
+        if drifted { 3 } else { 1 },
+        outcome.failed.iter().map(|failed| problem(failed, project, source)).collect(),
+    )
 }
 
 fn problem(failed: &Failed, project: &Project, source: &dyn Source) -> Problem {

@@ -11,6 +11,9 @@ mod failure;
 mod global;
 mod graph;
 mod image;
+mod lock;
+mod locked;
+mod login;
 mod logs;
 mod output;
 mod port;
@@ -60,6 +63,9 @@ enum Command {
     Down(down::Args),
     Graph(graph::Args),
     Image(image::Args),
+    Lock(lock::Args),
+    Login(login::Args),
+    Logout(login::LogoutArgs),
     Logs(logs::Args),
     Port(port::Args),
     Ps(ps::Args),
@@ -90,6 +96,9 @@ impl Command {
             Self::Config(_)
             | Self::Graph(_)
             | Self::Image(_)
+            | Self::Lock(_)
+            | Self::Login(_)
+            | Self::Logout(_)
             | Self::Logs(_)
             | Self::Port(_)
             | Self::Ps(_)
@@ -106,6 +115,9 @@ impl Command {
             Self::Down(args) => args.run(context).await,
             Self::Graph(args) => args.run(context),
             Self::Image(args) => args.run(context).await,
+            Self::Lock(args) => args.run(context).await,
+            Self::Login(args) => args.run(context).await,
+            Self::Logout(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
             Self::Port(args) => args.run(context).await,
             Self::Ps(args) => args.run(context).await,

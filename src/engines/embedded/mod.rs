@@ -6,6 +6,7 @@ mod check;
 mod config;
 mod error;
 mod health;
+mod images;
 mod logs;
 mod observe;
 mod perform;
@@ -18,8 +19,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     engine::{
-        Capabilities, Detail, Engine, EngineError, ErrorKind, ImageInfo, LogItem, LogQuery, Observed, Op,
-        Outcome, Progress, ProjectLock, Scope,
+        Capabilities, Detail, Engine, EngineError, ErrorKind, ImageAct, ImageAnswer, ImageInfo, LogItem,
+        LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
     },
     image::Store,
     model::ImageRef,
@@ -148,6 +149,14 @@ impl Engine for Embedded {
         .await
     }
 
+    async fn act_on_images(
+        &self,
+        act: ImageAct,
+        progress: Arc<dyn Progress>,
+    ) -> Result<ImageAnswer, EngineError> {
+        images::act(self, act, progress).await
+    }
+
     async fn remove_image(&self, image: &ImageRef, force: bool) -> Result<(), EngineError> {
         let image = image.clone();
         self.blocking(move |this| {
@@ -169,7 +178,7 @@ impl Engine for Embedded {
                 )
                 .help("remove the container first, or use `--force` to take the name away"));
             }
-            let used: Vec<String> = containers.iter().flat_map(observe::used_content).collect();
+            let used = images::needed(this)?;
             this.store.remove(&image, &used).map_err(failed)
         })
         .await
