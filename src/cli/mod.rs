@@ -16,6 +16,9 @@ mod global;
 mod graph;
 mod image;
 mod kill;
+mod lock;
+mod locked;
+mod login;
 mod logs;
 mod migrate;
 mod output;
@@ -23,6 +26,7 @@ mod pause;
 mod port;
 mod ps;
 mod pull;
+mod push;
 mod restart;
 mod rm;
 mod run;
@@ -73,11 +77,15 @@ enum Command {
     Exec(exec::Args),
     Graph(graph::Args),
     Image(image::Args),
+    Lock(lock::Args),
+    Login(login::Args),
+    Logout(login::LogoutArgs),
     Logs(logs::Args),
     Migrate(migrate::Args),
     Port(port::Args),
     Ps(ps::Args),
     Pull(pull::Args),
+    Push(push::Args),
     Restart(restart::Args),
     Schema(schema::Args),
     Start(start::Args),
@@ -110,6 +118,7 @@ impl Command {
             | Self::Scale(_)
             | Self::Unpause(_)
             | Self::Pull(_)
+            | Self::Push(_)
             | Self::Restart(_)
             | Self::Start(_)
             | Self::Stop(_)
@@ -117,6 +126,9 @@ impl Command {
             Self::Config(_)
             | Self::Graph(_)
             | Self::Image(_)
+            | Self::Lock(_)
+            | Self::Login(_)
+            | Self::Logout(_)
             | Self::Logs(_)
             | Self::Migrate(_)
             | Self::Port(_)
@@ -136,11 +148,15 @@ impl Command {
             Self::Exec(args) => args.run(context).await,
             Self::Graph(args) => args.run(context),
             Self::Image(args) => args.run(context).await,
+            Self::Lock(args) => args.run(context).await,
+            Self::Login(args) => args.run(context).await,
+            Self::Logout(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
             Self::Migrate(args) => args.run(context),
             Self::Port(args) => args.run(context).await,
             Self::Ps(args) => args.run(context).await,
             Self::Pull(args) => args.run(context).await,
+            Self::Push(args) => args.run(context).await,
             Self::Restart(args) => args.run(context).await,
             Self::Schema(schema::Args {}) => schema::run(),
             Self::Start(args) => args.run(context).await,
