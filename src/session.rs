@@ -28,8 +28,8 @@ pub use crate::{
     },
     engines::connect::{Choice, Connected, connect},
     model::{
-        Build, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol, PullPolicy,
-        Selection, Service, UnknownService, WithDependencies,
+        Build, BuildSecret, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol,
+        PullPolicy, SecretSource, Selection, Service, UnknownService, WithDependencies,
     },
     plan::{BuildMode, Cause, Goal, ImageOptions, Plan, PlanError, Recreate, Step, StepId, WaitOptions},
 };

@@ -72,7 +72,7 @@ impl Cache {
     /// Beside the store: `build-cache`.
     pub fn open(store: &Store) -> io::Result<Self> {
         let dir = directory(store);
-        for name in ["records", "memo", "mounts"] {
+        for name in ["records", "memo", "mounts", "downloads"] {
             fs::create_dir_all(dir.join(name))?;
         }
         // Layers of other users' images and secrets that steps cached are nobody else's business.
@@ -111,6 +111,12 @@ impl Cache {
     pub fn memo(&self, context: &Path) -> Memo {
         let name = Key::of([context.as_os_str().as_encoded_bytes()]).hex();
         Memo::open(self.dir.join("memo").join(name))
+    }
+
+    /// Where the file of an address is kept.
+    #[must_use]
+    pub fn download(&self, url: &str) -> PathBuf {
+        self.dir.join("downloads").join(Key::of([url.as_bytes()]).hex())
     }
 
     /// Where the cache mount of this id is kept.

@@ -1,6 +1,7 @@
 //! What is typed: arguments, dispatch, exit codes. One file for each command.
 
 mod attach;
+mod bake;
 mod build;
 mod card;
 mod config;

@@ -30,5 +30,5 @@ mod untar;
 pub use commit::{DockerConfig, ImageHealthcheck};
 pub use extract::{ArchiveKind, archive_kind, extract};
 pub use platform::Platform;
-pub use registry::{Endpoint, Registries};
+pub use registry::{Download, Endpoint, Registries, download};
 pub use store::{Image, ImageError, LayerRef, Report, Store};

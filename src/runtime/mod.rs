@@ -43,8 +43,8 @@ mod worker;
 
 pub use self::{
     config::{
-        ContainerConfig, Device, Endpoint, HealthConfig, MountConfig, MountKind, NetworkConfig,
-        NetworkNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Upper, VolumeConfig,
+        ALL_CAPABILITIES, ContainerConfig, Device, Endpoint, HealthConfig, MountConfig, MountKind,
+        NetworkConfig, NetworkNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Upper, VolumeConfig,
     },
     core::{
         BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest, NetworkRecord,

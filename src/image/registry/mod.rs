@@ -6,10 +6,12 @@
 mod auth;
 mod client;
 mod creds;
+mod download;
 mod http;
 mod route;
 mod settings;
 mod tls;
 
 pub(super) use client::{Chunk, Client, Fault};
+pub use download::{Download, download};
 pub use settings::{Endpoint, Registries};
