@@ -5,9 +5,12 @@ mod bake;
 mod build;
 mod card;
 mod config;
+mod console;
 mod context;
+mod converse;
 mod create;
 mod down;
+mod exec;
 mod failure;
 mod global;
 mod graph;
@@ -23,6 +26,7 @@ mod schema;
 mod signals;
 mod start;
 mod stop;
+mod target;
 mod up;
 mod usage;
 mod version;
@@ -58,6 +62,7 @@ enum Command {
     Config(config::Args),
     Create(create::Args),
     Down(down::Args),
+    Exec(exec::Args),
     Graph(graph::Args),
     Image(image::Args),
     Logs(logs::Args),
@@ -77,6 +82,8 @@ impl Command {
     fn patience(&self) -> u32 {
         match self {
             Self::Up(up) if up.attached() => 2,
+            // They pass signals on.
+            Self::Exec(_) => u32::MAX,
             Self::Build(_)
             | Self::Create(_)
             | Self::Down(_)
@@ -102,6 +109,7 @@ impl Command {
             Self::Config(args) => args.run(context),
             Self::Create(args) => args.run(context).await,
             Self::Down(args) => args.run(context).await,
+            Self::Exec(args) => args.run(context).await,
             Self::Graph(args) => args.run(context),
             Self::Image(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
