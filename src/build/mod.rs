@@ -31,6 +31,7 @@ mod platform;
 mod running;
 mod sandbox;
 mod secret;
+mod share;
 mod solve;
 mod steps;
 mod tree;
@@ -142,7 +143,8 @@ pub async fn build(
         let (store, build, wait) = (store.clone(), build.clone(), wait.clone());
         move || prepare(&store, &build, &wait)
     });
-    let Prepared { cache, file, directory, fetched } = prepared.await?;
+    let Prepared { mut cache, file, directory, fetched } = prepared.await?;
+    cache.import(share::import(store, build, &*events).await);
     let (parsed, mut graph, platforms) = arrange(build, &file, &*events)?;
     let images = fetch(store, build, &file, &mut graph, &platforms, &*events).await?;
     let found = checks::found(build, &file, &parsed, &graph, &platforms, &images, &directory)?;
@@ -153,35 +155,41 @@ pub async fn build(
     let references = names(build, references)?;
     let (store, core, build) = (store.clone(), core.clone(), build.clone());
     let cancel = Arc::clone(&stop.0);
-    blocking(move || {
-        let context = match fetched {
-            Some(fetched) => Context::of(fetched, &file)?,
-            None => Context::open(&directory, &file, cache.memo(&directory))?,
-        };
-        let contexts = named_contexts(&store, &cache, &wait, &graph)?;
-        let solver = Solver {
-            store: &store,
-            core: &core,
-            build: &build,
-            file: &file,
-            graph: &graph,
-            images: &images,
-            platforms: &platforms,
-            context,
-            contexts,
-            cache,
-            wait,
-            events: &*events,
-            cancel: &cancel,
-            now: now(&build),
-            progress: Progress::default(),
-        };
-        let result = solver.solve();
-        solver.context.remember();
-        solver.contexts.values().for_each(Context::remember);
-        finish(&solver, &*result?, &references)
+    let (image, records) = blocking({
+        let (store, build, events) = (store.clone(), build.clone(), Arc::clone(&events));
+        move || {
+            let context = match fetched {
+                Some(fetched) => Context::of(fetched, &file)?,
+                None => Context::open(&directory, &file, cache.memo(&directory))?,
+            };
+            let contexts = named_contexts(&store, &cache, &wait, &graph)?;
+            let solver = Solver {
+                store: &store,
+                core: &core,
+                build: &build,
+                file: &file,
+                graph: &graph,
+                images: &images,
+                platforms: &platforms,
+                context,
+                contexts,
+                cache,
+                wait,
+                events: &*events,
+                cancel: &cancel,
+                now: now(&build),
+                progress: Progress::default(),
+            };
+            let result = solver.solve();
+            solver.context.remember();
+            solver.contexts.values().for_each(Context::remember);
+            let image = finish(&solver, &*result?, &references)?;
+            Ok((image, solver.cache.used()))
+        }
     })
-    .await
+    .await?;
+    share::export(&store, &build, &image, &records, &*events).await?;
+    Ok(image)
 }
 
 /// Runs what blocks where it may.
@@ -540,6 +548,7 @@ fn finish(solver: &Solver<'_>, stage: &solve::Stage, references: &[ImageRef]) ->
     document.created.clone_from(&stage.created);
     document.config.labels.extend(solver.build.labels.clone());
     document.rootfs.diff_ids = stage.layers.iter().map(|layer| layer.diff_id.clone()).collect();
-    let (config, docker) = document.split()?;
+    let (config, mut docker) = document.split()?;
+    docker.build_cache = share::inline(solver.build, &solver.cache.used(), &document);
     Ok(solver.store.commit_image_with(&config, &docker, references)?)
 }

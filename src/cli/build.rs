@@ -7,7 +7,7 @@ use super::{
     output,
 };
 use crate::session::{
-    Build, BuildMode, ImageOptions, Project, PullPolicy, Selection, Session, SessionError, Wish,
+    Build, BuildMode, ImageOptions, OnFailure, Project, PullPolicy, Selection, Session, SessionError, Wish,
     WithDependencies,
 };
 
@@ -66,6 +66,10 @@ pub(super) struct Args {
     #[arg(long)]
     with_dependencies: bool,
 
+    /// Push what was built to its registries
+    #[arg(long)]
+    push: bool,
+
     /// Without a meaning any more
     #[arg(long, hide = true)]
     compress: bool,
@@ -109,10 +113,15 @@ impl Args {
             return check(context, &session, &built).await;
         }
         let images = ImageOptions { build: BuildMode::Always, pull: Some(PullPolicy::Missing) };
+        let wanted = built.clone();
         let wish = Wish { command: "build", images: Some((built, images)), goal: None };
-        let quiet = Quiet { pull: self.quiet, build: self.quiet };
+        let quiet = Quiet { transfer: self.quiet, build: self.quiet };
         let cancel = context.signals.cancel.clone();
+        let pushed = session.plan_push(&wanted, OnFailure::Stop);
         context.pursue(&session, &wish, quiet, &cancel).await?;
+        if self.push {
+            context.push(&session, &pushed, quiet).await?;
+        }
         Ok(0)
     }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     load::{self, Diagnostic, Effect, LoadOptions, Loaded, Severity, Source, System, Unsupported},
     session::{
-        self, Choice, Engine, Event, Op, Outcome, Preview, Project, Selection, Session, StepId, Wish,
+        self, Choice, Engine, Event, Op, Outcome, Plan, Preview, Project, Selection, Session, StepId, Wish,
         WithDependencies,
     },
     ui::{
@@ -38,7 +38,8 @@ pub(super) struct Context {
 /// Which kinds of steps keep their details to themselves.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Quiet {
-    pub pull: bool,
+    /// Pulls and pushes.
+    pub transfer: bool,
     pub build: bool,
 }
 
@@ -256,25 +257,48 @@ impl Context {
             self.print_preview(&preview)?;
             return Ok(None);
         }
+        let outcome = session.pursue(wish, cancel, &mut self.ears(quiet, also)).await;
+        self.settle();
+        self.reached(outcome.map_err(failure)?, session.project()).map(Some)
+    }
+
+    /// Sends images to their registries, or prints what would be sent when `--dry-run`.
+    pub(super) async fn push(&self, session: &Session, plan: &Plan, quiet: Quiet) -> Result<(), Failure> {
+        if self.global.dry_run {
+            let preview = Preview { images: plan.clone(), ..Preview::default() };
+            return self.print_preview(&preview);
+        }
+        let cancel = self.signals.cancel.clone();
+        let outcome = session.carry_out_images(plan, &cancel, &mut self.ears(quiet, &mut |_| {})).await;
+        self.settle();
+        self.reached(outcome, session.project()).map(drop)
+    }
+
+    /// Hears events for the screen, and for `also` after it.
+    fn ears<'a>(
+        &'a self,
+        quiet: Quiet,
+        also: &'a mut (dyn FnMut(&Event) + Send),
+    ) -> impl FnMut(Event) + Send + 'a {
         let mut silent = BTreeSet::new();
-        let mut hear = |event: Event| {
+        move |event: Event| {
             note_silent(&event, quiet, &mut silent);
             let hushed = matches!(&event, Event::Progress { step, .. } if silent.contains(step));
             if !hushed {
                 self.with_screen(|screen| screen.hear(&event));
             }
             also(&event);
-        };
-        let outcome = session.pursue(wish, cancel, &mut hear).await;
-        self.settle();
-        let outcome = outcome.map_err(failure)?;
+        }
+    }
+
+    fn reached(&self, outcome: Outcome, project: &Project) -> Result<Outcome, Failure> {
         if !outcome.failed.is_empty() {
-            return Err(card::failure(&outcome, session.project(), &self.source));
+            return Err(card::failure(&outcome, project, &self.source));
         }
         if outcome.cancelled {
             return Err(Failure::interrupted(self.signals.first().unwrap_or(2)));
         }
-        Ok(Some(outcome))
+        Ok(outcome)
     }
 
     fn print_preview(&self, preview: &Preview) -> Result<(), Failure> {
@@ -300,7 +324,7 @@ fn note_silent(event: &Event, quiet: Quiet, silent: &mut BTreeSet<StepId>) {
     silent.clear();
     for (number, step) in plan.steps.iter().enumerate() {
         let hushed = match step.op {
-            Op::Pull(_) => quiet.pull,
+            Op::Pull(_) | Op::Push(_) => quiet.transfer,
             Op::Build(_) => quiet.build,
             _ => false,
         };

@@ -20,6 +20,7 @@ mod output;
 mod port;
 mod ps;
 mod pull;
+mod push;
 mod restart;
 mod running;
 mod schema;
@@ -69,6 +70,7 @@ enum Command {
     Port(port::Args),
     Ps(ps::Args),
     Pull(pull::Args),
+    Push(push::Args),
     Restart(restart::Args),
     Schema(schema::Args),
     Start(start::Args),
@@ -88,6 +90,7 @@ impl Command {
             | Self::Create(_)
             | Self::Down(_)
             | Self::Pull(_)
+            | Self::Push(_)
             | Self::Restart(_)
             | Self::Start(_)
             | Self::Stop(_)
@@ -116,6 +119,7 @@ impl Command {
             Self::Port(args) => args.run(context).await,
             Self::Ps(args) => args.run(context).await,
             Self::Pull(args) => args.run(context).await,
+            Self::Push(args) => args.run(context).await,
             Self::Restart(args) => args.run(context).await,
             Self::Schema(schema::Args {}) => schema::run(),
             Self::Start(args) => args.run(context).await,

@@ -65,7 +65,7 @@ impl Args {
         };
         let images = ImageOptions { build: BuildMode::Never, pull: Some(policy) };
         let wish = Wish { command: "pull", images: Some((pulled, images)), goal: None };
-        let quiet = Quiet { pull: self.quiet, build: false };
+        let quiet = Quiet { transfer: self.quiet, build: false };
         let cancel = context.signals.cancel.clone();
         match context.pursue(&session, &wish, quiet, &cancel).await {
             Err(failure) if self.ignore_pull_failures && context.signals.first().is_none() => {

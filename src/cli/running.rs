@@ -140,7 +140,7 @@ impl Running {
     }
 
     pub(super) fn quiet(&self, build: bool) -> Quiet {
-        Quiet { pull: self.quiet_pull, build }
+        Quiet { transfer: self.quiet_pull, build }
     }
 }
 

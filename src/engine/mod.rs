@@ -18,7 +18,7 @@ pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
     VolumeInfo,
 };
-pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, WaitFor};
+pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, PushRequest, WaitFor};
 pub use process::{Chunk, Control, Conversation, ExecRequest, Size};
 
 use crate::model::{Build, ImageRef};

@@ -13,6 +13,7 @@ use crate::model::{Build, Condition, ContainerSpec, Network, PullPolicy, Volume}
 pub enum Op {
     Pull(PullRequest),
     Build(Box<BuildRequest>),
+    Push(PushRequest),
     CreateNetwork {
         project: String,
         network: Network,
@@ -63,6 +64,14 @@ pub struct PullRequest {
     pub platform: Option<String>,
     pub policy: PullPolicy,
     /// The service that asks for it, for messages.
+    pub service: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushRequest {
+    /// As written.
+    pub image: String,
+    /// The service that it is built for, for messages.
     pub service: String,
 }
 
@@ -119,6 +128,7 @@ impl fmt::Display for Op {
                 write!(f, "build image {}", build.image)?;
                 build.build.tags.iter().try_for_each(|tag| write!(f, ", {tag}"))
             }
+            Self::Push(push) => write!(f, "push image {}", push.image),
             Self::CreateNetwork { network, .. } => write!(f, "create network {}", network.name),
             Self::RemoveNetwork { name } => write!(f, "remove network {name}"),
             Self::CreateVolume { volume, .. } => write!(f, "create volume {}", volume.name),

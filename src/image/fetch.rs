@@ -101,8 +101,9 @@ impl Fetch {
             },
             fault: &mut fault,
         };
-        let wanted = Wanted { diff_id: &self.diff_id, blob: Some(&self.blob), what: &self.what };
-        let result = layout.ingest(&self.lease, &wanted, source, || {
+        let wanted =
+            Wanted { diff_id: &self.diff_id, blob: Some(&self.blob), recipe: false, what: &self.what };
+        let result = layout.ingest(&self.lease, &wanted, source, |_| {
             let place = layout.blob(name);
             std::fs::rename(&path, &place).map_err(file_error("write", &place))?;
             oci_blob(&self.blob).map(Some)

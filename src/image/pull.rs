@@ -19,7 +19,7 @@ use super::{
     lease::Lease,
     platform::Platform,
     record::RefRecord,
-    registry::{Client, Fault, Registries},
+    registry::{Access, Client, Fault, Registries, login_help},
 };
 use crate::model::ImageRef;
 
@@ -55,7 +55,7 @@ impl Store {
         let mut faults = Vec::new();
         for endpoint in registries.endpoints(&image.registry)? {
             let attempt = async {
-                let client = Arc::new(Client::open(registries, &endpoint, image).await?);
+                let client = Arc::new(Client::open(registries, &endpoint, image, Access::Pull).await?);
                 self.pull_from(&client, image, &platform, report).await
             };
             match attempt.await {
@@ -88,7 +88,7 @@ impl Store {
         let source = client.name();
         let finish = move || {
             let (id, _) = arrival.complete(&store.layout, &lease)?;
-            store.publish(&id, &[image], &RefRecord { image: id.clone(), target, source })
+            store.publish(&id, &[image], &RefRecord::new(&id, target, source))
         };
         blocking(finish).await.map_err(Fault::Wrong)
     }
@@ -212,7 +212,7 @@ impl Store {
     }
 }
 
-fn is_index(descriptor: &Descriptor) -> bool {
+pub(super) fn is_index(descriptor: &Descriptor) -> bool {
     matches!(
         descriptor.media_type().as_ref(),
         "application/vnd.oci.image.index.v1+json"
@@ -233,7 +233,7 @@ pub(super) fn choose(bytes: &[u8], platform: &Platform, name: &str) -> Result<De
 }
 
 /// Runs what blocks where it may.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
 ) -> Result<T, ImageError> {
     tokio::task::spawn_blocking(work)
@@ -246,18 +246,20 @@ fn told(image: &ImageRef, fault: Fault) -> ImageError {
     let registry = &image.registry;
     match fault {
         Fault::Wrong(error) => error,
-        Fault::Missing(why) => {
-            ImageError::Remote(format!("image `{name}` is not found: {why}; check its name and tag"))
-        }
-        Fault::Denied(why) => ImageError::Remote(format!(
-            "image `{name}` does not exist or needs a login: {why}; check its name, or `docker login {registry}`"
-        )),
+        Fault::Missing(why) => ImageError::Remote {
+            message: format!("image `{name}` is not found: {why}"),
+            help: vec!["check its name and tag".to_owned()],
+        },
+        Fault::Denied(why) => ImageError::Remote {
+            message: format!("image `{name}` does not exist or needs a login: {why}"),
+            help: vec!["check its name".to_owned(), login_help(registry)],
+        },
         Fault::Unreachable(why) => ImageError::Unreachable {
-            message: format!(
-                "cannot pull image `{name}`: registry {registry} is not reachable: {why}; without a network, \
-                 bring it with `ficelle image load -i FILE`, or name a mirror: \
-                 FICELLE_MIRRORS={registry}=http://HOST:PORT"
-            ),
+            message: format!("cannot pull image `{name}`: registry {registry} is not reachable: {why}"),
+            help: vec![
+                "without a network, bring it with `ficelle image load -i FILE`".to_owned(),
+                format!("or name a mirror: FICELLE_MIRRORS={registry}=http://HOST:PORT"),
+            ],
             source: why.into(),
         },
     }
@@ -276,9 +278,9 @@ fn all_told(image: &ImageRef, mut faults: Vec<(String, Fault)>) -> ImageError {
         .collect();
     let also = if mirrors.is_empty() { String::new() } else { format!(" ({})", mirrors.join("; ")) };
     match told(image, last) {
-        ImageError::Remote(message) => ImageError::Remote(message + &also),
-        ImageError::Unreachable { message, source } => {
-            ImageError::Unreachable { message: message + &also, source }
+        ImageError::Remote { message, help } => ImageError::Remote { message: message + &also, help },
+        ImageError::Unreachable { message, help, source } => {
+            ImageError::Unreachable { message: message + &also, help, source }
         }
         other => other,
     }

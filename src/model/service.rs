@@ -1,5 +1,7 @@
 //! A service: a container specification and what is arranged around it.
 
+use std::time::Duration;
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -63,4 +65,6 @@ pub enum PullPolicy {
     Never,
     Missing,
     Build,
+    /// When it was last pulled (built, loaded, tagged) so long ago.
+    Every(Duration),
 }

@@ -1,9 +1,12 @@
 //! The first round: which images are pulled, which are built, each once.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
-    engine::{BuildRequest, Observed, Op, PullRequest},
+    engine::{BuildRequest, Observed, Op, PullRequest, PushRequest},
     model::{Build, Project, PullPolicy, Selection, Service},
 };
 
@@ -24,7 +27,7 @@ pub fn images(
 ) -> Result<Plan, PlanError> {
     let mut round = Round { builds_now: options.build != BuildMode::Never, ..Round::default() };
     for service in project.services.values().filter(|service| selection.contains(&service.name)) {
-        let there = observed.images.contains_key(service.image());
+        let there = observed.images.get(service.image()).map(|image| image.age);
         match decide(project, service, options, there)? {
             Need::Nothing => {}
             Need::Pull(policy, cause) => round.pull(service, policy, cause),
@@ -33,6 +36,35 @@ pub fn images(
     }
     round.bases(project)?;
     round.finish(project)
+}
+
+/// What becomes of a command when one image cannot be pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    Stop,
+    /// `--ignore-push-failures`.
+    GoOn,
+}
+
+/// Sends the images that the selected services build, under all their names. As docker compose has it,
+/// an image that is not built here is another's to push; one without a name of its own has no registry.
+#[must_use]
+pub fn pushes(project: &Project, selection: &Selection, on_failure: OnFailure) -> Plan {
+    let mut draft = Draft::default();
+    let mut seen = BTreeSet::new();
+    for service in project.services.values().filter(|service| selection.contains(&service.name)) {
+        let Some(build) = &service.build else { continue };
+        let own = (!is_only_built(project, service)).then(|| service.image());
+        for image in own.into_iter().chain(build.tags.iter().map(String::as_str)) {
+            if seen.insert(image) {
+                let push = PushRequest { image: image.to_owned(), service: service.name.clone() };
+                let step = draft.add(Op::Push(push), Cause::Asked("push"));
+                draft.step_mut(step).optional = on_failure == OnFailure::GoOn;
+            }
+        }
+    }
+    // Pushes need nothing of each other, so there is no circle in them.
+    draft.finish().unwrap_or_default()
 }
 
 /// An image that only a build gives has no registry to come from.
@@ -50,7 +82,7 @@ fn decide<'a>(
     project: &Project,
     service: &'a Service,
     options: &ImageOptions,
-    there: bool,
+    there: Option<Option<Duration>>,
 ) -> Result<Need<'a>, PlanError> {
     let only_built = is_only_built(project, service);
     let policy = match options.pull {
@@ -69,7 +101,13 @@ fn decide<'a>(
         (_, Some(PullPolicy::Always)) if !only_built => {
             Ok(Need::Pull(PullPolicy::Always, Cause::Asked(asked)))
         }
-        _ if there => Ok(Need::Nothing),
+        // A name whose age nobody knows is as old as can be.
+        (_, Some(PullPolicy::Every(every)))
+            if !only_built && there.is_some_and(|age| age.is_none_or(|age| age >= every)) =>
+        {
+            Ok(Need::Pull(PullPolicy::Always, Cause::Asked(asked)))
+        }
+        _ if there.is_some() => Ok(Need::Nothing),
         // An explicit `missing` asks for a pull where there is anything to pull.
         (Some(build), policy)
             if options.build == BuildMode::Missing && (only_built || policy != Some(PullPolicy::Missing)) =>

@@ -21,7 +21,7 @@ mod restart;
 mod steps;
 
 pub use goal::{Goal, Recreate, WaitOptions};
-pub use images::images;
+pub use images::{OnFailure, images, pushes};
 pub use steps::{Cause, FieldChange, Plan, Step, StepId};
 
 use crate::{

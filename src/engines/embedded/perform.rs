@@ -13,9 +13,9 @@ use crate::{
     build::{self, BuildEvent},
     engine::{
         BuildRequest, Condition, ContainerState, CreateContainer, Detail, EngineError, ErrorKind, Op,
-        Outcome, Progress, PullRequest, WaitFor,
+        Outcome, Progress, PullRequest, PushRequest, WaitFor,
     },
-    image::Image,
+    image::{Image, ImageError},
     model::{ImageRef, Network, PullPolicy, Volume, label},
     runtime::{ContainerRecord, Core, NetworkConfig, Until, VolumeConfig},
 };
@@ -31,6 +31,7 @@ pub(super) async fn perform(
     match op {
         Op::Pull(request) => pull(engine, request, progress).await,
         Op::Build(request) => build_image(engine, request, progress).await,
+        Op::Push(request) => push(engine, request, progress).await,
         Op::Wait { project, name, until } => wait(engine, project, name, *until, progress).await,
         op => {
             let op = op.clone();
@@ -66,7 +67,7 @@ fn act(engine: &Embedded, op: &Op) -> Result<Outcome, EngineError> {
             .map(|()| DONE)
             .map_err(|error| error::runtime(&error, format!("container {name} cannot be removed"))),
         // Carried out by `perform` itself.
-        Op::Pull(_) | Op::Build(_) | Op::Wait { .. } => Ok(UNCHANGED),
+        Op::Pull(_) | Op::Build(_) | Op::Push(_) | Op::Wait { .. } => Ok(UNCHANGED),
     }
 }
 
@@ -92,12 +93,41 @@ async fn pull(
     if let (PullPolicy::Missing, Some(there)) = (policy, &before) {
         return Ok(Outcome { id: Some(there.id.clone()), unchanged: true });
     }
-    let report = |what: &str, done: u64, total: u64| {
-        progress.report(Detail::Bytes { what: what.to_owned(), done, total });
-    };
-    let pulled = engine.store.pull(&reference, platform.as_deref(), &report).await.map_err(told)?;
+    let pulled =
+        engine.store.pull(&reference, platform.as_deref(), &bytes_to(&progress)).await.map_err(told)?;
     let unchanged = before.is_some_and(|before| before.id == pulled.id);
     Ok(Outcome { id: Some(pulled.id), unchanged })
+}
+
+async fn push(
+    engine: &Embedded,
+    request: &PushRequest,
+    progress: Arc<dyn Progress>,
+) -> Result<Outcome, EngineError> {
+    let PushRequest { image, service } = request;
+    let path = format!("services.{service}.image");
+    let reference: ImageRef = image.parse().map_err(|e: crate::model::ImageRefError| {
+        EngineError::new(ErrorKind::Invalid, e.to_string()).at(&path)
+    })?;
+    engine.permitted()?;
+    let pushed = engine.store.push(&reference, &bytes_to(&progress)).await.map_err(|error| {
+        let told = error::image(&error, format!("image `{image}` of service `{service}` cannot be pushed"));
+        let told = told.at(&path);
+        match error {
+            ImageError::NotFound(_) => told.help(format!("`ficelle build {service}` makes it")),
+            _ => told,
+        }
+    })?;
+    for note in pushed.notes {
+        progress.report(Detail::Doing(note));
+    }
+    Ok(Outcome { id: Some(pushed.digest), unchanged: pushed.unchanged })
+}
+
+/// Hands bytes of a transfer on.
+pub(super) fn bytes_to(progress: &Arc<dyn Progress>) -> impl Fn(&str, u64, u64) + Send + Sync {
+    let progress = Arc::clone(progress);
+    move |what, done, total| progress.report(Detail::Bytes { what: what.to_owned(), done, total })
 }
 
 async fn build_image(

@@ -94,6 +94,7 @@ impl World {
         match op {
             Op::Pull(pull) => self.pull(pull),
             Op::Build(request) => self.build(&request.build, &request.image),
+            Op::Push(push) => self.push(push),
             Op::CreateNetwork { network, labels, .. } => Ok(make(&mut self.networks, &network.name, labels)),
             Op::RemoveNetwork { name } => self.remove_network(name),
             Op::CreateVolume { volume, labels, .. } => Ok(make(&mut self.volumes, &volume.name, labels)),

@@ -31,7 +31,10 @@ pub struct Download {
 
 /// Writes the file at `url` to `into`, unless it is still that of `etag`.
 pub async fn download(url: &str, etag: Option<&str>, into: &mut File) -> Result<Download, ImageError> {
-    let cannot = |why: String| ImageError::Remote(format!("cannot fetch `{url}`: {why}"));
+    let cannot = |why: String| ImageError::Remote {
+        message: format!("cannot fetch `{url}`: {why}"),
+        help: Vec::new(),
+    };
     let uri: Uri = url.parse().map_err(|_| cannot("it is no address".to_owned()))?;
     let http = Http::new(Registries::from_environment()?);
     let mut headers = HeaderMap::new();

@@ -21,6 +21,7 @@ impl fmt::Display for Subject {
 pub fn subject(op: &Op) -> Subject {
     let (kind, name) = match op {
         Op::Pull(pull) => ("Image", &pull.image),
+        Op::Push(push) => ("Image", &push.image),
         Op::Build(build) => ("Image", &build.image),
         Op::CreateNetwork { network, .. } => ("Network", &network.name),
         Op::RemoveNetwork { name } => ("Network", name),
@@ -39,6 +40,7 @@ pub fn subject(op: &Op) -> Subject {
 pub fn doing(op: &Op) -> &'static str {
     match op {
         Op::Pull(_) => "Pulling",
+        Op::Push(_) => "Pushing",
         Op::Build(_) => "Building",
         Op::CreateNetwork { .. } | Op::CreateVolume { .. } => "Creating",
         Op::RemoveNetwork { .. } | Op::RemoveVolume { .. } | Op::Remove { .. } => "Removing",
@@ -60,6 +62,7 @@ pub fn done(op: &Op, outcome: &Outcome) -> &'static str {
     }
     match op {
         Op::Pull(_) => "Pulled",
+        Op::Push(_) => "Pushed",
         Op::Build(_) => "Built",
         Op::CreateNetwork { .. } | Op::CreateVolume { .. } => "Created",
         Op::RemoveNetwork { .. } | Op::RemoveVolume { .. } | Op::Remove { .. } => "Removed",
@@ -80,7 +83,7 @@ pub fn done(op: &Op, outcome: &Outcome) -> &'static str {
 #[must_use]
 pub fn unchanged(op: &Op) -> Option<&'static str> {
     match op {
-        Op::Pull(_) => Some("Up to date"),
+        Op::Pull(_) | Op::Push(_) => Some("Up to date"),
         Op::Start { .. } => Some("Running"),
         _ => None,
     }
