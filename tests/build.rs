@@ -32,6 +32,7 @@ macro_rules! workshop {
 }
 
 mod inputs;
+mod shared;
 
 /// A store with the image `base`, and a build context.
 struct Workshop {
