@@ -29,8 +29,8 @@ pub use crate::{
     },
     engines::connect::{Choice, Connected, connect},
     model::{
-        Build, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol, PullPolicy,
-        RestartPolicy, Selection, Service, UnknownService, WithDependencies,
+        Build, BuildSecret, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol,
+        PullPolicy, RestartPolicy, SecretSource, Selection, Service, UnknownService, WithDependencies,
     },
     plan::{
         BuildMode, Cause, Goal, ImageOptions, OnFailure, Once, Plan, PlanError, Recreate, Step, StepId,

@@ -3,7 +3,7 @@
 mod faults;
 mod make;
 mod push;
-mod registry;
+pub mod registry;
 
 use std::{
     fs,

@@ -541,6 +541,32 @@ fn images(project: &Project, options: &ImageOptions, observed: &Observed) -> Str
 }
 
 #[test]
+fn a_build_from_another_services_image_comes_after_it() {
+    let build = |context: &str, base: &str| {
+        let additional_contexts = [("base".to_owned(), format!("service:{base}"))].into_iter().collect();
+        Some(Build { context: context.into(), additional_contexts, ..Build::default() })
+    };
+    let mut project = change(&project([service("web"), service("base")]), |p| {
+        p.services["web"].build = build("/work/web", "base");
+        p.services["web"].container.image = "demo-web".to_owned();
+        p.services["base"].build = Some(Build { context: "/work/base".into(), ..Build::default() });
+        p.services["base"].container.image = "demo-base".to_owned();
+    });
+    let base = project.services.shift_remove("base").unwrap();
+    project.disabled.insert("base".to_owned(), base.clone());
+    let stage = Stage::new();
+    let nothing = stage.observe(&project);
+    assert_snapshot!(images(&project, &ImageOptions::default(), &nothing), @r"
+    build image demo-base (needed by web)
+    build image demo-web (missing)
+    ");
+    project.disabled["base"].build = build("/work/base", "web");
+    assert_snapshot!(images(&project, &ImageOptions::default(), &nothing), @"error: the builds of services `base` and `web` need each other [services.base.build.additional_contexts] []");
+    project.disabled["base"].build = None;
+    assert_snapshot!(images(&project, &ImageOptions::default(), &nothing), @r#"error: service `web` builds from service `base`, which is not there or builds nothing [services.web.build.additional_contexts] ["name a service with a `build` section"]"#);
+}
+
+#[test]
 fn images_are_pulled_or_built_once() {
     let build = |context: &str| Some(Build { context: context.into(), ..Build::default() });
     let project =

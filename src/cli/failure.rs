@@ -41,6 +41,7 @@ impl Problem {
         }
         diagnostic.help.clone_from(&error.help);
         let mut problem = Self::new(diagnostic);
+        problem.facts.clone_from(&error.facts);
         for cause in &error.causes {
             // Errors of libraries like to repeat what stands below them.
             let told = problem.causes.last().unwrap_or(&error.message);

@@ -2,6 +2,7 @@
 
 mod attach;
 mod attach_command;
+mod bake;
 mod build;
 mod card;
 mod config;

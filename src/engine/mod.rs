@@ -23,7 +23,7 @@ pub use observed::{
 pub use op::{BuildRequest, CreateContainer, OneOff, Op, Outcome, PullRequest, PushRequest, WaitFor};
 pub use process::{AttachRequest, Chunk, Control, Conversation, ExecRequest, Size};
 
-use crate::model::ImageRef;
+use crate::model::{Build, ImageRef};
 // What a [`WaitFor`] speaks of.
 pub use crate::model::Condition;
 
@@ -131,6 +131,13 @@ pub trait Engine: Send + Sync {
 
     /// Carries out one operation. Repeating an operation that was already carried out is no error.
     async fn perform(&self, op: &Op, progress: Arc<dyn Progress>) -> Result<Outcome, EngineError>;
+
+    /// What build checks say of a service's Dockerfile, and whether that is nothing; builds nothing.
+    async fn check_build(&self, service: &str, build: &Build) -> Result<(String, bool), EngineError> {
+        let _ = build;
+        let message = format!("the {} engine cannot check builds", self.capabilities().engine);
+        Err(EngineError::new(ErrorKind::Unsupported, message).at(format!("services.{service}.build")))
+    }
 
     /// Sends what the containers say; returns when there is no more, or nobody listens.
     async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError>;

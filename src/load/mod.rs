@@ -193,8 +193,10 @@ fn finish(
         select::drop_unused(model);
     }
     let mut unbound = Vec::new();
-    let mut project =
-        Bind { files: &loader.files, diagnostics: &mut unbound }.project(model, &disabled, name);
+    let secrets = model.get("secrets").and_then(Node::as_map);
+    let mut bind =
+        Bind { files: &loader.files, diagnostics: &mut unbound, secrets, environment: &site.environment };
+    let mut project = bind.project(model, &disabled, name);
     project.places = bind::places(model, &loader.files);
     project.root.clone_from(&site.root);
     project.files.clone_from(&site.files);

@@ -46,9 +46,9 @@ mod worker;
 pub use self::{
     attended::{Attended, write_all},
     config::{
-        ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, LogConfig, MountConfig, MountKind,
-        NetworkConfig, NetworkNamespace, OneOff, PortConfig, RestartConfig, Rlimit, Rootfs, Upper,
-        VolumeConfig,
+        ALL_CAPABILITIES, ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, LogConfig,
+        MountConfig, MountKind, NetworkConfig, NetworkNamespace, OneOff, PortConfig, RestartConfig, Rlimit,
+        Rootfs, Upper, VolumeConfig,
     },
     core::{
         Attachment, BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest,

@@ -19,13 +19,14 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use crate::{
+    build,
     engine::{
         AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
         ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock,
         Scope,
     },
     image::Store,
-    model::ImageRef,
+    model::{Build, ImageRef},
     runtime::{Core, GroupLock, Roots},
 };
 
@@ -117,6 +118,14 @@ impl Engine for Embedded {
 
     async fn perform(&self, op: &Op, progress: Arc<dyn Progress>) -> Result<Outcome, EngineError> {
         perform::perform(self, op, progress).await
+    }
+
+    async fn check_build(&self, service: &str, build: &Build) -> Result<(String, bool), EngineError> {
+        let checked = build::check(&self.store, build).await;
+        checked.map_err(|error| {
+            error::build(&error, format!("the build of service `{service}` cannot be checked"))
+                .at(format!("services.{service}.build"))
+        })
     }
 
     async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError> {

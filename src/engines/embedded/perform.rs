@@ -16,7 +16,7 @@ use crate::{
         Outcome, Progress, PullRequest, PushRequest, WaitFor,
     },
     image::{Image, ImageError},
-    model::{ImageRef, Network, PullPolicy, Volume},
+    model::{ImageRef, Network, PullPolicy, Volume, label},
     runtime::{ContainerRecord, Core, NetworkConfig, Until, VolumeConfig},
 };
 
@@ -149,7 +149,7 @@ async fn build_image(
     request: &BuildRequest,
     progress: Arc<dyn Progress>,
 ) -> Result<Outcome, EngineError> {
-    let BuildRequest { project: _, service, build, image } = request;
+    let BuildRequest { project, service, build, image } = request;
     let path = format!("services.{service}.build");
     engine.permitted()?;
     let mut references = Vec::new();
@@ -164,10 +164,19 @@ async fn build_image(
             BuildEvent::Step { step, cached: true } => Detail::Doing(format!("CACHED {step}")),
             BuildEvent::Step { step, cached: false } => Detail::Doing(step),
             BuildEvent::Output(line) => Detail::Line(line),
+            BuildEvent::Bytes { what, done, total } => Detail::Bytes { what, done, total },
             BuildEvent::Warning(text) => Detail::Line(format!("warning: {text}")),
         });
     });
-    let built = build::build(&engine.store, &engine.core, build, &references, events).await;
+    let mut build = build.clone();
+    for (name, value) in [
+        (label::PROJECT, project.as_str()),
+        (label::SERVICE, service),
+        (label::VERSION, env!("CARGO_PKG_VERSION")),
+    ] {
+        build.labels.insert(name.to_owned(), value.to_owned());
+    }
+    let built = build::build(&engine.store, &engine.core, &build, &references, events).await;
     let built = built.map_err(|error| {
         error::build(&error, format!("image `{image}` of service `{service}` cannot be built")).at(&path)
     })?;
@@ -314,7 +323,7 @@ fn start(engine: &Embedded, project: &str, name: &str) -> Result<Outcome, Engine
     }
     engine.core.start(project, &record.config.id).map(|()| DONE).map_err(|error| {
         let told = error::runtime(&error, format!("container {name} cannot be started"));
-        match observe::labels(&record).get(crate::model::label::SERVICE) {
+        match observe::labels(&record).get(label::SERVICE) {
             Some(service) => told.at(format!("services.{service}")),
             None => told,
         }
@@ -368,8 +377,7 @@ fn aim(record: &ContainerRecord, until: WaitFor) -> Result<(Until, Option<Durati
     Ok(match until {
         WaitFor::Condition(Condition::ServiceStarted) => (Until::Running, None),
         WaitFor::Condition(Condition::ServiceHealthy) if record.config.health.is_none() => {
-            let service =
-                observe::labels(record).get(crate::model::label::SERVICE).cloned().unwrap_or_default();
+            let service = observe::labels(record).get(label::SERVICE).cloned().unwrap_or_default();
             return Err(EngineError::new(
                 ErrorKind::Invalid,
                 format!("container {name} has no health check, so it can never become healthy"),
