@@ -26,7 +26,7 @@ pub use crate::{
         Container, ContainerState, Engine, EngineError, ErrorKind, Health, ImageInfo, LogItem, LogQuery,
         Observed, Op, Progress, PublishedPort, Silent, Stream,
     },
-    engines::connect::{Choice, Connected, connect},
+    engines::connect::{Choice, Connected, connect, prepare},
     model::{
         Build, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol, PullPolicy,
         Selection, Service, UnknownService, WithDependencies,

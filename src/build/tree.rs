@@ -19,9 +19,12 @@ use rustix::{
     },
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+        fsmount, fsopen,
     },
 };
+
+use crate::runtime::rootless::is_confined;
 
 const LINKS: u32 = 40;
 /// A component may vanish between two looks at it.
@@ -260,6 +263,9 @@ fn mount(lower: &[OwnedFd], fs: &OwnedFd, work: &OwnedFd, form: LowerDirs) -> Re
     }
     fsconfig_set_string(context.as_fd(), "upperdir", name(fs))?;
     fsconfig_set_string(context.as_fd(), "workdir", name(work))?;
+    if is_confined() {
+        fsconfig_set_flag(context.as_fd(), "userxattr")?;
+    }
     // The upper directory becomes a layer: it must be complete in itself.
     fsconfig_set_string(context.as_fd(), "redirect_dir", "off")?;
     fsconfig_set_string(context.as_fd(), "metacopy", "off")?;

@@ -194,10 +194,8 @@ impl Context {
     }
 
     pub(super) fn connect(&self) -> Result<Arc<dyn Engine>, Failure> {
-        let choice =
-            Choice { engine: self.global.engine.clone(), root: self.global.root.clone(), docker: None }
-                .with_environment();
-        let connected = session::connect(&choice).map_err(|e| Failure::of_engine(&e, &self.source))?;
+        let connected =
+            session::connect(&choice(&self.global)).map_err(|e| Failure::of_engine(&e, &self.source))?;
         for note in &connected.notes {
             self.say("note", note);
         }
@@ -293,6 +291,15 @@ impl Context {
         }
         output::lines(lines.iter().map(String::as_str))
     }
+}
+
+/// To be called before any thread exists.
+pub(super) fn prepare(global: &Global) -> Result<(), Failure> {
+    session::prepare(&choice(global)).map_err(|error| Failure::of_engine(&error, &System))
+}
+
+fn choice(global: &Global) -> Choice {
+    Choice { engine: global.engine.clone(), root: global.root.clone(), docker: None }.with_environment()
 }
 
 fn note_silent(event: &Event, quiet: Quiet, silent: &mut BTreeSet<StepId>) {

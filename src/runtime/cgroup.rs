@@ -8,14 +8,45 @@ use std::{
 
 use rustix::{
     io::Errno,
-    mount::{MountFlags, mount_remount},
+    mount::{MountFlags, mount, mount_remount},
     process::{Pid, Signal, kill_process},
+    thread::{UnshareFlags, unshare_unsafe},
 };
 
 use super::{
-    Result,
-    state::{entries, file_error},
+    Result, rootless,
+    state::{Group, entries, failed, file_error, remove_file},
 };
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Path of the control groups that the groups of these containers are below; `None` where there can be
+/// none, so that no limit applies: an ordinary user was given nothing of the hierarchies.
+pub fn home(group: &Group) -> Option<String> {
+    match fs::read_to_string(group.run().join(HOME)) {
+        Ok(path) => Some(path),
+        Err(_) if rootless::is_confined() => None,
+        Err(_) => Some(format!("/ficelle/{}", group.name)),
+    }
+}
+
+/// Names the place that the keeper was given, where it is not the ordinary one.
+const HOME: &str = "cgroup";
+
+/// Takes what the keeper was given back.
+pub fn leave(group: &Group) {
+    let _ = remove_file(&group.run().join(HOME));
+}
+
+/// For a container without groups of its own: a view of the unified hierarchy that nothing can be made
+/// in, in this process's own mounts. The launcher takes a refusal there for what it is.
+pub fn stand_in() -> Result<()> {
+    let what = "cannot show the container its control groups";
+    // SAFETY: changes neither memory nor descriptors; one thread only.
+    unsafe { unshare_unsafe(UnshareFlags::NEWCGROUP) }.map_err(failed(what))?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("cgroup2", ROOT, "cgroup2", flags, None).map_err(failed(what))
+}
 
 /// A mounted hierarchy: its controllers (none for version 2) and where it is.
 struct Hierarchy {
@@ -78,11 +109,15 @@ pub fn deny_tunnels(path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Moves the process with this number (0: the caller) into groups.
+/// Moves the process with this number (0: the caller) into groups. An ordinary user stays in those that
+/// are not this user's.
 pub fn enter(directories: &[PathBuf], pid: i32) -> Result<()> {
     for directory in directories {
         let file = directory.join("cgroup.procs");
-        fs::write(&file, pid.to_string()).map_err(|e| file_error("cannot write", &file, e))?;
+        match fs::write(&file, pid.to_string()) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && rootless::is_confined() => {}
+            other => other.map_err(|e| file_error("cannot write", &file, e))?,
+        }
     }
     Ok(())
 }

@@ -324,6 +324,7 @@ impl Keeper {
         for cgroup in self.remains.drain(..) {
             let _ = cgroup::remove(&cgroup);
         }
+        cgroup::leave(&self.group);
         if let Some(supervisor) = self.supervisor.take() {
             // It ends when our end of its socket is closed.
             drop(supervisor.socket);
@@ -669,9 +670,10 @@ impl Keeper {
     /// A failed start leaves a container that never ran as it was; a failed restart is an end.
     fn not_started(&mut self, worker: &Worker, error: &Error) {
         // A worker that was killed may have left a process that waits to be started.
-        let cgroup = self.group.cgroup(&worker.id);
-        cgroup::kill(&cgroup);
-        self.await_removal(cgroup);
+        if let Some(cgroup) = self.group.cgroup(&worker.id) {
+            cgroup::kill(&cgroup);
+            self.await_removal(cgroup);
+        }
         let _ = network::set_up(&self.group.roots, &worker.id, false);
         if worker.purpose == Purpose::Restart && self.containers.contains_key(&worker.id) {
             let exit = match error {
@@ -744,8 +746,7 @@ impl Keeper {
         }
         // Others may share its network namespace; the name server was for it alone.
         held.dns.clear();
-        let cgroup = self.group.cgroup(id);
-        if cgroup::remove(&cgroup).is_err() {
+        if let Some(cgroup) = self.group.cgroup(id).filter(|cgroup| cgroup::remove(cgroup).is_err()) {
             self.remains.push(cgroup);
         }
         self.tell_ended(id);

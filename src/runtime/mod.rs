@@ -30,6 +30,7 @@ mod process;
 mod protocol;
 mod restart;
 mod rootfs;
+pub mod rootless;
 mod run;
 pub mod seccomp;
 mod signal;

@@ -12,14 +12,14 @@ use rustix::{
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
-        OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
-        open_tree,
+        OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+        mount_change, move_mount, open_tree,
     },
     thread::{UnshareFlags, unshare_unsafe},
 };
 
 use super::{
-    Error, Result, Upper,
+    Error, Result, Upper, rootless,
     state::{failed, make_dir},
 };
 
@@ -85,6 +85,9 @@ fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path)
     }
     fsconfig_set_string(context.as_fd(), "upperdir", name_of(upper))?;
     fsconfig_set_string(context.as_fd(), "workdir", name_of(work))?;
+    if rootless::is_confined() {
+        fsconfig_set_flag(context.as_fd(), "userxattr")?;
+    }
     for (option, value) in PLAIN {
         match fsconfig_set_string(context.as_fd(), option, value) {
             // A kernel that does not know it cannot do it either.
@@ -99,7 +102,8 @@ fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path)
 
 fn mount_old(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path) -> Result<(), Errno> {
     let lower = layers.iter().map(name_of).collect::<Vec<_>>().join(":");
-    let options = format!("lowerdir={lower},upperdir={},workdir={}", name_of(upper), name_of(work));
+    let marks = if rootless::is_confined() { ",userxattr" } else { "" };
+    let options = format!("lowerdir={lower},upperdir={},workdir={}{marks}", name_of(upper), name_of(work));
     let plain = PLAIN.iter().fold(options.clone(), |all, (option, value)| format!("{all},{option}={value}"));
     let mount = |options: String| {
         let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;

@@ -39,8 +39,8 @@ pub struct Job {
     pub roots: Roots,
     pub place: Place,
     pub spec: Spec,
-    /// Path of its control groups.
-    pub cgroup: String,
+    /// Path of its control groups; `None` where this user can have none.
+    pub cgroup: Option<String>,
     /// Standard input, output and error; a terminal of its own when `None`.
     pub stdio: Option<[OwnedFd; 3]>,
     /// Listeners are held already.
@@ -82,6 +82,9 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     };
 
     rootfs::own_mounts()?;
+    if cgroup.is_none() {
+        cgroup::stand_in()?;
+    }
     let root = mount_root(config, &place)?;
     let fd = rootfs::open_path(&root)?;
     rootfs::refuse_links(fd.as_fd())?;
@@ -127,7 +130,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         stdio,
     })?;
     let process = created.process().clone();
-    if !config.privileged {
+    if let Some(cgroup) = cgroup.filter(|_| !config.privileged) {
         cgroup::deny_tunnels(&cgroup)?;
     }
     let (dns, terminal) = (!names.is_empty(), console.is_some());

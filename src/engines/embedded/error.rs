@@ -10,10 +10,10 @@ use crate::{
 };
 
 /// `what` names the thing and stands first; the error below it is the cause.
-pub(super) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
+pub(in crate::engines) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
     let kind = match error {
         Error::NoContainer(_) | Error::NoNetwork(_) | Error::NoVolume(_) => ErrorKind::NotFound,
-        Error::Permission { .. } => ErrorKind::Permission,
+        Error::Permission { .. } | Error::Rootless { .. } => ErrorKind::Permission,
         Error::Conflict(_) => ErrorKind::Conflict,
         Error::Invalid(_) | Error::Exec { .. } => ErrorKind::Invalid,
         Error::Unsupported(_) => ErrorKind::Unsupported,
@@ -24,7 +24,10 @@ pub(super) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
     };
     let told = EngineError::new(kind, what).caused_by(error);
     match kind {
-        ErrorKind::Permission => told.help(PERMISSION),
+        ErrorKind::Permission => match error {
+            Error::Rootless { help, .. } => told.help(help.clone()),
+            _ => told.help(PERMISSION),
+        },
         ErrorKind::Exhausted => told.help("free some space or stop what is not needed, then try again"),
         _ => match error {
             Error::Exec { code: 127, .. } => {

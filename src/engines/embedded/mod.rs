@@ -11,6 +11,8 @@ mod observe;
 mod perform;
 mod signal;
 
+pub(super) use self::error::runtime as failure;
+
 use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
