@@ -266,7 +266,10 @@ fn create(uid: u32) -> Result<()> {
     // SAFETY: no thread exists, so the child may go on as an ordinary program.
     let helper = match unsafe { libc::fork() } {
         -1 => {
-            return Err(Error::System { what: "cannot fork".into(), source: std::io::Error::last_os_error() });
+            return Err(Error::System {
+                what: "cannot fork".into(),
+                source: std::io::Error::last_os_error(),
+            });
         }
         0 => {
             drop((go, told));
