@@ -23,8 +23,8 @@ use crate::{
 pub use crate::{
     apply::{Event, Report},
     engine::{
-        Container, ContainerState, Engine, EngineError, ErrorKind, Health, ImageInfo, LogItem, LogQuery,
-        Observed, Op, Progress, PublishedPort, Silent, Stream,
+        Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError, ErrorKind, ExecRequest,
+        Health, ImageInfo, LogItem, LogQuery, Observed, Op, Progress, PublishedPort, Silent, Size, Stream,
     },
     engines::connect::{Choice, Connected, connect, prepare},
     model::{

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     load::{self, Diagnostic, Effect, LoadOptions, Loaded, Severity, Source, System, Unsupported},
     session::{
-        self, Choice, Engine, Event, Op, Outcome, Preview, Project, Selection, Session, StepId, Wish,
-        WithDependencies,
+        self, Choice, Engine, Event, Op, Outcome, Preview, Project, Selection, Service, Session, StepId,
+        Wish, WithDependencies,
     },
     ui::{
         Palette,
@@ -157,6 +157,7 @@ impl Context {
         }
         self.warn(&loaded.warnings)?;
         self.refuse_unsupported(&loaded, services)?;
+        self.warn_of_limits(&loaded.project)?;
         Ok(loaded.project)
     }
 
@@ -191,6 +192,29 @@ impl Context {
         }
         let ignored: Vec<_> = found.iter().map(|found| told(found, Severity::Warning)).collect();
         self.warn(&ignored)
+    }
+
+    /// One warning for all limits that this user cannot have.
+    fn warn_of_limits(&self, project: &Project) -> Result<(), Failure> {
+        let Some(unlimited) = self.connect()?.capabilities().unlimited else { return Ok(()) };
+        let lost = |service: &Service| {
+            let needed = service.container.limits.controllers();
+            needed.into_iter().filter(|name| unlimited.controllers.contains(name)).collect::<Vec<_>>()
+        };
+        let (mut names, mut controllers) = (Vec::new(), BTreeSet::new());
+        for service in project.services.values() {
+            let lost = lost(service);
+            if !lost.is_empty() {
+                names.push(format!("`{}`", service.name));
+                controllers.extend(lost);
+            }
+        }
+        if names.is_empty() {
+            return Ok(());
+        }
+        let controllers = controllers.into_iter().collect::<Vec<_>>().join(", ");
+        let text = format!("limits ({controllers}) have no effect for {}", names.join(", "));
+        self.warn(&[Diagnostic::warning(text).help(unlimited.why)])
     }
 
     pub(super) fn connect(&self) -> Result<Arc<dyn Engine>, Failure> {

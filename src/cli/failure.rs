@@ -109,6 +109,12 @@ impl Failure {
         Self::silent(128 + number)
     }
 
+    /// The same words with another exit code.
+    pub(super) fn with_code(mut self, code: i32) -> Self {
+        self.code = code;
+        self
+    }
+
     pub(super) fn because(mut self, cause: impl Into<String>) -> Self {
         if let Some(problem) = self.problems.last_mut() {
             problem.causes.push(cause.into());
@@ -206,6 +212,9 @@ pub(super) fn write(text: &str) {
 
 /// An engine that docker compose has no word for is a mistake in what is ours.
 fn engine_code(error: &EngineError) -> i32 {
+    if let ErrorKind::Program(code) = error.kind {
+        return code;
+    }
     if error.kind == ErrorKind::Unsupported && error.path.is_none() { 2 } else { 1 }
 }
 

@@ -6,6 +6,7 @@
 mod error;
 mod observed;
 mod op;
+mod process;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -18,18 +19,30 @@ pub use observed::{
     VolumeInfo,
 };
 pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, WaitFor};
+pub use process::{Chunk, Control, Conversation, ExecRequest, Size};
 
 use crate::model::ImageRef;
 // What a [`WaitFor`] speaks of.
 pub use crate::model::Condition;
 
 /// What an engine can and cannot do; the planner asks here, never "which engine".
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// Shown to the user: `embedded`, `simulated`.
     pub engine: &'static str,
     /// `build:` works.
     pub build: bool,
+    /// Limits of containers that have no effect for this user.
+    pub unlimited: Option<Unlimited>,
+}
+
+/// Limits that have no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlimited {
+    /// As the kernel names what limits: `cpu`, `cpuset`, `io`, `memory`, `pids`.
+    pub controllers: Vec<&'static str>,
+    /// With what would change it.
+    pub why: String,
 }
 
 /// What to look at.
@@ -130,6 +143,12 @@ pub trait Engine: Send + Sync {
 
     /// Sends what the containers say; returns when there is no more, or nobody listens.
     async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError>;
+
+    /// Runs a further program in a container; returns when it was executed.
+    async fn exec(&self, request: &ExecRequest) -> Result<Conversation, EngineError>;
+
+    /// The same for a program that nobody talks with and that outlives this one.
+    async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError>;
 
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;

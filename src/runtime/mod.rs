@@ -4,11 +4,13 @@
 //! keeper and a supervisor with (the embedded engine makes one per Compose project).
 
 pub mod anchor;
+mod attended;
 mod cgroup;
 mod check;
 mod client;
 mod config;
 mod core;
+mod dbus;
 pub mod dns;
 mod error;
 mod exe;
@@ -36,6 +38,7 @@ pub mod seccomp;
 mod signal;
 mod state;
 mod supervisor;
+mod terminal;
 mod uplink;
 pub mod users;
 pub mod volumes;
@@ -43,8 +46,10 @@ mod wait;
 mod worker;
 
 pub use self::{
+    attended::{Attended, write_all},
+    cgroup::{Missing, missing as limits_missing},
     config::{
-        ContainerConfig, Device, Endpoint, HealthConfig, MountConfig, MountKind, NetworkConfig,
+        ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, MountConfig, MountKind, NetworkConfig,
         NetworkNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Upper, VolumeConfig,
     },
     core::{
@@ -53,6 +58,7 @@ pub use self::{
     },
     error::{Error, Result},
     exe::{program, use_program},
+    terminal::resize,
 };
 
 /// Runs a hidden entry (keeper, supervisor, anchor, foreground run) when this process was started as one,
@@ -66,6 +72,7 @@ pub fn entry() -> Option<i32> {
         keeper::ENTRY => Some(keeper::entry(rest)),
         supervisor::ENTRY => Some(supervisor::entry(rest)),
         run::ENTRY => Some(run::entry()),
+        attended::ENTRY => Some(attended::entry()),
         anchor::ENTRY => Some(anchor::entry(rest)),
         _ => None,
     }

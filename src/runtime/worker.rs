@@ -120,9 +120,14 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         (None, Some((_, path))) => Stdio::Console(path.clone()),
         (None, None) => return Err(Error::Helper("neither streams nor a terminal".into())),
     };
+    let mut document = oci::document(&config, &resolved)?;
+    let devices = document["linux"]["resources"]["devices"].clone();
+    if let Some(cgroup) = &cgroup {
+        cgroup::honour(cgroup, &mut document["linux"]["resources"]);
+    }
     let created = Libcontainer.create(Launch {
         id: config.id.clone(),
-        document: oci::document(&config, &resolved)?,
+        document,
         scratch: place.run.join("launch"),
         program: program(&config)?,
         init: config.init,
@@ -131,7 +136,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     })?;
     let process = created.process().clone();
     if let Some(cgroup) = cgroup.filter(|_| !config.privileged) {
-        cgroup::deny_tunnels(&cgroup)?;
+        cgroup::fence(&cgroup, &devices)?;
     }
     let (dns, terminal) = (!names.is_empty(), console.is_some());
     descriptors.extend(names);

@@ -15,7 +15,8 @@ pub(in crate::engines) fn runtime(error: &Error, what: impl Into<String>) -> Eng
         Error::NoContainer(_) | Error::NoNetwork(_) | Error::NoVolume(_) => ErrorKind::NotFound,
         Error::Permission { .. } | Error::Rootless { .. } => ErrorKind::Permission,
         Error::Conflict(_) => ErrorKind::Conflict,
-        Error::Invalid(_) | Error::Exec { .. } => ErrorKind::Invalid,
+        Error::Invalid(_) => ErrorKind::Invalid,
+        Error::Exec { code, .. } => ErrorKind::Program(*code),
         Error::Unsupported(_) => ErrorKind::Unsupported,
         Error::Exhausted(_) => ErrorKind::Exhausted,
         Error::Condition(_) | Error::Timeout(_) => ErrorKind::Dependency,
@@ -39,7 +40,7 @@ pub(in crate::engines) fn runtime(error: &Error, what: impl Into<String>) -> Eng
     }
 }
 
-const PERMISSION: &str = "run it as root (`sudo ficelle ...`); `ficelle config` works for everybody";
+const PERMISSION: &str = "root may (`sudo ficelle ...`); for this user, look at whose it is";
 
 pub(super) fn image(error: &ImageError, what: impl Into<String>) -> EngineError {
     let kind = match error {

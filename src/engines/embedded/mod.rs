@@ -5,6 +5,7 @@ mod capabilities;
 mod check;
 mod config;
 mod error;
+mod exec;
 mod health;
 mod logs;
 mod observe;
@@ -20,12 +21,12 @@ use tokio::sync::mpsc;
 
 use crate::{
     engine::{
-        Capabilities, Detail, Engine, EngineError, ErrorKind, ImageInfo, LogItem, LogQuery, Observed, Op,
-        Outcome, Progress, ProjectLock, Scope,
+        Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest, ImageInfo, LogItem,
+        LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope, Unlimited,
     },
     image::Store,
     model::ImageRef,
-    runtime::{Core, GroupLock, Roots},
+    runtime::{Core, GroupLock, Missing, Roots, limits_missing},
 };
 
 /// Containers run by this program itself. Clones share everything.
@@ -70,7 +71,8 @@ impl Embedded {
 #[async_trait]
 impl Engine for Embedded {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "embedded", build: true }
+        let unlimited = limits_missing().map(|Missing { controllers, why }| Unlimited { controllers, why });
+        Capabilities { engine: "embedded", build: true, unlimited }
     }
 
     async fn lock(
@@ -124,6 +126,14 @@ impl Engine for Embedded {
         } else {
             logs::print(self, query, sink).await
         }
+    }
+
+    async fn exec(&self, request: &ExecRequest) -> Result<Conversation, EngineError> {
+        exec::exec(self, request).await
+    }
+
+    async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {
+        exec::detached(self, request).await
     }
 
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError> {
