@@ -16,7 +16,7 @@ says() {
     tries=0
     until ficelle logs --no-color --no-log-prefix "$1" | grep -qxF -- "$2"; do
         tries=$((tries + 1))
-        if [ $tries = 100 ]; then
+        if [ $tries = 20 ]; then
             echo "$1 never said \`$2\`, but:"
             ficelle logs --no-color --no-log-prefix "$1"
             return 1
