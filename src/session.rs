@@ -27,7 +27,7 @@ pub use crate::{
         ErrorKind, ExecRequest, Health, ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed,
         OneOff, Op, Progress, Prune, PublishedPort, Silent, Size, Stream,
     },
-    engines::connect::{Choice, Connected, connect},
+    engines::connect::{Choice, Connected, connect, prepare},
     model::{
         Build, BuildSecret, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol,
         PullPolicy, RestartPolicy, SecretSource, Selection, Service, UnknownService, WithDependencies,

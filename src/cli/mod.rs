@@ -140,6 +140,11 @@ impl Command {
         }
     }
 
+    /// Whether it looks at containers or images at all.
+    fn needs_engine(&self) -> bool {
+        !matches!(self, Self::Config(_) | Self::Graph(_) | Self::Schema(_) | Self::Version(_))
+    }
+
     async fn run(self, context: &Context) -> Result<i32, Failure> {
         match self {
             Self::Build(args) => args.run(context).await,
@@ -190,6 +195,13 @@ pub fn main() -> i32 {
         return output::text(&Cli::command().render_help().to_string())
             .map_or_else(|failure| failure.code(), |()| 0);
     };
+    // An ordinary user enters a user namespace, which a process with threads cannot.
+    if command.needs_engine()
+        && let Err(failure) = context::prepare(&cli.global)
+    {
+        failure.report_plain();
+        return failure.code();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

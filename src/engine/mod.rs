@@ -28,12 +28,23 @@ use crate::model::{Build, ImageRef};
 pub use crate::model::Condition;
 
 /// What an engine can and cannot do; the planner asks here, never "which engine".
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// Shown to the user: `embedded`, `simulated`.
     pub engine: &'static str,
     /// `build:` works.
     pub build: bool,
+    /// Limits of containers that have no effect for this user.
+    pub unlimited: Option<Unlimited>,
+}
+
+/// Limits that have no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlimited {
+    /// As the kernel names what limits: `cpu`, `cpuset`, `io`, `memory`, `pids`.
+    pub controllers: Vec<&'static str>,
+    /// With what would change it.
+    pub why: String,
 }
 
 /// What to look at.

@@ -282,7 +282,7 @@ impl ProjectLock for Held {}
 #[async_trait]
 impl Engine for Simulated {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "simulated", build: true }
+        Capabilities { engine: "simulated", build: true, unlimited: None }
     }
 
     async fn lock(

@@ -186,7 +186,7 @@ impl Core {
         }
         Err(Error::Permission {
             what: "running containers in the embedded engine".to_owned(),
-            need: "root".to_owned(),
+            need: "root, or a user namespace, which the command enters first".to_owned(),
         })
     }
 
@@ -409,7 +409,7 @@ impl Core {
             return Err(Error::Conflict(format!("container {name} runs: stop it first")));
         }
         client::ask_living(&group, &Request::Forget { id: id.to_owned() })?;
-        cgroup::remove(&group.cgroup(id))?;
+        group.cgroup(id).as_deref().map_or(Ok(()), cgroup::remove)?;
         remove_dir(&place.run)?;
         let grave = aside(&place, id, if anonymous_volumes { WITH_VOLUMES } else { WITHOUT_VOLUMES });
         if place.data.exists() {
@@ -452,7 +452,7 @@ impl Core {
         let runs = group.run().join("c");
         for id in entries(&runs)? {
             if !ids.contains(&id) && plain_name("container", &id).is_ok() {
-                cgroup::remove(&group.cgroup(&id))?;
+                group.cgroup(&id).as_deref().map_or(Ok(()), cgroup::remove)?;
                 remove_dir(&runs.join(&id))?;
             }
         }

@@ -10,6 +10,7 @@ mod check;
 mod client;
 mod config;
 mod core;
+mod dbus;
 pub mod dns;
 mod error;
 mod exe;
@@ -31,6 +32,7 @@ mod process;
 mod protocol;
 mod restart;
 mod rootfs;
+pub mod rootless;
 mod run;
 pub mod seccomp;
 mod signal;
@@ -45,6 +47,7 @@ mod worker;
 
 pub use self::{
     attended::{Attended, write_all},
+    cgroup::{Missing, missing as limits_missing},
     config::{
         ALL_CAPABILITIES, ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, LogConfig,
         MountConfig, MountKind, NetworkConfig, NetworkNamespace, OneOff, PortConfig, RestartConfig, Rlimit,

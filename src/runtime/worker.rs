@@ -40,8 +40,8 @@ pub struct Job {
     pub roots: Roots,
     pub place: Place,
     pub spec: Spec,
-    /// Path of its control groups.
-    pub cgroup: String,
+    /// Path of its control groups; `None` where this user can have none.
+    pub cgroup: Option<String>,
     /// Standard input, output and error; a terminal of its own when `None`.
     pub stdio: Option<[OwnedFd; 3]>,
     /// Listeners are held already.
@@ -98,6 +98,9 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     };
 
     rootfs::own_mounts()?;
+    if cgroup.is_none() {
+        cgroup::stand_in()?;
+    }
     let root = mount_root(config, &place)?;
     let fd = rootfs::open_path(&root)?;
     rootfs::refuse_links(fd.as_fd())?;
@@ -133,9 +136,14 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         (None, Some((_, path))) => Stdio::Console(path.clone()),
         (None, None) => return Err(Error::Helper("neither streams nor a terminal".into())),
     };
+    let mut document = oci::document(&config, &resolved)?;
+    let devices = document["linux"]["resources"]["devices"].clone();
+    if let Some(cgroup) = &cgroup {
+        cgroup::honour(cgroup, &mut document["linux"]["resources"]);
+    }
     let created = Libcontainer.create(Launch {
         id: config.id.clone(),
-        document: oci::document(&config, &resolved)?,
+        document,
         scratch: place.run.join("launch"),
         program: program(&config)?,
         init: config.init,
@@ -143,8 +151,8 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         stdio,
     })?;
     let process = created.process().clone();
-    if !config.privileged {
-        cgroup::deny_tunnels(&cgroup)?;
+    if let Some(cgroup) = cgroup.filter(|_| !config.privileged) {
+        cgroup::fence(&cgroup, &devices)?;
     }
     let (dns, terminal) = (!names.is_empty(), console.is_some());
     descriptors.extend(names);

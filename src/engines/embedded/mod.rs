@@ -13,6 +13,8 @@ mod observe;
 mod perform;
 mod signal;
 
+pub(super) use self::error::runtime as failure;
+
 use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
@@ -23,11 +25,11 @@ use crate::{
     engine::{
         AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
         ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock,
-        Scope,
+        Scope, Unlimited,
     },
     image::Store,
     model::{Build, ImageRef},
-    runtime::{Core, GroupLock, Roots},
+    runtime::{Core, GroupLock, Missing, Roots, limits_missing},
 };
 
 /// Containers run by this program itself. Clones share everything.
@@ -72,7 +74,8 @@ impl Embedded {
 #[async_trait]
 impl Engine for Embedded {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "embedded", build: true }
+        let unlimited = limits_missing().map(|Missing { controllers, why }| Unlimited { controllers, why });
+        Capabilities { engine: "embedded", build: true, unlimited }
     }
 
     async fn lock(

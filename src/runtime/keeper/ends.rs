@@ -60,8 +60,7 @@ impl Keeper {
         // Others may share its network namespace; the name server was for it alone.
         held.dns.clear();
         let _ = remove_file(&held.place.run.join("paused"));
-        let cgroup = self.group.cgroup(id);
-        if cgroup::remove(&cgroup).is_err() {
+        if let Some(cgroup) = self.group.cgroup(id).filter(|cgroup| cgroup::remove(cgroup).is_err()) {
             self.remains.push(cgroup);
         }
         self.tell_ended(id);
