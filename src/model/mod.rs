@@ -11,6 +11,7 @@ mod place;
 mod project;
 mod selection;
 mod service;
+mod signal;
 
 pub use container::{
     Attachment, ContainerSpec, HealthTest, Healthcheck, Limits, Mount, MountSource, NetworkMode, Port,
@@ -23,3 +24,4 @@ pub use place::{Place, Places};
 pub use project::{Network, Project, Subnet, Volume};
 pub use selection::{Selection, UnknownService, WithDependencies};
 pub use service::{Build, Condition, Dependency, PullPolicy, Service};
+pub use signal::number as signal_number;

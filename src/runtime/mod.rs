@@ -14,6 +14,7 @@ pub mod dns;
 mod error;
 mod exe;
 mod exec;
+mod face;
 mod health;
 mod init;
 pub mod ipam;
@@ -71,6 +72,7 @@ pub fn entry() -> Option<i32> {
         run::ENTRY => Some(run::entry()),
         attended::ENTRY => Some(attended::entry()),
         anchor::ENTRY => Some(anchor::entry(rest)),
+        face::ENTRY => Some(face::entry(rest)),
         _ => None,
     }
 }

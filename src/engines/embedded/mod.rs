@@ -10,7 +10,6 @@ mod health;
 mod logs;
 mod observe;
 mod perform;
-mod signal;
 
 use std::{path::Path, sync::Arc};
 
