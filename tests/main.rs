@@ -11,6 +11,8 @@ mod images;
 #[cfg(target_os = "linux")]
 mod kills;
 mod network;
+#[cfg(target_os = "linux")]
+mod oci;
 mod plan_text;
 mod readme;
 mod runtime;

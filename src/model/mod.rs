@@ -12,6 +12,7 @@ mod place;
 mod project;
 mod selection;
 mod service;
+mod signal;
 
 pub use build::{Build, BuildSecret, Hidden, SecretSource};
 pub use container::{
@@ -25,3 +26,4 @@ pub use place::{Place, Places};
 pub use project::{Network, Project, Subnet, Volume};
 pub use selection::{Selection, UnknownService, WithDependencies};
 pub use service::{Condition, Dependency, PullPolicy, Service};
+pub use signal::number as signal_number;

@@ -251,6 +251,15 @@ pub fn freeze(directories: &[PathBuf], frozen: bool) -> Result<()> {
     Err(Error::Helper("the container's processes cannot be frozen".to_owned()))
 }
 
+/// Numbers of all processes in the groups at `path`, of the first hierarchy that has them.
+pub fn processes(path: &str) -> Vec<i32> {
+    let found = hierarchies().into_iter().find_map(|hierarchy| {
+        let file = hierarchy.mount.join(path.trim_start_matches('/')).join("cgroup.procs");
+        fs::read_to_string(file).ok().filter(|text| !text.is_empty())
+    });
+    found.unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
+}
+
 /// Kills every process in the groups at `path`.
 pub fn kill(path: &str) {
     for hierarchy in hierarchies() {

@@ -15,6 +15,7 @@ pub mod dns;
 mod error;
 mod exe;
 mod exec;
+mod face;
 mod health;
 mod init;
 pub mod ipam;
@@ -75,6 +76,7 @@ pub fn entry() -> Option<i32> {
         run::ENTRY => Some(run::entry()),
         attended::ENTRY => Some(attended::entry()),
         anchor::ENTRY => Some(anchor::entry(rest)),
+        face::ENTRY => Some(face::entry(rest)),
         _ => None,
     }
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
-use super::{capabilities, health, signal};
+use super::{capabilities, health};
 use crate::{
     engine::{CreateContainer, EngineError, ErrorKind},
     image::Image,
     model::{
         Attachment, ContainerSpec, MountSource, NetworkMode, RestartPolicy, SecurityOption, TmpfsOptions,
-        Ulimit, VolumeOptions, label,
+        Ulimit, VolumeOptions, label, signal_number,
     },
     runtime::{
         ContainerConfig, ContainerRecord, Endpoint, LogConfig, MountConfig, MountKind, NetworkNamespace,
@@ -85,7 +85,7 @@ pub(super) fn container(
     let stop = stop_signal.clone().or_else(|| image_text(defaults.stop_signal()));
     let stop_signal = match &stop {
         None => SIGTERM,
-        Some(text) => signal::number(text).ok_or_else(|| {
+        Some(text) => signal_number(text).ok_or_else(|| {
             EngineError::new(ErrorKind::Invalid, format!("`{text}` is no signal"))
                 .at(at("stop_signal"))
                 .help("expected a name like SIGTERM, or a number")

@@ -11,7 +11,6 @@ mod images;
 mod logs;
 mod observe;
 mod perform;
-mod signal;
 
 pub(super) use self::error::runtime as failure;
 

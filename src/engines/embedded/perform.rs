@@ -62,7 +62,7 @@ fn act(engine: &Embedded, op: &Op) -> Result<Outcome, EngineError> {
             Err(error) => Err(error::runtime(&error, format!("container {name} cannot be stopped"))),
         },
         Op::Kill { project, name, id, signal } => {
-            let number = super::signal::number(signal)
+            let number = crate::model::signal_number(signal)
                 .ok_or_else(|| EngineError::new(ErrorKind::Invalid, format!("`{signal}` is no signal")))?;
             told(engine.core.kill(project, &id.0, number), name, "signalled")
         }
