@@ -312,7 +312,12 @@ fn syntax_help(text: &str, marker: Marker, info: &str) -> Option<String> {
         );
     }
     let first = line(marker.line()).chars().nth(marker.col())?;
-    let special = info.contains("unexpected character") || info.contains("unknown anchor");
+    if info.contains("unknown anchor") {
+        return Some(
+            "no `&name` stands before this alias; a value that begins with `*` must stand in quotes".into(),
+        );
+    }
+    let special = info.contains("unexpected character");
     special.then(|| format!("a value that begins with `{first}` must stand in quotes"))
 }
 
