@@ -269,7 +269,7 @@ impl<'a> Page<'a> {
                     || services.len() == map.len()
             })
             .collect();
-        let Some(last) = self.lines.get_mut(end.min(usize::MAX) - 2) else { return };
+        let Some(last) = end.checked_sub(2).and_then(|last| self.lines.get_mut(last)) else { return };
         if missing.is_empty() {
             return;
         }
