@@ -94,6 +94,11 @@ impl<'a> Loader<'a> {
         }
     }
 
+    pub fn parse_text(&mut self, shown: &str, text: &str) -> Option<Vec<Node>> {
+        let file = self.files.add(shown, text);
+        self.parse(file)
+    }
+
     fn parse(&mut self, file: FileId) -> Option<Vec<Node>> {
         match tree::parse(&self.files, file) {
             Ok(mut documents) => {

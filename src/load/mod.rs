@@ -48,6 +48,17 @@ pub use options::{Effect, LoadOptions, Loaded, Unsupported};
 pub use source::{Source, System};
 pub use views::VariableView;
 
+/// The variables of a file like `.env`; `outer` is asked for those that it uses.
+///
+/// # Errors
+/// The first mistake.
+pub fn variables(
+    text: &str,
+    outer: dotenv::Lookup<'_>,
+) -> Result<indexmap::IndexMap<String, String>, dotenv::Fault> {
+    dotenv::parse(text, outer, &dotenv::nothing)
+}
+
 use attributes::{Form, PROJECT, Support};
 use bind::Bind;
 use check::Check;
@@ -64,7 +75,11 @@ pub fn load(options: &LoadOptions, source: &dyn Source) -> Result<Loaded, Vec<Di
     let mut loader = Loader::new(options, source);
     let mut site = discover::discover(options, source, &mut loader.files, &mut loader.diagnostics)?;
     loader.root.clone_from(&site.root);
-    let documents = read_all(&mut loader, &site.files)?;
+    let mut documents = read_all(&mut loader, &site.files)?;
+    if let Some(text) = &options.overlay {
+        let found = loader.parse_text("<flags>", text).unwrap_or_default();
+        documents.extend(found.into_iter().map(|document| (PathBuf::from("-"), document)));
+    }
     let name = project_name(&mut loader, &site, &documents)?;
     site.environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.clone());
     let scope = Scope {
@@ -178,8 +193,10 @@ fn finish(
         select::drop_unused(model);
     }
     let mut unbound = Vec::new();
-    let mut project =
-        Bind { files: &loader.files, diagnostics: &mut unbound }.project(model, &disabled, name);
+    let secrets = model.get("secrets").and_then(Node::as_map);
+    let mut bind =
+        Bind { files: &loader.files, diagnostics: &mut unbound, secrets, environment: &site.environment };
+    let mut project = bind.project(model, &disabled, name);
     project.places = bind::places(model, &loader.files);
     project.root.clone_from(&site.root);
     project.files.clone_from(&site.files);
