@@ -164,7 +164,7 @@ impl Command {
             Self::Pull(args) => args.run(context).await,
             Self::Push(args) => args.run(context).await,
             Self::Restart(args) => args.run(context).await,
-            Self::Schema(schema::Args {}) => schema::run(),
+            Self::Schema(args) => args.run(),
             Self::Start(args) => args.run(context).await,
             Self::Stop(args) => args.run(context).await,
             Self::Up(args) => args.run(context).await,

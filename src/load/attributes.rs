@@ -684,7 +684,6 @@ pub static FORMER: &[(Table, &str, &str)] = &[
     (HEALTHCHECK, "command", "write `test:`"),
     (HEALTHCHECK, "cmd", "write `test:`"),
     (HEALTHCHECK, "start-period", "write `start_period:`"),
-    (PROJECT, "service", "write `services:`"),
     (
         PROJECT,
         "environment",
