@@ -4,13 +4,14 @@
 #   make clean-demo  takes the guestbook down, with its entries
 #   make test        every test, on a fresh machine too
 #   make lint        formatting and clippy
-#   make bench       ficelle beside docker compose
+#   make bench       ficelle beside docker and docker compose
+#   make fuzz        hostile input, ten minutes for each of its 11 readers (TIME=seconds)
 #   make images      the images of the samples, from Debian's packages
 #   make setup       what building and testing needs, installed
 
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help setup images build demo capture clean-demo test lint bench
+.PHONY: help setup images build demo capture clean-demo test lint bench fuzz
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -46,3 +47,7 @@ lint:
 
 bench: build
 	@scripts/as-root benches/compose_peer
+	@scripts/as-root benches/images_peer
+
+fuzz:
+	@scripts/fuzz

@@ -23,8 +23,9 @@ use crate::{
 pub use crate::{
     apply::{Event, Report},
     engine::{
-        Container, ContainerState, Engine, EngineError, ErrorKind, Health, ImageAct, ImageAnswer, ImageInfo,
-        LogItem, LogQuery, Observed, Op, Progress, Prune, PublishedPort, Silent, Stream,
+        Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError, ErrorKind, ExecRequest,
+        Health, ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Progress, Prune,
+        PublishedPort, Silent, Size, Stream,
     },
     engines::connect::{Choice, Connected, connect},
     model::{

@@ -1,6 +1,8 @@
 //! Images: archives, layers and the store, on real file systems and through real overlays.
 
+mod archives;
 mod faults;
+mod login;
 mod make;
 mod push;
 mod registry;

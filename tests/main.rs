@@ -22,3 +22,4 @@ mod simulated;
 mod stage;
 mod support;
 mod tidy;
+mod yaml;

@@ -109,6 +109,12 @@ impl Failure {
         Self::silent(128 + number)
     }
 
+    /// The same words with another exit code.
+    pub(super) fn with_code(mut self, code: i32) -> Self {
+        self.code = code;
+        self
+    }
+
     pub(super) fn because(mut self, cause: impl Into<String>) -> Self {
         if let Some(problem) = self.problems.last_mut() {
             problem.causes.push(cause.into());
@@ -207,9 +213,11 @@ pub(super) fn write(text: &str) {
 }
 
 /// An engine that docker compose has no word for is a mistake in what is ours.
-pub(super) fn engine_code(error: &EngineError) -> i32 {
-    if error.kind == ErrorKind::Drift {
-        return 3;
+fn engine_code(error: &EngineError) -> i32 {
+    match error.kind {
+        ErrorKind::Program(code) => return code,
+        ErrorKind::Drift => return 3,
+        _ => {}
     }
     if error.kind == ErrorKind::Unsupported && error.path.is_none() { 2 } else { 1 }
 }

@@ -417,6 +417,8 @@ mod tests {
             size: 12_345_678,
             created: None,
             platform: "linux/amd64".into(),
+            digest: None,
+            age: None,
         };
         let images = [image];
         let cells: Vec<_> =

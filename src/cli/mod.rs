@@ -4,9 +4,12 @@ mod attach;
 mod build;
 mod card;
 mod config;
+mod console;
 mod context;
+mod converse;
 mod create;
 mod down;
+mod exec;
 mod failure;
 mod global;
 mod graph;
@@ -26,6 +29,7 @@ mod schema;
 mod signals;
 mod start;
 mod stop;
+mod target;
 mod up;
 mod usage;
 mod version;
@@ -61,6 +65,7 @@ enum Command {
     Config(config::Args),
     Create(create::Args),
     Down(down::Args),
+    Exec(exec::Args),
     Graph(graph::Args),
     Image(image::Args),
     Lock(lock::Args),
@@ -84,6 +89,8 @@ impl Command {
     fn patience(&self) -> u32 {
         match self {
             Self::Up(up) if up.attached() => 2,
+            // They pass signals on.
+            Self::Exec(_) => u32::MAX,
             Self::Build(_)
             | Self::Create(_)
             | Self::Down(_)
@@ -113,6 +120,7 @@ impl Command {
             Self::Config(args) => args.run(context),
             Self::Create(args) => args.run(context).await,
             Self::Down(args) => args.run(context).await,
+            Self::Exec(args) => args.run(context).await,
             Self::Graph(args) => args.run(context),
             Self::Image(args) => args.run(context).await,
             Self::Lock(args) => args.run(context).await,

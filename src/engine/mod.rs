@@ -7,6 +7,7 @@ mod error;
 mod images;
 mod observed;
 mod op;
+mod process;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -20,6 +21,7 @@ pub use observed::{
     VolumeInfo,
 };
 pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, PushRequest, WaitFor};
+pub use process::{Chunk, Control, Conversation, ExecRequest, Size};
 
 use crate::model::ImageRef;
 // What a [`WaitFor`] speaks of.
@@ -132,6 +134,12 @@ pub trait Engine: Send + Sync {
 
     /// Sends what the containers say; returns when there is no more, or nobody listens.
     async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError>;
+
+    /// Runs a further program in a container; returns when it was executed.
+    async fn exec(&self, request: &ExecRequest) -> Result<Conversation, EngineError>;
+
+    /// The same for a program that nobody talks with and that outlives this one.
+    async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError>;
 
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;

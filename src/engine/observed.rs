@@ -10,7 +10,7 @@ use std::{
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ContainerSpec, Protocol};
+use crate::model::{ContainerSpec, Protocol, label};
 
 /// 64 hex digits; unique for ever.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,6 +70,14 @@ pub struct Container {
     pub networks: Vec<String>,
     /// Engine names of volumes it mounts (anonymous ones by their id), and paths it binds.
     pub mounts: Vec<String>,
+}
+
+impl Container {
+    /// Made by `run`: no replica of its service.
+    #[must_use]
+    pub fn is_one_off(&self) -> bool {
+        self.labels.get(label::ONEOFF).is_some_and(|value| value == "True")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,8 @@ mod codec;
 mod commit;
 mod extract;
 mod fetch;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod gc;
 mod import;
 mod ingest;

@@ -283,7 +283,7 @@ pub(super) fn is_index(descriptor: &Descriptor) -> bool {
     )
 }
 
-fn choose(bytes: &[u8], platform: &Platform, name: &str) -> Result<Descriptor, ImageError> {
+pub(super) fn choose(bytes: &[u8], platform: &Platform, name: &str) -> Result<Descriptor, ImageError> {
     let wrong = |why: &dyn std::fmt::Display| {
         ImageError::Invalid(format!("the index of `{name}` is malformed: {why}"))
     };

@@ -6,6 +6,7 @@ use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 use indexmap::IndexMap;
 
 use super::{
+    config,
     diagnostic::{Diagnostic, Files},
     ports, scalars,
     tree::{Map, Node, Span, Value},
@@ -131,6 +132,7 @@ impl Reader<'_, '_> {
             profiles: strings(node.get("profiles")),
             scale: scale.map_or(1, |scale| u32::try_from(scale).unwrap_or(0)),
             attach: node.get("attach").is_none_or(|attach| attach.value == Value::Bool(true)),
+            file_hash: Some(config::service_hash(node)),
         }
     }
 

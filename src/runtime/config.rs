@@ -153,6 +153,26 @@ pub struct Device {
     pub access: String,
 }
 
+/// A further program in a running container. What is absent is as the container's own program has it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExecConfig {
+    /// Program and arguments; never empty.
+    pub args: Vec<String>,
+    /// `NAME=value`, over the container's own.
+    pub env: Vec<String>,
+    /// Below the container's own directory unless absolute; it must be there.
+    pub cwd: Option<String>,
+    /// `user[:group]`, as in [`ContainerConfig::user`].
+    pub user: Option<String>,
+    /// Every capability; the filter stays.
+    pub privileged: bool,
+    pub tty: bool,
+    /// Rows and columns that the terminal has at first.
+    pub size: Option<(u16, u16)>,
+    /// Standard input comes from the caller; else it is empty.
+    pub stdin: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HealthConfig {
     /// Program and arguments run in the container.

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 pub use super::lock::GroupLock;
 use super::{
-    ContainerConfig, Error, MountKind, NetworkConfig, NetworkNamespace, PortConfig, Result, VolumeConfig,
-    cgroup, client, logs,
+    Attended, ContainerConfig, Error, ExecConfig, MountKind, NetworkConfig, NetworkNamespace, PortConfig,
+    Result, VolumeConfig, attended, cgroup, client, logs,
     network::{self, Lease},
     ports,
     protocol::Request,
@@ -460,6 +460,21 @@ impl Core {
         cancel: BorrowedFd<'_>,
     ) -> Result<Exit> {
         run::run(&self.roots, config, output, Some(cancel))
+    }
+
+    /// Runs a further program in a running container; returns when it was executed.
+    pub fn exec(&self, group: &str, id: &str, exec: &ExecConfig) -> Result<Attended> {
+        let group = self.group(group)?;
+        let place = group.place(id)?;
+        let name = place.spec()?.config.name;
+        let process = place.state()?.and_then(|state| state.process);
+        let process = process.ok_or_else(|| Error::Condition(format!("container {name} is not running")))?;
+        attended::start(&group, id, process, exec)
+    }
+
+    /// Runs a further program that nobody listens to; returns when it was executed.
+    pub fn exec_detached(&self, group: &str, id: &str, exec: &ExecConfig) -> Result<()> {
+        client::ask(&self.group(group)?, &Request::Exec { id: id.to_owned(), exec: exec.clone() })
     }
 
     /// What a container wrote, in order; `sink` breaks to end.

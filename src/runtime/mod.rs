@@ -4,6 +4,7 @@
 //! keeper and a supervisor with (the embedded engine makes one per Compose project).
 
 pub mod anchor;
+mod attended;
 mod cgroup;
 mod check;
 mod client;
@@ -35,6 +36,7 @@ pub mod seccomp;
 mod signal;
 mod state;
 mod supervisor;
+mod terminal;
 mod uplink;
 pub mod users;
 pub mod volumes;
@@ -42,8 +44,9 @@ mod wait;
 mod worker;
 
 pub use self::{
+    attended::{Attended, write_all},
     config::{
-        ContainerConfig, Device, Endpoint, HealthConfig, MountConfig, MountKind, NetworkConfig,
+        ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, MountConfig, MountKind, NetworkConfig,
         NetworkNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Upper, VolumeConfig,
     },
     core::{
@@ -52,6 +55,7 @@ pub use self::{
     },
     error::{Error, Result},
     exe::{program, use_program},
+    terminal::resize,
 };
 
 /// Runs a hidden entry (keeper, supervisor, anchor, foreground run) when this process was started as one,
@@ -65,6 +69,7 @@ pub fn entry() -> Option<i32> {
         keeper::ENTRY => Some(keeper::entry(rest)),
         supervisor::ENTRY => Some(supervisor::entry(rest)),
         run::ENTRY => Some(run::entry()),
+        attended::ENTRY => Some(attended::entry()),
         anchor::ENTRY => Some(anchor::entry(rest)),
         _ => None,
     }

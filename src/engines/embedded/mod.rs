@@ -5,6 +5,7 @@ mod capabilities;
 mod check;
 mod config;
 mod error;
+mod exec;
 mod health;
 mod images;
 mod logs;
@@ -19,8 +20,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     engine::{
-        Capabilities, Detail, Engine, EngineError, ErrorKind, ImageAct, ImageAnswer, ImageInfo, LogItem,
-        LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
+        Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest, ImageAct,
+        ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
     },
     image::Store,
     model::ImageRef,
@@ -123,6 +124,14 @@ impl Engine for Embedded {
         } else {
             logs::print(self, query, sink).await
         }
+    }
+
+    async fn exec(&self, request: &ExecRequest) -> Result<Conversation, EngineError> {
+        exec::exec(self, request).await
+    }
+
+    async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {
+        exec::detached(self, request).await
     }
 
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError> {
