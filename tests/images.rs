@@ -2,6 +2,7 @@
 
 mod archives;
 mod faults;
+mod hostile;
 mod login;
 mod make;
 mod push;

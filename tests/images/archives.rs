@@ -129,6 +129,16 @@ fn a_name_knows_when_it_was_given() {
     assert!(f.store.named(&name("other")).unwrap().is_none());
 }
 
+#[test]
+fn an_image_for_another_machine_says_so() {
+    let f = Fixture::new();
+    let made = two_layers();
+    assert_eq!(f.loaded(&made, "own").foreign(), None);
+    let config = String::from_utf8(made.config.clone()).unwrap().replace("amd64", "s390x").into_bytes();
+    let other = f.loaded(&Made { config, layers: made.layers }, "other");
+    assert_eq!(other.foreign().as_deref(), Some("linux/s390x"));
+}
+
 fn ficelle(root: &std::path::Path, arguments: &[&str]) -> std::process::Output {
     Command::new(env!("CARGO_BIN_EXE_ficelle")).arg("--root").arg(root).args(arguments).output().unwrap()
 }

@@ -274,13 +274,18 @@ fn the_guestbook_comes_through_a_mirror_and_answers() {
         }
         let target = format!("{}/library/{image}", registry.host);
         let archive = archive.to_str().unwrap();
-        for arguments in [&["image", "load", "-i", archive][..], &["image", "tag", image, &target], &["image", "push", &target]] {
+        for arguments in [
+            &["image", "load", "-i", archive][..],
+            &["image", "tag", image, &target],
+            &["image", "push", &target],
+        ] {
             let done = ficelle(store.path(), arguments, "", &[]);
             assert!(done.status.success(), "{arguments:?}: {}", both(&done));
         }
     }
     let sample = home.path().join("guestbook");
-    let copied = Command::new("cp").arg("-r").arg(source.join("compose-samples/guestbook")).arg(&sample).status();
+    let copied =
+        Command::new("cp").arg("-r").arg(source.join("compose-samples/guestbook")).arg(&sample).status();
     assert!(copied.unwrap().success());
     // The file in the place of the setting, once; the variables are tried by the other tests.
     fs::create_dir_all(home.path().join("config/ficelle")).unwrap();
