@@ -262,6 +262,10 @@ impl Client {
             let skipped = usize::try_from(skip).map_or(data.len(), |skip| skip.min(data.len()));
             skip -= skipped as u64;
             let data = data.split_off(skipped);
+            if data.is_empty() {
+                // To the one that reads, nothing is the end.
+                continue;
+            }
             if *offset + data.len() as u64 > blob.size() {
                 return Err(too_long());
             }
