@@ -23,17 +23,18 @@ use crate::{
 pub use crate::{
     apply::{Event, Report},
     engine::{
-        Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError, ErrorKind, ExecRequest,
-        Health, ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Progress, Prune,
-        PublishedPort, Silent, Size, Stream,
+        AttachRequest, Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError,
+        ErrorKind, ExecRequest, Health, ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed,
+        OneOff, Op, Progress, Prune, PublishedPort, Silent, Size, Stream,
     },
-    engines::connect::{Choice, Connected, connect},
+    engines::connect::{Choice, Connected, connect, prepare},
     model::{
-        Build, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol, PullPolicy,
-        Selection, Service, UnknownService, WithDependencies,
+        Build, BuildSecret, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol,
+        PullPolicy, RestartPolicy, SecretSource, Selection, Service, UnknownService, WithDependencies,
     },
     plan::{
-        BuildMode, Cause, Goal, ImageOptions, OnFailure, Plan, PlanError, Recreate, Step, StepId, WaitOptions,
+        BuildMode, Cause, Goal, ImageOptions, OnFailure, Once, Plan, PlanError, Recreate, Step, StepId,
+        WaitOptions,
     },
 };
 

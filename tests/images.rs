@@ -6,7 +6,7 @@ mod hostile;
 mod login;
 mod make;
 mod push;
-mod registry;
+pub mod registry;
 
 use std::{
     fs,

@@ -41,6 +41,7 @@ impl Problem {
         }
         diagnostic.help.clone_from(&error.help);
         let mut problem = Self::new(diagnostic);
+        problem.facts.clone_from(&error.facts);
         for cause in &error.causes {
             // Errors of libraries like to repeat what stands below them.
             let told = problem.causes.last().unwrap_or(&error.message);
@@ -107,12 +108,6 @@ impl Failure {
     /// Ended by signal `number`.
     pub(super) fn interrupted(number: i32) -> Self {
         Self::silent(128 + number)
-    }
-
-    /// The same words with another exit code.
-    pub(super) fn with_code(mut self, code: i32) -> Self {
-        self.code = code;
-        self
     }
 
     pub(super) fn because(mut self, cause: impl Into<String>) -> Self {
@@ -213,7 +208,7 @@ pub(super) fn write(text: &str) {
 }
 
 /// An engine that docker compose has no word for is a mistake in what is ours.
-fn engine_code(error: &EngineError) -> i32 {
+pub(super) fn engine_code(error: &EngineError) -> i32 {
     match error.kind {
         ErrorKind::Program(code) => return code,
         ErrorKind::Drift => return 3,

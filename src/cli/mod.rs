@@ -1,6 +1,8 @@
 //! What is typed: arguments, dispatch, exit codes. One file for each command.
 
 mod attach;
+mod attach_command;
+mod bake;
 mod build;
 mod card;
 mod config;
@@ -14,25 +16,33 @@ mod failure;
 mod global;
 mod graph;
 mod image;
+mod kill;
 mod lock;
 mod locked;
 mod login;
 mod logs;
+mod migrate;
 mod output;
+mod pause;
 mod port;
 mod ps;
 mod pull;
 mod push;
 mod restart;
+mod rm;
+mod run;
 mod running;
+mod scale;
 mod schema;
 mod signals;
 mod start;
 mod stop;
 mod target;
+mod unpause;
 mod up;
 mod usage;
 mod version;
+mod wait;
 mod when;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -72,6 +82,7 @@ enum Command {
     Login(login::Args),
     Logout(login::LogoutArgs),
     Logs(logs::Args),
+    Migrate(migrate::Args),
     Port(port::Args),
     Ps(ps::Args),
     Pull(pull::Args),
@@ -81,6 +92,14 @@ enum Command {
     Start(start::Args),
     Stop(stop::Args),
     Up(up::Args),
+    Attach(attach_command::Args),
+    Kill(kill::Args),
+    Pause(pause::Args),
+    Rm(rm::Args),
+    Run(run::Args),
+    Scale(scale::Args),
+    Unpause(unpause::Args),
+    Wait(wait::Args),
     Version(version::Args),
 }
 
@@ -90,10 +109,15 @@ impl Command {
         match self {
             Self::Up(up) if up.attached() => 2,
             // They pass signals on.
-            Self::Exec(_) => u32::MAX,
+            Self::Attach(_) | Self::Exec(_) | Self::Run(_) => u32::MAX,
             Self::Build(_)
             | Self::Create(_)
             | Self::Down(_)
+            | Self::Kill(_)
+            | Self::Pause(_)
+            | Self::Rm(_)
+            | Self::Scale(_)
+            | Self::Unpause(_)
             | Self::Pull(_)
             | Self::Push(_)
             | Self::Restart(_)
@@ -107,11 +131,18 @@ impl Command {
             | Self::Login(_)
             | Self::Logout(_)
             | Self::Logs(_)
+            | Self::Migrate(_)
             | Self::Port(_)
             | Self::Ps(_)
             | Self::Schema(_)
-            | Self::Version(_) => 0,
+            | Self::Version(_)
+            | Self::Wait(_) => 0,
         }
+    }
+
+    /// Whether it looks at containers or images at all.
+    fn needs_engine(&self) -> bool {
+        !matches!(self, Self::Config(_) | Self::Graph(_) | Self::Schema(_) | Self::Version(_))
     }
 
     async fn run(self, context: &Context) -> Result<i32, Failure> {
@@ -127,6 +158,7 @@ impl Command {
             Self::Login(args) => args.run(context).await,
             Self::Logout(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
+            Self::Migrate(args) => args.run(context),
             Self::Port(args) => args.run(context).await,
             Self::Ps(args) => args.run(context).await,
             Self::Pull(args) => args.run(context).await,
@@ -136,6 +168,14 @@ impl Command {
             Self::Start(args) => args.run(context).await,
             Self::Stop(args) => args.run(context).await,
             Self::Up(args) => args.run(context).await,
+            Self::Attach(args) => args.run(context).await,
+            Self::Kill(args) => args.run(context).await,
+            Self::Pause(args) => args.run(context).await,
+            Self::Rm(args) => args.run(context).await,
+            Self::Run(args) => args.run(context).await,
+            Self::Scale(args) => args.run(context).await,
+            Self::Unpause(args) => args.run(context).await,
+            Self::Wait(args) => args.run(context).await,
             Self::Version(args) => args.run(),
         }
     }
@@ -155,6 +195,13 @@ pub fn main() -> i32 {
         return output::text(&Cli::command().render_help().to_string())
             .map_or_else(|failure| failure.code(), |()| 0);
     };
+    // An ordinary user enters a user namespace, which a process with threads cannot.
+    if command.needs_engine()
+        && let Err(failure) = context::prepare(&cli.global)
+    {
+        failure.report_plain();
+        return failure.code();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

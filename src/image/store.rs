@@ -327,7 +327,7 @@ impl Store {
     }
 
     /// The lease that lasts as long as this store is held.
-    fn lease(&self) -> Result<Arc<Lease>, ImageError> {
+    pub(super) fn lease(&self) -> Result<Arc<Lease>, ImageError> {
         self.prepare()?;
         let mut held = self.held.lease.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lease) = &*held {

@@ -265,6 +265,21 @@ pub struct Limits {
     pub pids: Option<i64>,
 }
 
+impl Limits {
+    /// What of the kernel's they need, by the names of its controllers.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<&'static str> {
+        let Self { memory, memory_swap, memory_reservation, nano_cpus, cpu_shares, cpuset, pids } = self;
+        let wanted = [
+            ("cpu", nano_cpus.is_some() || cpu_shares.is_some()),
+            ("cpuset", cpuset.is_some()),
+            ("memory", memory.is_some() || memory_swap.is_some() || memory_reservation.is_some()),
+            ("pids", pids.is_some()),
+        ];
+        wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

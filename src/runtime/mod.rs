@@ -10,6 +10,7 @@ mod check;
 mod client;
 mod config;
 mod core;
+mod dbus;
 pub mod dns;
 mod error;
 mod exe;
@@ -31,6 +32,7 @@ mod process;
 mod protocol;
 mod restart;
 mod rootfs;
+pub mod rootless;
 mod run;
 pub mod seccomp;
 mod signal;
@@ -45,13 +47,15 @@ mod worker;
 
 pub use self::{
     attended::{Attended, write_all},
+    cgroup::{Missing, missing as limits_missing},
     config::{
-        ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, MountConfig, MountKind, NetworkConfig,
-        NetworkNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Upper, VolumeConfig,
+        ALL_CAPABILITIES, ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, LogConfig,
+        MountConfig, MountKind, NetworkConfig, NetworkNamespace, OneOff, PortConfig, RestartConfig, Rlimit,
+        Rootfs, Upper, VolumeConfig,
     },
     core::{
-        BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest, NetworkRecord,
-        Phase, PortConflict, Roots, Until, VolumeRecord,
+        Attachment, BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest,
+        NetworkRecord, Phase, PortConflict, RawRecord, Roots, Until, VolumeRecord,
     },
     error::{Error, Result},
     exe::{program, use_program},

@@ -32,6 +32,10 @@ pub enum Request {
     Stop { id: String },
     /// Runs a further program that nobody listens to; answered when it was executed.
     Exec { id: String, exec: ExecConfig },
+    /// Answered with the master of its terminal.
+    Terminal { id: String },
+    /// Nobody but those who have it open writes to its standard input any more.
+    CloseInput { id: String },
     /// The container is being removed: what is held for it is let go.
     Forget { id: String },
 }
@@ -157,7 +161,7 @@ impl From<&Error> for Wire {
                 (Kind::Timeout, String::new(), i32::try_from(time.as_millis()).unwrap_or(i32::MAX))
             }
             Error::Helper(text) => (Kind::Helper, text.clone(), 0),
-            Error::Permission { .. } => (Kind::Helper, error.to_string(), 0),
+            Error::Permission { .. } | Error::Rootless { .. } => (Kind::Helper, error.to_string(), 0),
             Error::File { source, .. } | Error::System { source, .. } => {
                 (Kind::System, error.to_string(), source.raw_os_error().unwrap_or(0))
             }

@@ -10,10 +10,10 @@ use crate::{
 };
 
 /// `what` names the thing and stands first; the error below it is the cause.
-pub(super) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
+pub(in crate::engines) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
     let kind = match error {
         Error::NoContainer(_) | Error::NoNetwork(_) | Error::NoVolume(_) => ErrorKind::NotFound,
-        Error::Permission { .. } => ErrorKind::Permission,
+        Error::Permission { .. } | Error::Rootless { .. } => ErrorKind::Permission,
         Error::Conflict(_) => ErrorKind::Conflict,
         Error::Invalid(_) => ErrorKind::Invalid,
         Error::Exec { code, .. } => ErrorKind::Program(*code),
@@ -25,7 +25,10 @@ pub(super) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
     };
     let told = EngineError::new(kind, what).caused_by(error);
     match kind {
-        ErrorKind::Permission => told.help(PERMISSION),
+        ErrorKind::Permission => match error {
+            Error::Rootless { help, .. } => told.help(help.clone()),
+            _ => told.help(PERMISSION),
+        },
         ErrorKind::Exhausted => told.help("free some space or stop what is not needed, then try again"),
         _ => match error {
             Error::Exec { code: 127, .. } => {
@@ -37,7 +40,7 @@ pub(super) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
     }
 }
 
-const PERMISSION: &str = "run it as root (`sudo ficelle ...`); `ficelle config` works for everybody";
+const PERMISSION: &str = "root may (`sudo ficelle ...`); for this user, look at whose it is";
 
 pub(super) fn image(error: &ImageError, what: impl Into<String>) -> EngineError {
     let kind = match error {
@@ -57,9 +60,10 @@ pub(super) fn build(error: &BuildError, what: impl Into<String>) -> EngineError 
     match error {
         BuildError::Image(error) => image(error, what),
         BuildError::Runtime(error) => runtime(error, what),
-        BuildError::Dockerfile { file, line, message, help } => {
+        BuildError::Dockerfile { file, line, message, help, snippet } => {
             let mut told = EngineError::new(ErrorKind::Invalid, what);
             told.causes.push(format!("{file}:{line}: {message}"));
+            told.facts.push(format!("{file}:{line}\n{snippet}"));
             told.help.extend(help.clone());
             told
         }
@@ -68,13 +72,20 @@ pub(super) fn build(error: &BuildError, what: impl Into<String>) -> EngineError 
             for mistake in mistakes {
                 let one = build(mistake, "");
                 told.causes.extend(one.causes);
+                told.facts.extend(one.facts);
                 told.help.extend(one.help);
             }
             told
         }
-        BuildError::Step { .. } | BuildError::Context { .. } => {
-            EngineError::new(ErrorKind::Invalid, what).caused_by(error)
+        BuildError::Step { file, line, snippet, output, .. } => {
+            let mut told = EngineError::new(ErrorKind::Invalid, what).caused_by(error);
+            told.facts.push(format!("{file}:{line}\n{snippet}"));
+            if !output.is_empty() {
+                told.facts.push(format!("the step said last:\n{}", output.join("\n")));
+            }
+            told
         }
+        BuildError::Context { .. } => EngineError::new(ErrorKind::Invalid, what).caused_by(error),
         BuildError::Cancelled => EngineError::new(ErrorKind::Cancelled, what).caused_by(error),
     }
 }

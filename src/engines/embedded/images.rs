@@ -46,6 +46,13 @@ pub(super) async fn act(
             let files = image::log_out(&settings, &registry).await.map_err(failed)?;
             Ok(ImageAnswer::LoggedOut { files })
         }
+        ImageAct::Bases { build } => {
+            engine.permitted()?;
+            let bases = build::bases(&engine.store, &build).await;
+            let bases =
+                bases.map_err(|error| error::build(&error, "the bases of a build cannot be found out"));
+            Ok(ImageAnswer::Names(bases?))
+        }
         act => engine.blocking(move |engine| on_store(engine, act, &progress)).await,
     }
 }
@@ -101,13 +108,11 @@ fn on_store(
             .map_err(failed)
         }
         ImageAct::Prune(prune) => clear(engine, prune),
-        ImageAct::Bases { build } => build::bases(&build)
-            .map(ImageAnswer::Names)
-            .map_err(|error| error::build(&error, "the bases of a build cannot be found out")),
         // Carried out by `act` itself.
         ImageAct::Pull { .. }
         | ImageAct::Push { .. }
         | ImageAct::Digest { .. }
+        | ImageAct::Bases { .. }
         | ImageAct::Login { .. }
         | ImageAct::Logout { .. } => Ok(ImageAnswer::Done),
     }

@@ -13,19 +13,23 @@ mod observe;
 mod perform;
 mod signal;
 
+pub(super) use self::error::runtime as failure;
+
 use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use crate::{
+    build,
     engine::{
-        Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest, ImageAct,
-        ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
+        AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
+        ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock,
+        Scope, Unlimited,
     },
     image::Store,
-    model::ImageRef,
-    runtime::{Core, GroupLock, Roots},
+    model::{Build, ImageRef},
+    runtime::{Core, GroupLock, Missing, Roots, limits_missing},
 };
 
 /// Containers run by this program itself. Clones share everything.
@@ -70,7 +74,8 @@ impl Embedded {
 #[async_trait]
 impl Engine for Embedded {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "embedded", build: true }
+        let unlimited = limits_missing().map(|Missing { controllers, why }| Unlimited { controllers, why });
+        Capabilities { engine: "embedded", build: true, unlimited }
     }
 
     async fn lock(
@@ -118,6 +123,14 @@ impl Engine for Embedded {
         perform::perform(self, op, progress).await
     }
 
+    async fn check_build(&self, service: &str, build: &Build) -> Result<(String, bool), EngineError> {
+        let checked = build::check(&self.store, build).await;
+        checked.map_err(|error| {
+            error::build(&error, format!("the build of service `{service}` cannot be checked"))
+                .at(format!("services.{service}.build"))
+        })
+    }
+
     async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError> {
         if query.follow {
             logs::follow(self, query, sink).await
@@ -128,6 +141,10 @@ impl Engine for Embedded {
 
     async fn exec(&self, request: &ExecRequest) -> Result<Conversation, EngineError> {
         exec::exec(self, request).await
+    }
+
+    async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError> {
+        exec::attach(self, request).await
     }
 
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {

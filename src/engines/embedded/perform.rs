@@ -16,7 +16,7 @@ use crate::{
         Outcome, Progress, PullRequest, PushRequest, WaitFor,
     },
     image::{Image, ImageError},
-    model::{ImageRef, Network, PullPolicy, Volume},
+    model::{ImageRef, Network, PullPolicy, Volume, label},
     runtime::{ContainerRecord, Core, NetworkConfig, Until, VolumeConfig},
 };
 
@@ -61,6 +61,13 @@ fn act(engine: &Embedded, op: &Op) -> Result<Outcome, EngineError> {
             Err(crate::runtime::Error::NoContainer(_)) => Ok(UNCHANGED),
             Err(error) => Err(error::runtime(&error, format!("container {name} cannot be stopped"))),
         },
+        Op::Kill { project, name, id, signal } => {
+            let number = super::signal::number(signal)
+                .ok_or_else(|| EngineError::new(ErrorKind::Invalid, format!("`{signal}` is no signal")))?;
+            told(engine.core.kill(project, &id.0, number), name, "signalled")
+        }
+        Op::Pause { project, name, id } => told(engine.core.pause(project, &id.0), name, "paused"),
+        Op::Unpause { project, name, id } => told(engine.core.unpause(project, &id.0), name, "unpaused"),
         Op::Remove { project, name, id, volumes } => engine
             .core
             .remove(project, &id.0, *volumes)
@@ -69,6 +76,10 @@ fn act(engine: &Embedded, op: &Op) -> Result<Outcome, EngineError> {
         // Carried out by `perform` itself.
         Op::Pull(_) | Op::Build(_) | Op::Push(_) | Op::Wait { .. } => Ok(UNCHANGED),
     }
+}
+
+fn told(done: crate::runtime::Result<()>, name: &str, what: &str) -> Result<Outcome, EngineError> {
+    done.map(|()| DONE).map_err(|error| error::runtime(&error, format!("container {name} cannot be {what}")))
 }
 
 async fn pull(
@@ -138,7 +149,7 @@ async fn build_image(
     request: &BuildRequest,
     progress: Arc<dyn Progress>,
 ) -> Result<Outcome, EngineError> {
-    let BuildRequest { project: _, service, build, image } = request;
+    let BuildRequest { project, service, build, image } = request;
     let path = format!("services.{service}.build");
     engine.permitted()?;
     let mut references = Vec::new();
@@ -153,10 +164,19 @@ async fn build_image(
             BuildEvent::Step { step, cached: true } => Detail::Doing(format!("CACHED {step}")),
             BuildEvent::Step { step, cached: false } => Detail::Doing(step),
             BuildEvent::Output(line) => Detail::Line(line),
+            BuildEvent::Bytes { what, done, total } => Detail::Bytes { what, done, total },
             BuildEvent::Warning(text) => Detail::Line(format!("warning: {text}")),
         });
     });
-    let built = build::build(&engine.store, &engine.core, build, &references, events).await;
+    let mut build = build.clone();
+    for (name, value) in [
+        (label::PROJECT, project.as_str()),
+        (label::SERVICE, service),
+        (label::VERSION, env!("CARGO_PKG_VERSION")),
+    ] {
+        build.labels.insert(name.to_owned(), value.to_owned());
+    }
+    let built = build::build(&engine.store, &engine.core, &build, &references, events).await;
     let built = built.map_err(|error| {
         error::build(&error, format!("image `{image}` of service `{service}` cannot be built")).at(&path)
     })?;
@@ -309,12 +329,12 @@ fn newest(engine: &Embedded, project: &str, name: &str) -> Result<ContainerRecor
 
 fn start(engine: &Embedded, project: &str, name: &str) -> Result<Outcome, EngineError> {
     let record = newest(engine, project, name)?;
-    if observe::state(record.phase) == ContainerState::Running {
+    if matches!(observe::state(record.phase), ContainerState::Running | ContainerState::Paused) {
         return Ok(UNCHANGED);
     }
     engine.core.start(project, &record.config.id).map(|()| DONE).map_err(|error| {
         let told = error::runtime(&error, format!("container {name} cannot be started"));
-        match observe::labels(&record).get(crate::model::label::SERVICE) {
+        match observe::labels(&record).get(label::SERVICE) {
             Some(service) => told.at(format!("services.{service}")),
             None => told,
         }
@@ -368,8 +388,7 @@ fn aim(record: &ContainerRecord, until: WaitFor) -> Result<(Until, Option<Durati
     Ok(match until {
         WaitFor::Condition(Condition::ServiceStarted) => (Until::Running, None),
         WaitFor::Condition(Condition::ServiceHealthy) if record.config.health.is_none() => {
-            let service =
-                observe::labels(record).get(crate::model::label::SERVICE).cloned().unwrap_or_default();
+            let service = observe::labels(record).get(label::SERVICE).cloned().unwrap_or_default();
             return Err(EngineError::new(
                 ErrorKind::Invalid,
                 format!("container {name} has no health check, so it can never become healthy"),

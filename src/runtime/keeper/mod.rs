@@ -84,7 +84,7 @@ struct Held {
     backoff: Backoff,
     state: State,
     /// Our ends of its standard streams.
-    _pipes: Vec<OwnedFd>,
+    pipes: Vec<OwnedFd>,
     ports: Vec<OwnedFd>,
     /// Sockets of its name server.
     dns: Vec<OwnedFd>,
@@ -185,6 +185,7 @@ impl Keeper {
         // Held until we end; workers drop their copy.
         std::mem::forget(lock);
         let signals = signal::descriptor(&[libc::SIGCHLD])?;
+        cgroup::settle(&group)?;
         let mut keeper = Self {
             listener: listen(&group)?,
             signals,
@@ -259,6 +260,7 @@ impl Keeper {
         for cgroup in self.remains.drain(..) {
             let _ = cgroup::remove(&cgroup);
         }
+        cgroup::leave(&self.group);
         if let Some(supervisor) = self.supervisor.take() {
             // It ends when our end of its socket is closed.
             drop(supervisor.socket);
