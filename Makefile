@@ -4,7 +4,7 @@
 #   make clean-demo  takes the guestbook down, with its entries
 #   make test        every test, on a fresh machine too
 #   make lint        formatting and clippy
-#   make bench       ficelle beside docker compose
+#   make bench       ficelle beside docker and docker compose
 #   make fuzz        hostile input, ten minutes for each of its 11 readers (TIME=seconds)
 #   make images      the images of the samples, from Debian's packages
 #   make setup       what building and testing needs, installed
@@ -48,6 +48,7 @@ lint:
 bench: build
 	@scripts/as-root benches/compose_peer
 	@scripts/as-root benches/build_peer
+	@scripts/as-root benches/images_peer
 
 fuzz:
 	@scripts/fuzz

@@ -273,12 +273,23 @@ pub(super) fn image_of(engine: &Embedded, create: &CreateContainer) -> Result<Im
             Err(error) => return Err(EngineError::new(ErrorKind::Invalid, error.to_string()).at(&path)),
         },
     };
-    found.ok_or_else(|| {
+    let found = found.ok_or_else(|| {
         EngineError::new(ErrorKind::NotFound, what())
             .at(&path)
             .help(format!("`ficelle pull {}` fetches it", create.service))
             .help("`ficelle image load -i FILE` takes it from an archive (`docker save`, OCI layout)")
-    })
+    })?;
+    match found.foreign() {
+        None => Ok(found),
+        Some(platform) => {
+            let service = &create.service;
+            let message =
+                format!("image `{name}` of service `{service}` is for {platform}, which does not run here");
+            Err(EngineError::new(ErrorKind::Invalid, message).at(&path).help(
+                "pull or load it for this machine, or install an interpreter (package qemu-user-static)",
+            ))
+        }
+    }
 }
 
 fn create_container(engine: &Embedded, create: &CreateContainer) -> Result<Outcome, EngineError> {
