@@ -23,16 +23,18 @@ use crate::{
 pub use crate::{
     apply::{Event, Report},
     engine::{
-        Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError, ErrorKind, ExecRequest,
-        Health, ImageInfo, LogItem, LogQuery, Observed, Op, Progress, PublishedPort, Silent, Size, Stream,
+        AttachRequest, Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError,
+        ErrorKind, ExecRequest, Health, ImageInfo, LogItem, LogQuery, Observed, OneOff, Op, Progress,
+        PublishedPort, Silent, Size, Stream,
     },
     engines::connect::{Choice, Connected, connect},
     model::{
         Build, BuildSecret, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol,
-        PullPolicy, SecretSource, Selection, Service, UnknownService, WithDependencies,
+        PullPolicy, RestartPolicy, SecretSource, Selection, Service, UnknownService, WithDependencies,
     },
     plan::{
-        BuildMode, Cause, Goal, ImageOptions, OnFailure, Plan, PlanError, Recreate, Step, StepId, WaitOptions,
+        BuildMode, Cause, Goal, ImageOptions, OnFailure, Once, Plan, PlanError, Recreate, Step, StepId,
+        WaitOptions,
     },
 };
 

@@ -20,8 +20,8 @@ use super::{
 use crate::{
     model::Limits,
     runtime::{
-        ALL_CAPABILITIES, ContainerConfig, Core, Error, Exit, MountConfig, MountKind, NetworkNamespace,
-        RestartConfig, Rlimit, Rootfs, Upper,
+        ALL_CAPABILITIES, ContainerConfig, Core, Error, Exit, LogConfig, MountConfig, MountKind,
+        NetworkNamespace, RestartConfig, Rlimit, Rootfs, Upper,
     },
 };
 
@@ -158,7 +158,8 @@ fn config(
         rlimits: rlimits(solver),
         limits: Limits::default(),
         shm_size: build.shm_size.unwrap_or(SHM_SIZE),
-        logs: false,
+        log: LogConfig::default(),
+        once: None,
         replaces: None,
     }
 }

@@ -146,7 +146,17 @@ impl Context {
     /// empty): a service that is named needs no profile turned on, and what this engine does not
     /// honour is told.
     pub(super) fn load_to_run(&self, services: &[String]) -> Result<Project, Failure> {
-        let mut options = LoadOptions { all_resources: self.global.all_resources, ..self.load_options() };
+        self.load_overlaid(services, None)
+    }
+
+    /// The same with one more Compose file laid over the others.
+    pub(super) fn load_overlaid(
+        &self,
+        services: &[String],
+        overlay: Option<String>,
+    ) -> Result<Project, Failure> {
+        let all_resources = self.global.all_resources;
+        let mut options = LoadOptions { all_resources, overlay, ..self.load_options() };
         let mut loaded =
             load::load(&options, &self.source).map_err(|found| Failure::project(found, false))?;
         let disabled = services.iter().filter_map(|name| loaded.project.disabled.get(name));

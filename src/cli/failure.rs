@@ -110,12 +110,6 @@ impl Failure {
         Self::silent(128 + number)
     }
 
-    /// The same words with another exit code.
-    pub(super) fn with_code(mut self, code: i32) -> Self {
-        self.code = code;
-        self
-    }
-
     pub(super) fn because(mut self, cause: impl Into<String>) -> Self {
         if let Some(problem) = self.problems.last_mut() {
             problem.causes.push(cause.into());

@@ -63,7 +63,7 @@ pub(super) enum Pull {
     Build,
 }
 
-fn scale(text: &str) -> Result<(String, u32), String> {
+pub(super) fn scale(text: &str) -> Result<(String, u32), String> {
     let (service, number) = text.split_once('=').ok_or("expected SERVICE=NUM")?;
     let number = number.parse().map_err(|_| format!("`{number}` is no number of containers"))?;
     Ok((service.to_owned(), number))

@@ -18,8 +18,8 @@ pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
     VolumeInfo,
 };
-pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, PushRequest, WaitFor};
-pub use process::{Chunk, Control, Conversation, ExecRequest, Size};
+pub use op::{BuildRequest, CreateContainer, OneOff, Op, Outcome, PullRequest, PushRequest, WaitFor};
+pub use process::{AttachRequest, Chunk, Control, Conversation, ExecRequest, Size};
 
 use crate::model::{Build, ImageRef};
 // What a [`WaitFor`] speaks of.
@@ -145,6 +145,10 @@ pub trait Engine: Send + Sync {
 
     /// The same for a program that nobody talks with and that outlives this one.
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError>;
+
+    /// Talks with a container's own program: types to it when `stdin`, and reads what it writes from now
+    /// on, or from its beginning. One that has ended has nothing to say but its code.
+    async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError>;
 
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;

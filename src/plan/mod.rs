@@ -14,13 +14,15 @@ mod draft;
 mod goal;
 mod images;
 mod labels;
+mod life;
+mod once;
 mod order;
 mod remove;
 mod resources;
 mod restart;
 mod steps;
 
-pub use goal::{Goal, Recreate, WaitOptions};
+pub use goal::{Goal, Once, Recreate, WaitOptions};
 pub use images::{OnFailure, images, pushes};
 pub use steps::{Cause, FieldChange, Plan, Step, StepId};
 
@@ -81,10 +83,17 @@ pub fn converge(
     let scene = order::Scene::of(project, graph, observed)?;
     match goal {
         Goal::Running { .. } => converge::running(&scene, goal),
-        Goal::Started { selection } => restart::started(&scene, selection),
+        Goal::Started { selection, wait } => restart::started(&scene, selection, *wait),
         Goal::Restarted { selection, timeout, dependents } => {
             restart::restarted(&scene, selection, *timeout, *dependents)
         }
+        Goal::Once(goal) => once::once(&scene, goal),
+        Goal::Signalled { selection, signal, remove_orphans } => {
+            life::signalled(&scene, selection, signal, *remove_orphans)
+        }
+        Goal::Paused { selection, paused } => life::paused(&scene, selection, *paused),
+        Goal::Discarded { selection, stop, volumes } => life::discarded(&scene, selection, *stop, *volumes),
+        Goal::Gone { container } => life::gone(&scene, container),
         Goal::Stopped { selection, timeout } => remove::stopped(&scene, selection, *timeout),
         Goal::Removed { selection, volumes, remove_orphans, timeout } => {
             remove::removed(&scene, selection, *volumes, *remove_orphans, *timeout)

@@ -291,7 +291,8 @@ pub(super) mod tests {
             rlimits: Vec::new(),
             limits: Limits::default(),
             shm_size: 64 << 20,
-            logs: true,
+            log: LogConfig::default(),
+            once: None,
             replaces: None,
         }
     }

@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 use crate::{
     build,
     engine::{
-        Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest, ImageInfo, LogItem,
-        LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
+        AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
+        ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
     },
     image::Store,
     model::{Build, ImageRef},
@@ -136,6 +136,10 @@ impl Engine for Embedded {
 
     async fn exec(&self, request: &ExecRequest) -> Result<Conversation, EngineError> {
         exec::exec(self, request).await
+    }
+
+    async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError> {
+        exec::attach(self, request).await
     }
 
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {

@@ -129,6 +129,7 @@ pub(super) fn state(phase: Phase) -> ContainerState {
     match phase {
         Phase::Created => ContainerState::Created,
         Phase::Running => ContainerState::Running,
+        Phase::Paused => ContainerState::Paused,
         Phase::Restarting => ContainerState::Restarting,
         Phase::Exited(Exit::Code(code)) => ContainerState::Exited(Some(code)),
         Phase::Exited(Exit::Unknown) => ContainerState::Exited(None),

@@ -61,6 +61,13 @@ fn act(engine: &Embedded, op: &Op) -> Result<Outcome, EngineError> {
             Err(crate::runtime::Error::NoContainer(_)) => Ok(UNCHANGED),
             Err(error) => Err(error::runtime(&error, format!("container {name} cannot be stopped"))),
         },
+        Op::Kill { project, name, id, signal } => {
+            let number = super::signal::number(signal)
+                .ok_or_else(|| EngineError::new(ErrorKind::Invalid, format!("`{signal}` is no signal")))?;
+            told(engine.core.kill(project, &id.0, number), name, "signalled")
+        }
+        Op::Pause { project, name, id } => told(engine.core.pause(project, &id.0), name, "paused"),
+        Op::Unpause { project, name, id } => told(engine.core.unpause(project, &id.0), name, "unpaused"),
         Op::Remove { project, name, id, volumes } => engine
             .core
             .remove(project, &id.0, *volumes)
@@ -69,6 +76,10 @@ fn act(engine: &Embedded, op: &Op) -> Result<Outcome, EngineError> {
         // Carried out by `perform` itself.
         Op::Pull(_) | Op::Build(_) | Op::Push(_) | Op::Wait { .. } => Ok(UNCHANGED),
     }
+}
+
+fn told(done: crate::runtime::Result<()>, name: &str, what: &str) -> Result<Outcome, EngineError> {
+    done.map(|()| DONE).map_err(|error| error::runtime(&error, format!("container {name} cannot be {what}")))
 }
 
 async fn pull(
@@ -304,7 +315,7 @@ fn newest(engine: &Embedded, project: &str, name: &str) -> Result<ContainerRecor
 
 fn start(engine: &Embedded, project: &str, name: &str) -> Result<Outcome, EngineError> {
     let record = newest(engine, project, name)?;
-    if observe::state(record.phase) == ContainerState::Running {
+    if matches!(observe::state(record.phase), ContainerState::Running | ContainerState::Paused) {
         return Ok(UNCHANGED);
     }
     engine.core.start(project, &record.config.id).map(|()| DONE).map_err(|error| {

@@ -25,7 +25,12 @@ fn step_lines(step: &Step, width: usize, palette: Palette) -> Vec<String> {
         | Op::CreateVolume { .. }
         | Op::Create(_) => palette.good("+"),
         Op::RemoveNetwork { .. } | Op::RemoveVolume { .. } | Op::Remove { .. } => palette.bad("-"),
-        Op::Start { .. } | Op::Stop { .. } | Op::Wait { .. } => palette.busy("~"),
+        Op::Start { .. }
+        | Op::Stop { .. }
+        | Op::Kill { .. }
+        | Op::Pause { .. }
+        | Op::Unpause { .. }
+        | Op::Wait { .. } => palette.busy("~"),
     };
     let (cause, below) = match &step.cause {
         Cause::Changed(fields) => {

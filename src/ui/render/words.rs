@@ -28,9 +28,13 @@ pub fn subject(op: &Op) -> Subject {
         Op::CreateVolume { volume, .. } => ("Volume", &volume.name),
         Op::RemoveVolume { name } => ("Volume", name),
         Op::Create(create) => ("Container", &create.name),
-        Op::Start { name, .. } | Op::Stop { name, .. } | Op::Remove { name, .. } | Op::Wait { name, .. } => {
-            ("Container", name)
-        }
+        Op::Start { name, .. }
+        | Op::Stop { name, .. }
+        | Op::Kill { name, .. }
+        | Op::Pause { name, .. }
+        | Op::Unpause { name, .. }
+        | Op::Remove { name, .. }
+        | Op::Wait { name, .. } => ("Container", name),
     };
     Subject { kind, name: name.clone() }
 }
@@ -48,6 +52,9 @@ pub fn doing(op: &Op) -> &'static str {
         Op::Create(_) => "Creating",
         Op::Start { .. } => "Starting",
         Op::Stop { .. } => "Stopping",
+        Op::Kill { .. } => "Killing",
+        Op::Pause { .. } => "Pausing",
+        Op::Unpause { .. } => "Unpausing",
         Op::Wait { .. } => "Waiting",
     }
 }
@@ -70,6 +77,9 @@ pub fn done(op: &Op, outcome: &Outcome) -> &'static str {
         Op::Create(_) => "Created",
         Op::Start { .. } => "Started",
         Op::Stop { .. } => "Stopped",
+        Op::Kill { .. } => "Killed",
+        Op::Pause { .. } => "Paused",
+        Op::Unpause { .. } => "Unpaused",
         Op::Wait { until, .. } => match until {
             WaitFor::Condition(Condition::ServiceStarted) => "Running",
             WaitFor::Condition(Condition::ServiceHealthy) => "Healthy",
