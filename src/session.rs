@@ -24,8 +24,8 @@ pub use crate::{
     apply::{Event, Report},
     engine::{
         AttachRequest, Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError,
-        ErrorKind, ExecRequest, Health, ImageInfo, LogItem, LogQuery, Observed, OneOff, Op, Progress,
-        PublishedPort, Silent, Size, Stream,
+        ErrorKind, ExecRequest, Health, ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed,
+        OneOff, Op, Progress, Prune, PublishedPort, Silent, Size, Stream,
     },
     engines::connect::{Choice, Connected, connect},
     model::{

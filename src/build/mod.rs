@@ -59,7 +59,7 @@ use crate::{
     model::{Build, ImageRef},
     runtime::Core,
 };
-pub use cache::layers as cached_layers;
+pub use cache::{forget as forget_cache, layers as cached_layers};
 pub use checks::check;
 
 /// What a build says while it goes on.
@@ -551,4 +551,24 @@ fn finish(solver: &Solver<'_>, stage: &solve::Stage, references: &[ImageRef]) ->
     let (config, mut docker) = document.split()?;
     docker.build_cache = share::inline(solver.build, &solver.cache.used(), &document);
     Ok(solver.store.commit_image_with(&config, &docker, references)?)
+}
+
+/// The images that a build starts from or copies out of, as its Dockerfile writes them. What triggers
+/// of those bases name is known only when they are there.
+pub fn bases(build: &Build) -> Result<Vec<String>, BuildError> {
+    let (_, graph, _) = arrange(build, &Text::read(build, &build.context)?, &|_| {})?;
+    let mut names = std::collections::BTreeSet::new();
+    for stage in graph.reachable() {
+        if let Base::Image(name) = &graph.stages[stage].base {
+            names.insert(name.clone());
+        }
+        for (source, _) in graph.sources(stage) {
+            if let Source::Image(name) = source {
+                names.insert(name);
+            }
+        }
+    }
+    // What is made here, or lies beside the project, no registry has.
+    names.retain(|name| !name.starts_with(place::STORED) && !name.starts_with(place::LAYOUT));
+    Ok(names.into_iter().collect())
 }

@@ -112,7 +112,7 @@ impl Args {
         if self.check {
             return check(context, &session, &built).await;
         }
-        let images = ImageOptions { build: BuildMode::Always, pull: Some(PullPolicy::Missing) };
+        let images = ImageOptions { build: BuildMode::Always, pull: Some(PullPolicy::Missing), locked: None };
         let wanted = built.clone();
         let wish = Wish { command: "build", images: Some((built, images)), goal: None };
         let quiet = Quiet { transfer: self.quiet, build: self.quiet };

@@ -8,9 +8,10 @@ use crate::{
 
 /// One problem for each failed step.
 pub(super) fn failure(outcome: &Outcome, project: &Project, source: &dyn Source) -> Failure {
-    // A program that cannot be run has a code of its own.
+    // A program that cannot be run has a code of its own, and so has content that is not the locked one.
     let code = outcome.failed.iter().find_map(|failed| match failed.error.kind {
         ErrorKind::Program(code) => Some(code),
+        ErrorKind::Drift => Some(3),
         _ => None,
     });
     Failure::of(

@@ -17,6 +17,9 @@ mod global;
 mod graph;
 mod image;
 mod kill;
+mod lock;
+mod locked;
+mod login;
 mod logs;
 mod migrate;
 mod output;
@@ -75,6 +78,9 @@ enum Command {
     Exec(exec::Args),
     Graph(graph::Args),
     Image(image::Args),
+    Lock(lock::Args),
+    Login(login::Args),
+    Logout(login::LogoutArgs),
     Logs(logs::Args),
     Migrate(migrate::Args),
     Port(port::Args),
@@ -121,6 +127,9 @@ impl Command {
             Self::Config(_)
             | Self::Graph(_)
             | Self::Image(_)
+            | Self::Lock(_)
+            | Self::Login(_)
+            | Self::Logout(_)
             | Self::Logs(_)
             | Self::Migrate(_)
             | Self::Port(_)
@@ -140,6 +149,9 @@ impl Command {
             Self::Exec(args) => args.run(context).await,
             Self::Graph(args) => args.run(context),
             Self::Image(args) => args.run(context).await,
+            Self::Lock(args) => args.run(context).await,
+            Self::Login(args) => args.run(context).await,
+            Self::Logout(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
             Self::Migrate(args) => args.run(context),
             Self::Port(args) => args.run(context).await,

@@ -10,7 +10,7 @@ use super::{
     converse::{Manner, converse},
     exec::environment,
     failure::Failure,
-    output,
+    locked, output,
     running::Pull,
     signals::Signals,
 };
@@ -97,6 +97,10 @@ pub(super) struct Args {
     /// Do not print the output of a build
     #[arg(long)]
     quiet_build: bool,
+
+    /// Fail with code 3 when an image is not the one in `ficelle.lock`
+    #[arg(long)]
+    locked: bool,
 
     /// Do not print the progress of pulls
     #[arg(long)]
@@ -219,6 +223,7 @@ impl Args {
             Pull::Build => Some(PullPolicy::Build),
             Pull::Policy => None,
         };
+        let locked = locked::wanted(self.locked, session.project())?;
         let once = Once {
             service: service.to_owned(),
             name: name.clone(),
@@ -227,7 +232,7 @@ impl Args {
             remove_orphans: self.remove_orphans,
             one_off,
         };
-        let images = Some((selection, ImageOptions { build, pull }));
+        let images = Some((selection, ImageOptions { build, pull, locked }));
         Ok((Wish { command: "run", images, goal: Some(Goal::Once(Box::new(once))) }, name))
     }
 

@@ -4,6 +4,7 @@
 //! say. It decides nothing: the planner does.
 
 mod error;
+mod images;
 mod observed;
 mod op;
 mod process;
@@ -14,6 +15,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use error::{EngineError, ErrorKind};
+pub use images::{ImageAct, ImageAnswer, ImageStep, Prune};
 pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
     VolumeInfo,
@@ -160,6 +162,17 @@ pub trait Engine: Send + Sync {
         path: &std::path::Path,
         progress: Arc<dyn Progress>,
     ) -> Result<Vec<String>, EngineError>;
+
+    /// Carries out one act on images.
+    async fn act_on_images(
+        &self,
+        act: ImageAct,
+        _progress: Arc<dyn Progress>,
+    ) -> Result<ImageAnswer, EngineError> {
+        let engine = self.capabilities().engine;
+        let message = format!("the {engine} engine has no `{}` of images", act.name());
+        Err(EngineError::new(ErrorKind::Unsupported, message))
+    }
 
     /// Removes a reference, and the content that nothing else uses.
     async fn remove_image(&self, image: &ImageRef, force: bool) -> Result<(), EngineError>;

@@ -82,6 +82,8 @@ pub struct PullRequest {
     pub image: String,
     pub platform: Option<String>,
     pub policy: PullPolicy,
+    /// The digest that the name must stand for at its registry (`--locked`).
+    pub locked: Option<String>,
     /// The service that asks for it, for messages.
     pub service: String,
 }

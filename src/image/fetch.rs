@@ -70,7 +70,8 @@ impl Fetch {
         let layout = &self.layout;
         let Some(_claim) = layout.claim_layer(&self.diff_id)? else { return Ok(()) };
         let name = hex(self.blob.digest().as_ref())?;
-        let lock = layout.lock(name);
+        // Not the layer's lock, which an uncompressed layer has the same digest as.
+        let lock = layout.lock(&format!("{name}.blob"));
         let _lock = FileLock::wait(&lock).map_err(file_error("lock", &lock))?;
         let path = layout.partial(name);
         let mut partial = self.open_partial(&path).map_err(file_error("open", &path))?;

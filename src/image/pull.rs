@@ -2,7 +2,7 @@
 //!
 //! Layers come in parallel, the biggest first; fetch.rs brings each.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use oci_spec::image::{Descriptor, ImageIndex};
 use tokio::{
@@ -51,21 +51,48 @@ impl Store {
         platform: Option<&str>,
         report: Report<'_>,
     ) -> Result<Image, ImageError> {
+        self.pull_as(registries, image, platform, None, report).await
+    }
+
+    /// [`Store::pull`] of what must have this digest (`sha256:<hex>`, of the manifest or index).
+    ///
+    /// # Errors
+    /// [`ImageError::Drift`] when the name stands for something else now.
+    pub async fn pull_locked(
+        &self,
+        image: &ImageRef,
+        platform: Option<&str>,
+        locked: Option<&str>,
+        report: Report<'_>,
+    ) -> Result<Image, ImageError> {
+        self.pull_as(&Registries::from_environment()?, image, platform, locked, report).await
+    }
+
+    async fn pull_as(
+        &self,
+        registries: &Registries,
+        image: &ImageRef,
+        platform: Option<&str>,
+        locked: Option<&str>,
+        report: Report<'_>,
+    ) -> Result<Image, ImageError> {
         let platform = platform.map_or_else(|| Ok(Platform::host()), Platform::parse)?;
-        let mut faults = Vec::new();
-        for endpoint in registries.endpoints(&image.registry)? {
-            let attempt = async {
-                let client = Arc::new(Client::open(registries, &endpoint, image, Access::Pull).await?);
-                self.pull_from(&client, image, &platform, report).await
-            };
-            match attempt.await {
-                Ok(image) => return Ok(image),
-                // A mirror that lies is told; one that cannot help is passed by.
-                Err(fault @ Fault::Wrong(_)) => return Err(told(image, fault)),
-                Err(fault) => faults.push((endpoint.host, fault)),
-            }
-        }
-        Err(all_told(image, faults))
+        let pull = |client: Arc<Client>| -> Asking<'_, Image> {
+            let platform = &platform;
+            Box::pin(async move { self.pull_from(&client, image, platform, locked, report).await })
+        };
+        from_any(registries, image, pull).await
+    }
+
+    /// The digest of the manifest or index that a name stands for at its registry, or a mirror, now.
+    pub async fn remote_digest(&self, image: &ImageRef) -> Result<String, ImageError> {
+        let ask = |client: Arc<Client>| -> Asking<'_, String> {
+            Box::pin(async move {
+                let (target, _) = client.manifest(reference(image)).await?;
+                Ok(target.digest().to_string())
+            })
+        };
+        from_any(&Registries::from_environment()?, image, ask).await
     }
 
     async fn pull_from(
@@ -73,13 +100,19 @@ impl Store {
         client: &Arc<Client>,
         image: &ImageRef,
         platform: &Platform,
+        locked: Option<&str>,
         report: Report<'_>,
     ) -> Result<Image, Fault> {
         let lease = Arc::new(self.begin().map_err(Fault::Wrong)?);
         let name = image.familiar();
         report(&name, 0, 0);
-        let reference = image.digest.as_ref().or(image.tag.as_ref()).map_or("latest", String::as_str);
-        let (target, bytes) = client.manifest(reference).await?;
+        let (target, bytes) = client.manifest(reference(image)).await?;
+        if let Some(locked) = locked
+            && target.digest().as_ref() != locked
+        {
+            let (locked, found) = (locked.to_owned(), target.digest().to_string());
+            return Err(Fault::Wrong(ImageError::Drift { image: name, locked, found }));
+        }
         let arrival = self.resolve(client, &lease, &name, platform, (target.clone(), bytes)).await?;
         arrival.hold(&lease).map_err(Fault::Wrong)?;
         self.fetch_layers(client, &arrival, &lease, &name, report).await?;
@@ -210,6 +243,36 @@ impl Store {
             }
         }
     }
+}
+
+/// What the registry is asked for.
+fn reference(image: &ImageRef) -> &str {
+    image.digest.as_ref().or(image.tag.as_ref()).map_or("latest", String::as_str)
+}
+
+/// What one endpoint is asked.
+type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 'a>>;
+
+/// Asks the mirrors and the registry, in order, until one can help.
+async fn from_any<'a, T>(
+    registries: &Registries,
+    image: &ImageRef,
+    ask: impl Fn(Arc<Client>) -> Asking<'a, T>,
+) -> Result<T, ImageError> {
+    let mut faults = Vec::new();
+    for endpoint in registries.endpoints(&image.registry)? {
+        let attempt = async {
+            let client = Client::open(registries, &endpoint, image, Access::Pull).await?;
+            ask(Arc::new(client)).await
+        };
+        match attempt.await {
+            Ok(found) => return Ok(found),
+            // A mirror that lies is told; one that cannot help is passed by.
+            Err(fault @ Fault::Wrong(_)) => return Err(told(image, fault)),
+            Err(fault) => faults.push((endpoint.host, fault)),
+        }
+    }
+    Err(all_told(image, faults))
 }
 
 pub(super) fn is_index(descriptor: &Descriptor) -> bool {

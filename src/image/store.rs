@@ -89,6 +89,9 @@ pub enum ImageError {
     Invalid(String),
     #[error("`{image}` is not for platform {wanted}; it is for {there}")]
     Platform { image: String, wanted: String, there: String },
+    /// The registry has something else under the name than what was asked for.
+    #[error("image `{image}` is locked to {locked}, and its registry has {found}")]
+    Drift { image: String, locked: String, found: String },
     #[error("image `{0}` is used by container {1}")]
     InUse(String, String),
     #[error("{what} `{}`", path.display())]
@@ -105,7 +108,12 @@ impl ImageError {
     pub fn help(&self) -> &[String] {
         match self {
             Self::Remote { help, .. } | Self::Unreachable { help, .. } => help,
-            _ => &[],
+            Self::NotFound(_)
+            | Self::Invalid(_)
+            | Self::Platform { .. }
+            | Self::Drift { .. }
+            | Self::InUse(..)
+            | Self::File { .. } => &[],
         }
     }
 }

@@ -102,6 +102,7 @@ impl Draft {
         let order = sorted(self.steps.len(), needs).map_err(|circle| {
             let steps: Vec<String> = circle.iter().map(|&at| self.steps[at].op.to_string()).collect();
             PlanError {
+                drift: false,
                 message: format!("bug in the planner: steps wait for each other: {}", steps.join(", then ")),
                 path: None,
                 help: vec!["please report this with the Compose file".to_owned()],

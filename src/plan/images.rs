@@ -25,11 +25,15 @@ pub fn images(
     options: &ImageOptions,
     observed: &Observed,
 ) -> Result<Plan, PlanError> {
-    let mut round = Round { builds_now: options.build != BuildMode::Never, ..Round::default() };
+    let mut round = Round {
+        builds_now: options.build != BuildMode::Never,
+        lock: options.locked.as_ref(),
+        ..Round::default()
+    };
     for service in project.services.values().filter(|service| selection.contains(&service.name)) {
         let there = observed.images.get(service.image()).map(|image| image.age);
         match decide(project, service, options, there)? {
-            Need::Nothing => {}
+            Need::Nothing => unchanged(service, options, observed)?,
             Need::Pull(policy, cause) => round.pull(service, policy, cause),
             Need::Build(build, cause) => round.build(project, service, build, cause),
         }
@@ -120,6 +124,36 @@ fn decide<'a>(
     }
 }
 
+/// An image that is used as it is must be the locked one.
+fn unchanged(service: &Service, options: &ImageOptions, observed: &Observed) -> Result<(), PlanError> {
+    let Some(lock) = options.locked.as_ref().filter(|_| service.build.is_none()) else { return Ok(()) };
+    let locked = locked(service, lock)?;
+    let there = observed.images.get(service.image()).and_then(|image| image.digest.as_deref());
+    match there {
+        Some(there) if there != locked => Err(drift(
+            service,
+            format!("image {} is locked to {locked}, and the store has {there}", service.image()),
+        )
+        .help(format!("`ficelle pull --locked {}` fetches the locked one again", service.name))
+        .help("`ficelle lock` accepts the new one")),
+        _ => Ok(()),
+    }
+}
+
+fn locked(service: &Service, lock: &BTreeMap<String, String>) -> Result<String, PlanError> {
+    lock.get(service.image()).cloned().ok_or_else(|| {
+        drift(
+            service,
+            format!("image {} of service `{}` is not in ficelle.lock", service.image(), service.name),
+        )
+        .help("`ficelle lock` writes it there")
+    })
+}
+
+fn drift(service: &Service, message: String) -> PlanError {
+    PlanError { drift: true, ..PlanError::at(format!("services.{}.image", service.name), message) }
+}
+
 fn nothing_to_build(service: &Service) -> PlanError {
     PlanError::at(
         format!("services.{}.pull_policy", service.name),
@@ -148,6 +182,7 @@ fn not_built(service: &Service) -> PlanError {
 struct Round<'a> {
     draft: Draft,
     builds_now: bool,
+    lock: Option<&'a BTreeMap<String, String>>,
     /// By image and platform.
     pulls: BTreeMap<(&'a str, Option<&'a str>), (&'a Service, PullPolicy, Cause)>,
     builds: Vec<(&'a Service, &'a Build, Vec<&'a str>, Cause, &'a str)>,
@@ -172,6 +207,10 @@ impl<'a> Round<'a> {
         }
     }
 
+    fn locked(&self, service: &Service) -> Result<Option<String>, PlanError> {
+        self.lock.map(|lock| locked(service, lock)).transpose()
+    }
+
     /// What builds start from is built before, selected or not.
     fn bases(&mut self, project: &'a Project) -> Result<(), PlanError> {
         let mut at = 0;
@@ -192,12 +231,14 @@ impl<'a> Round<'a> {
         let built: Vec<&str> =
             self.builds.iter().flat_map(|(_, _, names, ..)| names.iter().copied()).collect();
         self.pulls.retain(|(image, _), _| !built.contains(image));
-        for ((image, platform), (service, policy, cause)) in self.pulls {
+        for ((image, platform), (service, policy, cause)) in std::mem::take(&mut self.pulls) {
             // `pull`: what cannot be pulled can still be built.
             let optional = service.build.is_some() && cause == Cause::Asked("--pull") && !self.builds_now;
             let platform = platform.map(ToOwned::to_owned);
+            let locked = self.locked(service)?;
             let (image, service) = (image.to_owned(), service.name.clone());
-            let step = self.draft.add(Op::Pull(PullRequest { image, platform, policy, service }), cause);
+            let step =
+                self.draft.add(Op::Pull(PullRequest { image, platform, policy, locked, service }), cause);
             self.draft.step_mut(step).optional = optional;
         }
         let mut last: BTreeMap<&str, (StepId, &str)> = BTreeMap::new();

@@ -26,6 +26,8 @@ pub use goal::{Goal, Once, Recreate, WaitOptions};
 pub use images::{OnFailure, images, pushes};
 pub use steps::{Cause, FieldChange, Plan, Step, StepId};
 
+use std::collections::BTreeMap;
+
 use crate::{
     engine::Observed,
     model::{Graph, Project, PullPolicy},
@@ -37,6 +39,8 @@ pub struct ImageOptions {
     pub build: BuildMode,
     /// `--pull`: in place of the `pull_policy` of the services.
     pub pull: Option<PullPolicy>,
+    /// `--locked`: the digest that each image, as written, must have.
+    pub locked: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,11 +61,13 @@ pub struct PlanError {
     pub message: String,
     pub path: Option<String>,
     pub help: Vec<String>,
+    /// What is there is not what was locked.
+    pub drift: bool,
 }
 
 impl PlanError {
     fn at(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { message: message.into(), path: Some(path.into()), help: Vec::new() }
+        Self { message: message.into(), path: Some(path.into()), help: Vec::new(), drift: false }
     }
 
     fn help(mut self, help: impl Into<String>) -> Self {

@@ -251,7 +251,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::{
-        super::{MountConfig, NetworkNamespace, RestartConfig, Rlimit, Rootfs, Upper},
+        super::{LogConfig, MountConfig, NetworkNamespace, RestartConfig, Rlimit, Rootfs, Upper},
         *,
     };
 

@@ -44,6 +44,7 @@ pub(super) fn image(error: &ImageError, what: impl Into<String>) -> EngineError 
         ImageError::NotFound(_) => ErrorKind::NotFound,
         ImageError::Remote { .. } | ImageError::Unreachable { .. } => ErrorKind::Remote,
         ImageError::Invalid(_) | ImageError::Platform { .. } => ErrorKind::Invalid,
+        ImageError::Drift { .. } => ErrorKind::Drift,
         ImageError::InUse(..) => ErrorKind::Conflict,
         ImageError::File { source, .. } => of_io(source),
     };

@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod exec;
 mod health;
+mod images;
 mod logs;
 mod observe;
 mod perform;
@@ -21,7 +22,8 @@ use crate::{
     build,
     engine::{
         AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
-        ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
+        ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock,
+        Scope,
     },
     image::Store,
     model::{Build, ImageRef},
@@ -170,6 +172,14 @@ impl Engine for Embedded {
         .await
     }
 
+    async fn act_on_images(
+        &self,
+        act: ImageAct,
+        progress: Arc<dyn Progress>,
+    ) -> Result<ImageAnswer, EngineError> {
+        images::act(self, act, progress).await
+    }
+
     async fn remove_image(&self, image: &ImageRef, force: bool) -> Result<(), EngineError> {
         let image = image.clone();
         self.blocking(move |this| {
@@ -191,7 +201,7 @@ impl Engine for Embedded {
                 )
                 .help("remove the container first, or use `--force` to take the name away"));
             }
-            let used: Vec<String> = containers.iter().flat_map(observe::used_content).collect();
+            let used = images::needed(this)?;
             this.store.remove(&image, &used).map_err(failed)
         })
         .await

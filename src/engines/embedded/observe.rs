@@ -160,7 +160,7 @@ pub(super) fn image_info(image: &Image) -> ImageInfo {
 }
 
 /// `2026-11-21T08:00:00.5Z`, as image configurations have it: UTC, or with an offset.
-fn created(text: &str) -> Option<SystemTime> {
+pub(super) fn created(text: &str) -> Option<SystemTime> {
     let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);

@@ -87,7 +87,7 @@ async fn pull(
     request: &PullRequest,
     progress: Arc<dyn Progress>,
 ) -> Result<Outcome, EngineError> {
-    let PullRequest { image, platform, policy, service } = request;
+    let PullRequest { image, platform, policy, service, locked } = request;
     let path = format!("services.{service}.image");
     let reference: ImageRef = image.parse().map_err(|e: crate::model::ImageRefError| {
         EngineError::new(ErrorKind::Invalid, e.to_string()).at(&path)
@@ -104,8 +104,11 @@ async fn pull(
     if let (PullPolicy::Missing, Some(there)) = (policy, &before) {
         return Ok(Outcome { id: Some(there.id.clone()), unchanged: true });
     }
-    let pulled =
-        engine.store.pull(&reference, platform.as_deref(), &bytes_to(&progress)).await.map_err(told)?;
+    let pulled = engine
+        .store
+        .pull_locked(&reference, platform.as_deref(), locked.as_deref(), &bytes_to(&progress))
+        .await
+        .map_err(told)?;
     let unchanged = before.is_some_and(|before| before.id == pulled.id);
     Ok(Outcome { id: Some(pulled.id), unchanged })
 }
