@@ -24,8 +24,8 @@ pub use crate::{
     apply::{Event, Report},
     engine::{
         AttachRequest, Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError,
-        ErrorKind, ExecRequest, Health, ImageInfo, LogItem, LogQuery, Observed, OneOff, Op, Progress,
-        PublishedPort, Silent, Size, Stream,
+        ErrorKind, ExecRequest, Health, ImageInfo, LogItem, LogQuery, Observed, OneOff, Op, ProcessInfo,
+        Progress, PublishedPort, Silent, Size, Stream, Usage,
     },
     engines::connect::{Choice, Connected, connect},
     model::{

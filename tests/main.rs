@@ -10,6 +10,7 @@ mod convergence_properties;
 mod images;
 #[cfg(target_os = "linux")]
 mod kills;
+mod life;
 mod network;
 mod plan_text;
 mod readme;

@@ -10,6 +10,7 @@ mod context;
 mod converse;
 mod create;
 mod down;
+mod events;
 mod exec;
 mod failure;
 mod global;
@@ -17,6 +18,7 @@ mod graph;
 mod image;
 mod kill;
 mod logs;
+mod ls;
 mod output;
 mod pause;
 mod port;
@@ -30,12 +32,15 @@ mod scale;
 mod schema;
 mod signals;
 mod start;
+mod stats;
 mod stop;
 mod target;
+mod top;
 mod unpause;
 mod up;
 mod usage;
 mod version;
+mod volumes;
 mod wait;
 mod when;
 
@@ -89,6 +94,11 @@ enum Command {
     Scale(scale::Args),
     Unpause(unpause::Args),
     Wait(wait::Args),
+    Events(events::Args),
+    Ls(ls::Args),
+    Stats(stats::Args),
+    Top(top::Args),
+    Volumes(volumes::Args),
     Version(version::Args),
 }
 
@@ -120,6 +130,11 @@ impl Command {
             | Self::Ps(_)
             | Self::Schema(_)
             | Self::Version(_)
+            | Self::Events(_)
+            | Self::Ls(_)
+            | Self::Stats(_)
+            | Self::Top(_)
+            | Self::Volumes(_)
             | Self::Wait(_) => 0,
         }
     }
@@ -150,6 +165,11 @@ impl Command {
             Self::Scale(args) => args.run(context).await,
             Self::Unpause(args) => args.run(context).await,
             Self::Wait(args) => args.run(context).await,
+            Self::Events(args) => args.run(context).await,
+            Self::Ls(args) => args.run(context).await,
+            Self::Stats(args) => args.run(context).await,
+            Self::Top(args) => args.run(context).await,
+            Self::Volumes(args) => args.run(context).await,
             Self::Version(args) => args.run(),
         }
     }

@@ -7,6 +7,7 @@ mod error;
 mod observed;
 mod op;
 mod process;
+mod usage;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -20,6 +21,8 @@ pub use observed::{
 };
 pub use op::{BuildRequest, CreateContainer, OneOff, Op, Outcome, PullRequest, WaitFor};
 pub use process::{AttachRequest, Chunk, Control, Conversation, ExecRequest, Size};
+
+pub use usage::{ProcessInfo, Usage};
 
 use crate::model::ImageRef;
 // What a [`WaitFor`] speaks of.
@@ -142,6 +145,22 @@ pub trait Engine: Send + Sync {
     /// Talks with a container's own program: types to it when `stdin`, and reads what it writes from now
     /// on, or from its beginning. One that has ended has nothing to say but its code.
     async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError>;
+
+    /// What these running containers of a project use now; those that do not run are left out.
+    async fn usage(&self, project: &str, containers: &[ContainerId]) -> Result<Vec<Usage>, EngineError>;
+
+    /// The processes of a container; none when it does not run.
+    async fn processes(
+        &self,
+        project: &str,
+        container: &ContainerId,
+    ) -> Result<Vec<ProcessInfo>, EngineError>;
+
+    /// The containers of all projects, oldest first.
+    async fn everything(&self) -> Result<Vec<Container>, EngineError>;
+
+    /// Says that a container of the project changed, now and whenever one did, until nobody listens.
+    async fn changes(&self, project: &str, sink: mpsc::Sender<()>) -> Result<(), EngineError>;
 
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;

@@ -23,10 +23,11 @@ use super::{
         Group, Place, Spec, Stage, State, entries, failed, file_error, make_dir, plain_name, read_json,
         remove_dir, remove_file, write_file, write_json,
     },
-    volumes,
+    usage, volumes,
     wait::{self, Deadline, Watcher},
     worker,
 };
+use super::{ProcessRecord, Usage};
 use crate::model::Protocol;
 
 /// The two state trees.
@@ -344,14 +345,16 @@ impl Core {
         let place = group.place(id)?;
         let name = place.spec()?.config.name;
         let process = place.state()?.and_then(|state| state.process);
-        let process = process.ok_or_else(|| Error::Condition(format!("container {name} is not running")))?;
+        let gone = || Error::Condition(format!("container {name} is not running"));
+        let process = process.ok_or_else(gone)?;
         // First: a freeze that nobody knows of would be thawed by nobody.
         write_file(&place.run.join("paused"), b"", 0o600)?;
         let frozen = cgroup::of_process(process.pid).and_then(|groups| cgroup::freeze(&groups, true));
         if frozen.is_err() {
             remove_file(&place.run.join("paused"))?;
         }
-        frozen
+        // It may have ended at this moment.
+        if process.lives() { frozen } else { Err(gone()) }
     }
 
     /// Lets a frozen container go on; no error for one that is not frozen.
@@ -524,6 +527,22 @@ impl Core {
     /// Runs a further program that nobody listens to; returns when it was executed.
     pub fn exec_detached(&self, group: &str, id: &str, exec: &ExecConfig) -> Result<()> {
         client::ask(&self.group(group)?, &Request::Exec { id: id.to_owned(), exec: exec.clone() })
+    }
+
+    /// What a running container uses now; `None` when it does not run.
+    pub fn usage(&self, group: &str, id: &str) -> Result<Option<Usage>> {
+        self.main_process(group, id)?.map(usage::of_process).transpose()
+    }
+
+    /// The processes of a container; none when it does not run.
+    pub fn processes(&self, group: &str, id: &str) -> Result<Vec<ProcessRecord>> {
+        self.main_process(group, id)?.map_or(Ok(Vec::new()), usage::processes)
+    }
+
+    fn main_process(&self, group: &str, id: &str) -> Result<Option<i32>> {
+        let place = self.group(group)?.place(id)?;
+        place.spec()?;
+        Ok(place.state()?.and_then(|state| state.process).map(|process| process.pid))
     }
 
     /// The ends of a running container's own program that somebody can type at.

@@ -7,6 +7,8 @@ mod config;
 mod error;
 mod exec;
 mod health;
+mod inside;
+mod logging;
 mod logs;
 mod observe;
 mod perform;
@@ -19,8 +21,9 @@ use tokio::sync::mpsc;
 
 use crate::{
     engine::{
-        AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
-        ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
+        AttachRequest, Capabilities, Container, ContainerId, Conversation, Detail, Engine, EngineError,
+        ErrorKind, ExecRequest, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, ProcessInfo, Progress,
+        ProjectLock, Scope, Usage,
     },
     image::Store,
     model::ImageRef,
@@ -131,6 +134,22 @@ impl Engine for Embedded {
 
     async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError> {
         exec::attach(self, request).await
+    }
+
+    async fn usage(&self, project: &str, containers: &[ContainerId]) -> Result<Vec<Usage>, EngineError> {
+        inside::usage(self, project, containers).await
+    }
+
+    async fn processes(&self, project: &str, id: &ContainerId) -> Result<Vec<ProcessInfo>, EngineError> {
+        inside::processes(self, project, id).await
+    }
+
+    async fn everything(&self) -> Result<Vec<Container>, EngineError> {
+        inside::everything(self).await
+    }
+
+    async fn changes(&self, project: &str, sink: mpsc::Sender<()>) -> Result<(), EngineError> {
+        inside::changes(self, project, sink).await
     }
 
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {
