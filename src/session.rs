@@ -23,9 +23,9 @@ use crate::{
 pub use crate::{
     apply::{Event, Report},
     engine::{
-        AttachRequest, Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError,
-        ErrorKind, ExecRequest, Health, ImageInfo, LogItem, LogQuery, Observed, OneOff, Op, ProcessInfo,
-        Progress, PublishedPort, Silent, Size, Stream, Usage,
+        AttachRequest, Chunk, Container, ContainerState, Control, Conversation, CopyRequest, Engine,
+        EngineError, ErrorKind, ExecRequest, Health, ImageInfo, LogItem, LogQuery, Observed, OneOff, Op,
+        ProcessInfo, Progress, PublishedPort, Silent, Size, Source, Stream, Target, Usage,
     },
     engines::connect::{Choice, Connected, connect},
     model::{

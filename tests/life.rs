@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Machine, Project};
+use crate::scenarios::stack::{Machine, Project};
 
 macro_rules! machine {
     () => {
@@ -326,4 +326,39 @@ fn what_keeps_no_log_can_be_watched_and_not_read_again() {
     project.ficelle(&["up", "-d"]).ok();
     project.ficelle(&["wait", "web"]).run();
     assert!(project.ficelle(&["logs"]).fails().stderr.contains("keeps no log"));
+}
+
+#[test]
+fn files_are_copied_both_ways_and_no_link_of_the_container_leads_out() {
+    let machine = machine!();
+    let project = machine.compose(
+        "life-cp",
+        &web("    volumes: ['data:/data']\n    stop_grace_period: 0s\nvolumes: {data: {}}\n"),
+    );
+    project.ficelle(&["up", "-d"]).ok();
+    let dir = &project.dir;
+    std::fs::create_dir_all(dir.join("tree/below")).unwrap();
+    std::fs::write(dir.join("tree/below/file"), "content").unwrap();
+    project.ficelle(&["cp", "tree", "web:/data"]).ok();
+    project.ficelle(&["cp", "tree/.", "web:/srv/new"]).ok();
+    let shown =
+        project.ficelle(&["exec", "web", "cat", "/data/tree/below/file", "/srv/new/below/file"]).ok().stdout;
+    assert_eq!(shown, "contentcontent");
+    project.ficelle(&["cp", "web:/srv/new/below/file", "back"]).ok();
+    assert_eq!(std::fs::read_to_string(dir.join("back")).unwrap(), "content");
+    let secret = dir.join("secret");
+    std::fs::write(&secret, "of the host").unwrap();
+    let link = format!("ln -s {} /data/link; ln -s {} /data/dir", secret.display(), dir.display());
+    project.ficelle(&["exec", "web", "sh", "-c", &link]).ok();
+    project.ficelle(&["cp", "-L", "web:/data/link", "stolen"]).fails();
+    project.ficelle(&["cp", "back", "web:/data/dir/planted"]).fails();
+    assert!(!dir.join("planted").exists() && !dir.join("stolen").exists());
+    project.ficelle(&["stop"]).ok();
+    project.ficelle(&["cp", "web:/srv/new", "stopped"]).ok();
+    assert_eq!(std::fs::read_to_string(dir.join("stopped/below/file")).unwrap(), "content");
+    project.ficelle(&["export", "web", "-o", "all.tar"]).ok();
+    let listed =
+        std::process::Command::new("tar").args(["-tf", "all.tar"]).current_dir(dir).output().unwrap();
+    assert!(String::from_utf8_lossy(&listed.stdout).lines().any(|line| line == "srv/new/below/file"));
+    assert!(project.ficelle(&["cp", "web:/a", "web:/b"]).fails().stderr.contains("between services"));
 }

@@ -449,7 +449,7 @@ fn stop_start_and_restart_follow_the_graph() {
     stop container demo-db-1 (asked for)
     "#);
     assert!(stage.play(&shop, &stop).report.is_success());
-    assert_snapshot!(text(&stage, &shop, &Goal::Started { selection }), @r#"
+    assert_snapshot!(text(&stage, &shop, &Goal::Started { selection, wait: None }), @r#"
     start container demo-db-1 (not running)
     wait until container demo-db-1 is healthy (needed by migrate, web)
     start container demo-migrate-1 (not running)
@@ -457,7 +457,7 @@ fn stop_start_and_restart_follow_the_graph() {
     start container demo-web-1 (not running)
     "#);
     let empty = Stage::new();
-    assert_snapshot!(text(&empty, &shop, &Goal::Started { selection: select(&shop, &["web"]) }), @r#"error: service "web" has no container to start [services.web] ["`ficelle up` makes it"]"#);
+    assert_snapshot!(text(&empty, &shop, &Goal::Started { selection: select(&shop, &["web"]), wait: None }), @r#"error: service "web" has no container to start [services.web] ["`ficelle up` makes it"]"#);
 }
 
 #[test]

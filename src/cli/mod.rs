@@ -8,10 +8,12 @@ mod config;
 mod console;
 mod context;
 mod converse;
+mod cp;
 mod create;
 mod down;
 mod events;
 mod exec;
+mod export;
 mod failure;
 mod global;
 mod graph;
@@ -99,6 +101,8 @@ enum Command {
     Stats(stats::Args),
     Top(top::Args),
     Volumes(volumes::Args),
+    Cp(cp::Args),
+    Export(export::Args),
     Version(version::Args),
 }
 
@@ -135,6 +139,8 @@ impl Command {
             | Self::Stats(_)
             | Self::Top(_)
             | Self::Volumes(_)
+            | Self::Cp(_)
+            | Self::Export(_)
             | Self::Wait(_) => 0,
         }
     }
@@ -170,6 +176,8 @@ impl Command {
             Self::Stats(args) => args.run(context).await,
             Self::Top(args) => args.run(context).await,
             Self::Volumes(args) => args.run(context).await,
+            Self::Cp(args) => args.run(context).await,
+            Self::Export(args) => args.run(context).await,
             Self::Version(args) => args.run(),
         }
     }

@@ -3,6 +3,7 @@
 //! An engine observes, performs one [`Op`] at a time (many at once), and tells what its containers
 //! say. It decides nothing: the planner does.
 
+mod copy;
 mod error;
 mod observed;
 mod op;
@@ -14,6 +15,7 @@ use std::{sync::Arc, time::SystemTime};
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+pub use copy::{CopyRequest, Source, Target};
 pub use error::{EngineError, ErrorKind};
 pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
@@ -161,6 +163,9 @@ pub trait Engine: Send + Sync {
 
     /// Says that a container of the project changed, now and whenever one did, until nobody listens.
     async fn changes(&self, project: &str, sink: mpsc::Sender<()>) -> Result<(), EngineError>;
+
+    /// Copies files into or out of a container.
+    async fn copy(&self, request: CopyRequest) -> Result<(), EngineError>;
 
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;

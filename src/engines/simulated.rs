@@ -32,9 +32,9 @@ use self::{
 };
 use crate::{
     engine::{
-        AttachRequest, Capabilities, Container, ContainerId, Conversation, Detail, Engine, EngineError,
-        ErrorKind, ExecRequest, Health, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, ProcessInfo,
-        Progress, ProjectLock, Scope, Usage,
+        AttachRequest, Capabilities, Container, ContainerId, Conversation, CopyRequest, Detail, Engine,
+        EngineError, ErrorKind, ExecRequest, Health, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome,
+        ProcessInfo, Progress, ProjectLock, Scope, Usage,
     },
     model::ImageRef,
 };
@@ -411,6 +411,11 @@ impl Engine for Simulated {
                 () = sink.closed() => return Ok(()),
             }
         }
+    }
+
+    /// Containers of a simulation have no files: there is nothing to copy.
+    async fn copy(&self, _request: CopyRequest) -> Result<(), EngineError> {
+        Err(EngineError::new(ErrorKind::Unsupported, "containers of the simulated engine have no files"))
     }
 
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {

@@ -18,7 +18,7 @@ use super::{
     network::{self, Lease},
     ports,
     protocol::Request,
-    run, signal,
+    rootfs, run, signal,
     state::{
         Group, Place, Spec, Stage, State, entries, failed, file_error, make_dir, plain_name, read_json,
         remove_dir, remove_file, write_file, write_json,
@@ -527,6 +527,22 @@ impl Core {
     /// Runs a further program that nobody listens to; returns when it was executed.
     pub fn exec_detached(&self, group: &str, id: &str, exec: &ExecConfig) -> Result<()> {
         client::ask(&self.group(group)?, &Request::Exec { id: id.to_owned(), exec: exec.clone() })
+    }
+
+    /// The files of a container as it sees them; of one that does not run, without what it mounts. No
+    /// path may be walked below it but with the descriptor as root: the container changes it.
+    pub fn files(&self, group: &str, id: &str) -> Result<OwnedFd> {
+        let place = self.group(group)?.place(id)?;
+        let config = place.spec()?.config;
+        if let Some(process) = place.state()?.and_then(|state| state.process) {
+            let root = rootfs::open_path(format!("/proc/{}/root/.", process.pid).as_ref())?;
+            // What was opened was that of this process only if it lives still.
+            if process.lives() {
+                return Ok(root);
+            }
+        }
+        let (upper, work) = rootfs::upper_dirs(&config.rootfs.upper, &place.data)?;
+        rootfs::open_detached(&config.rootfs.layers, &upper, &work)
     }
 
     /// What a running container uses now; `None` when it does not run.

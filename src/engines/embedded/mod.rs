@@ -4,6 +4,7 @@
 mod capabilities;
 mod check;
 mod config;
+mod copy;
 mod error;
 mod exec;
 mod health;
@@ -21,9 +22,9 @@ use tokio::sync::mpsc;
 
 use crate::{
     engine::{
-        AttachRequest, Capabilities, Container, ContainerId, Conversation, Detail, Engine, EngineError,
-        ErrorKind, ExecRequest, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, ProcessInfo, Progress,
-        ProjectLock, Scope, Usage,
+        AttachRequest, Capabilities, Container, ContainerId, Conversation, CopyRequest, Detail, Engine,
+        EngineError, ErrorKind, ExecRequest, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome,
+        ProcessInfo, Progress, ProjectLock, Scope, Usage,
     },
     image::Store,
     model::ImageRef,
@@ -150,6 +151,10 @@ impl Engine for Embedded {
 
     async fn changes(&self, project: &str, sink: mpsc::Sender<()>) -> Result<(), EngineError> {
         inside::changes(self, project, sink).await
+    }
+
+    async fn copy(&self, request: CopyRequest) -> Result<(), EngineError> {
+        copy::copy(self, request).await
     }
 
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {
