@@ -24,8 +24,8 @@ pub use crate::{
     apply::{Event, Report},
     engine::{
         AttachRequest, Chunk, Container, ContainerState, Control, Conversation, CopyRequest, Engine,
-        EngineError, ErrorKind, ExecRequest, Health, ImageInfo, LogItem, LogQuery, Observed, OneOff, Op,
-        ProcessInfo, Progress, PublishedPort, Silent, Size, Source, Stream, Target, Usage,
+        EngineError, ErrorKind, ExecRequest, Finding, Health, ImageInfo, LogItem, LogQuery, Observed, OneOff,
+        Op, ProcessInfo, Progress, PublishedPort, Silent, Size, Source, Stream, Target, Usage, Verdict,
     },
     engines::connect::{Choice, Connected, connect},
     model::{

@@ -131,7 +131,7 @@ fn run_starts_what_the_service_needs_and_leaves_nothing_of_itself() {
 #[test]
 fn a_run_is_what_its_flags_say() {
     let machine = machine!();
-    let project = machine.compose("life-flags", &web("    entrypoint: [false]\n"));
+    let project = machine.compose("life-flags", &web("    entrypoint: ['false']\n"));
     let file = project.dir.join("variables");
     std::fs::write(&file, "FROM_FILE=yes\nB=file\n").unwrap();
     let mount = format!("{}:/mnt:ro", project.dir.display());
@@ -307,7 +307,7 @@ fn a_log_is_as_large_as_it_may_be_and_no_larger() {
     project.ficelle(&["wait", "web"]).ok();
     let logs = project.logs("web");
     assert_eq!(logs.lines().last(), Some("20000"));
-    assert!((1000..100_000).contains(&logs.len()), "{}", logs.len());
+    assert!((10_000..=30_720).contains(&logs.len()), "{}", logs.len());
     let tail = project.ficelle(&["logs", "-n", "3", "--no-log-prefix"]).ok().stdout;
     assert_eq!(tail, "19998\n19999\n20000\n");
     project
@@ -340,11 +340,11 @@ fn files_are_copied_both_ways_and_no_link_of_the_container_leads_out() {
     std::fs::create_dir_all(dir.join("tree/below")).unwrap();
     std::fs::write(dir.join("tree/below/file"), "content").unwrap();
     project.ficelle(&["cp", "tree", "web:/data"]).ok();
-    project.ficelle(&["cp", "tree/.", "web:/srv/new"]).ok();
+    project.ficelle(&["cp", "tree/.", "web:/tmp/new"]).ok();
     let shown =
-        project.ficelle(&["exec", "web", "cat", "/data/tree/below/file", "/srv/new/below/file"]).ok().stdout;
+        project.ficelle(&["exec", "web", "cat", "/data/tree/below/file", "/tmp/new/below/file"]).ok().stdout;
     assert_eq!(shown, "contentcontent");
-    project.ficelle(&["cp", "web:/srv/new/below/file", "back"]).ok();
+    project.ficelle(&["cp", "web:/tmp/new/below/file", "back"]).ok();
     assert_eq!(std::fs::read_to_string(dir.join("back")).unwrap(), "content");
     let secret = dir.join("secret");
     std::fs::write(&secret, "of the host").unwrap();
@@ -354,11 +354,34 @@ fn files_are_copied_both_ways_and_no_link_of_the_container_leads_out() {
     project.ficelle(&["cp", "back", "web:/data/dir/planted"]).fails();
     assert!(!dir.join("planted").exists() && !dir.join("stolen").exists());
     project.ficelle(&["stop"]).ok();
-    project.ficelle(&["cp", "web:/srv/new", "stopped"]).ok();
+    project.ficelle(&["cp", "web:/tmp/new", "stopped"]).ok();
     assert_eq!(std::fs::read_to_string(dir.join("stopped/below/file")).unwrap(), "content");
     project.ficelle(&["export", "web", "-o", "all.tar"]).ok();
     let listed =
         std::process::Command::new("tar").args(["-tf", "all.tar"]).current_dir(dir).output().unwrap();
-    assert!(String::from_utf8_lossy(&listed.stdout).lines().any(|line| line == "srv/new/below/file"));
+    assert!(String::from_utf8_lossy(&listed.stdout).lines().any(|line| line == "tmp/new/below/file"));
     assert!(project.ficelle(&["cp", "web:/a", "web:/b"]).fails().stderr.contains("between services"));
+}
+
+#[test]
+fn a_step_of_a_pipeline_runs_in_an_image_that_is_built_once_and_its_files_are_the_callers() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    let machine = machine!();
+    let project = machine.sample("ci-step", "life-ci");
+    std::fs::set_permissions(&project.dir, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let here = project.dir.display().to_string();
+    let step = |args: &[&str]| {
+        let all = [&["run", "--rm", "--user", "1234:1235", "step"], args].concat();
+        project.ficelle(&all).env("PWD", &here).run()
+    };
+    let first = step(&["count", "text"]);
+    assert_eq!(first.code, Some(0), "{first:?}");
+    let written = std::fs::metadata(project.dir.join("out/words")).unwrap();
+    assert_eq!((written.uid(), written.gid()), (1234, 1235));
+    let again = step(&["pwd"]);
+    assert_eq!(again.stdout.trim(), here);
+    assert!(!again.stderr.contains("Built"), "{again:?}");
+    assert_eq!(step(&["sh", "-c", "exit 4"]).code, Some(4));
+    assert!(project.containers().is_empty());
 }

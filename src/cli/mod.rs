@@ -10,6 +10,7 @@ mod context;
 mod converse;
 mod cp;
 mod create;
+mod doctor;
 mod down;
 mod events;
 mod exec;
@@ -103,6 +104,7 @@ enum Command {
     Volumes(volumes::Args),
     Cp(cp::Args),
     Export(export::Args),
+    Doctor(doctor::Args),
     Version(version::Args),
 }
 
@@ -141,6 +143,7 @@ impl Command {
             | Self::Volumes(_)
             | Self::Cp(_)
             | Self::Export(_)
+            | Self::Doctor(_)
             | Self::Wait(_) => 0,
         }
     }
@@ -178,6 +181,7 @@ impl Command {
             Self::Volumes(args) => args.run(context).await,
             Self::Cp(args) => args.run(context).await,
             Self::Export(args) => args.run(context).await,
+            Self::Doctor(args) => args.run(context).await,
             Self::Version(args) => args.run(),
         }
     }
@@ -241,6 +245,11 @@ async fn dispatch(global: Global, command: Command) -> i32 {
         Ok(code) => code,
         Err(failure) => {
             context.report(&failure);
+            if failure.machine {
+                for line in doctor::short(&context).await {
+                    context.say("doctor", &line);
+                }
+            }
             failure.code()
         }
     }

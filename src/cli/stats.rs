@@ -23,7 +23,6 @@ use crate::{
 ///
 /// Goes on until it is stopped. `%` of processors is of one: two that are busy are 200 %.
 #[derive(Debug, clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag as typed")]
 pub(super) struct Args {
     /// Services; every service when none is named
     #[arg(value_name = "SERVICE")]

@@ -44,12 +44,11 @@ impl Args {
             Some(ended) => ended,
             None => first_end(context, &session, names).await?,
         };
-        match code {
-            Some(code) => {
-                output::lines([format!("container \"{name}\" exited with status code {code}").as_str()])?
-            }
-            None => output::lines([format!("container \"{name}\" ended, and nobody learnt how").as_str()])?,
-        }
+        let said = match code {
+            Some(code) => format!("container \"{name}\" exited with status code {code}"),
+            None => format!("container \"{name}\" ended, and nobody learnt how"),
+        };
+        output::lines([said.as_str()])?;
         if self.down_project {
             let selection = select(&session, &[], WithDependencies::No)?;
             let goal = Goal::Removed { selection, volumes: false, remove_orphans: false, timeout: None };

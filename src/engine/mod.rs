@@ -4,6 +4,7 @@
 //! say. It decides nothing: the planner does.
 
 mod copy;
+mod doctor;
 mod error;
 mod observed;
 mod op;
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use copy::{CopyRequest, Source, Target};
+pub use doctor::{Finding, Verdict};
 pub use error::{EngineError, ErrorKind};
 pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
@@ -166,6 +168,9 @@ pub trait Engine: Send + Sync {
 
     /// Copies files into or out of a container.
     async fn copy(&self, request: CopyRequest) -> Result<(), EngineError>;
+
+    /// Looks whether this machine can do what the engine needs; changes nothing.
+    async fn examine(&self) -> Vec<Finding>;
 
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;

@@ -33,8 +33,8 @@ use self::{
 use crate::{
     engine::{
         AttachRequest, Capabilities, Container, ContainerId, Conversation, CopyRequest, Detail, Engine,
-        EngineError, ErrorKind, ExecRequest, Health, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome,
-        ProcessInfo, Progress, ProjectLock, Scope, Usage,
+        EngineError, ErrorKind, ExecRequest, Finding, Health, ImageInfo, LogItem, LogQuery, Observed, Op,
+        Outcome, ProcessInfo, Progress, ProjectLock, Scope, Usage,
     },
     model::ImageRef,
 };
@@ -416,6 +416,11 @@ impl Engine for Simulated {
     /// Containers of a simulation have no files: there is nothing to copy.
     async fn copy(&self, _request: CopyRequest) -> Result<(), EngineError> {
         Err(EngineError::new(ErrorKind::Unsupported, "containers of the simulated engine have no files"))
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let text = "nothing is run, so nothing is needed".to_owned();
+        vec![Finding { name: "engine", verdict: crate::engine::Verdict::Pass, text, fix: None }]
     }
 
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {

@@ -84,7 +84,7 @@ pub fn pack(
         packer.entry(&top, &stat, name)?;
     }
     if is_directory(&stat) {
-        packer.tree(top, name)?;
+        packer.tree(&top, name)?;
     }
     packer.builder.finish()
 }
@@ -101,7 +101,7 @@ struct Packer<'a> {
 type Level = (OwnedFd, PathBuf, Vec<Vec<u8>>);
 
 impl Packer<'_> {
-    fn tree(&mut self, top: OwnedFd, name: &Path) -> io::Result<()> {
+    fn tree(&mut self, top: &OwnedFd, name: &Path) -> io::Result<()> {
         let mut open: Vec<Level> = vec![level(top, name.to_owned())?];
         while let Some((directory, name, left)) = open.last_mut() {
             let Some(child) = left.pop() else {
@@ -121,7 +121,7 @@ impl Packer<'_> {
             self.entry(&found, &stat, &path)?;
             let elsewhere = self.packing.one_file_system && stat.st_dev != self.device;
             if is_directory(&stat) && !elsewhere {
-                open.push(level(found, path)?);
+                open.push(level(&found, path)?);
             }
         }
         Ok(())
@@ -180,9 +180,9 @@ impl Packer<'_> {
 }
 
 /// Names in order, the last one first.
-fn level(directory: OwnedFd, name: PathBuf) -> io::Result<Level> {
+fn level(found: &OwnedFd, name: PathBuf) -> io::Result<Level> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::openat(&directory, ".", flags, Mode::empty())?;
+    let directory = rustix::fs::openat(found, ".", flags, Mode::empty())?;
     let mut names = Vec::new();
     for entry in Dir::read_from(&directory)? {
         let entry = entry?.file_name().to_bytes().to_vec();

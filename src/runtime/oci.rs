@@ -291,7 +291,7 @@ pub(super) mod tests {
             rlimits: Vec::new(),
             limits: Limits::default(),
             shm_size: 64 << 20,
-            log: LogConfig::default(),
+            log: crate::runtime::LogConfig::default(),
             once: None,
             replaces: None,
         }

@@ -122,7 +122,10 @@ fn machine_memory() -> u64 {
 /// The processes in the groups of the one with this number, and in groups below, in their order.
 pub fn processes(pid: i32) -> Result<Vec<ProcessRecord>> {
     let groups = cgroup::of_process(pid)?;
-    let Some(group) = groups.first() else { return Ok(Vec::new()) };
+    // Not every hierarchy has a group of it: in others it stands with all that have none.
+    let Some(group) = groups.iter().max_by_key(|group| group.components().count()) else {
+        return Ok(Vec::new());
+    };
     let mut pids = Vec::new();
     collect(group, &mut pids);
     pids.sort_unstable();

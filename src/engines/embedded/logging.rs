@@ -81,7 +81,7 @@ mod tests {
         let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let driver = Some(driver.to_owned()).filter(|driver| !driver.is_empty());
         config(&Logging { driver, options }, "web")
-            .map_err(|error| format!("{}: {error}", error.path.unwrap_or_default()))
+            .map_err(|error| format!("{}: {error}", error.path.clone().unwrap_or_default()))
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod capabilities;
 mod check;
 mod config;
 mod copy;
+mod doctor;
 mod error;
 mod exec;
 mod health;
@@ -23,7 +24,7 @@ use tokio::sync::mpsc;
 use crate::{
     engine::{
         AttachRequest, Capabilities, Container, ContainerId, Conversation, CopyRequest, Detail, Engine,
-        EngineError, ErrorKind, ExecRequest, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome,
+        EngineError, ErrorKind, ExecRequest, Finding, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome,
         ProcessInfo, Progress, ProjectLock, Scope, Usage,
     },
     image::Store,
@@ -155,6 +156,11 @@ impl Engine for Embedded {
 
     async fn copy(&self, request: CopyRequest) -> Result<(), EngineError> {
         copy::copy(self, request).await
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let found = self.blocking(|this| Ok(doctor::examine(this.core.roots()))).await;
+        found.unwrap_or_default()
     }
 
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {
