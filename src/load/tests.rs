@@ -819,6 +819,10 @@ volumes: {data: {name: shared, external: true}}
         "pids": 10
       },
       "shm_size": null,
+      "logging": {
+        "driver": null,
+        "options": {}
+      },
       "container_name": null
     }
     "#);

@@ -818,8 +818,13 @@ fn remove_empty(group: &Group) -> Result<()> {
         return Ok(());
     }
     client::wait_for_leave(group);
-    remove_dir(&group.run())?;
-    remove_dir(&group.data())?;
+    for dir in [group.run(), group.data()] {
+        // Whoever watches the group may make a directory again at this moment.
+        let gone = (0..10).any(|_| remove_dir(&dir).is_ok());
+        if !gone {
+            remove_dir(&dir)?;
+        }
+    }
     for root in [&group.roots.run, &group.roots.data] {
         // Only when it was the last group.
         let _ = std::fs::remove_dir(root.join("p"));
