@@ -10,6 +10,7 @@ mod convergence_properties;
 mod images;
 #[cfg(target_os = "linux")]
 mod kills;
+mod life;
 mod network;
 #[cfg(target_os = "linux")]
 mod oci;

@@ -816,6 +816,10 @@ volumes: {data: {name: shared, external: true}}
         "pids": 10
       },
       "shm_size": null,
+      "logging": {
+        "driver": null,
+        "options": {}
+      },
       "container_name": null
     }
     "#);

@@ -52,6 +52,7 @@ pub struct ContainerSpec {
     pub limits: Limits,
     /// Size of /dev/shm in bytes; 64 MiB when absent.
     pub shm_size: Option<u64>,
+    pub logging: Logging,
     /// Fixed name of the container in place of `project-service-1`.
     pub container_name: Option<String>,
 }
@@ -79,6 +80,13 @@ impl fmt::LowerHex for HexDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
+}
+
+/// Where what the container writes goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Logging {
+    pub driver: Option<String>,
+    pub options: IndexMap<String, String>,
 }
 
 /// Which network namespace the container lives in.

@@ -16,8 +16,8 @@ mod signal;
 
 pub use build::{Build, BuildSecret, Hidden, SecretSource};
 pub use container::{
-    Attachment, ContainerSpec, HealthTest, Healthcheck, Limits, Mount, MountSource, NetworkMode, Port,
-    PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions,
+    Attachment, ContainerSpec, HealthTest, Healthcheck, Limits, Logging, Mount, MountSource, NetworkMode,
+    Port, PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions,
 };
 pub use graph::{Cycle, Graph};
 pub use image_ref::{ImageRef, ImageRefError};

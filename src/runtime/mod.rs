@@ -41,6 +41,7 @@ mod state;
 mod supervisor;
 mod terminal;
 mod uplink;
+mod usage;
 pub mod users;
 pub mod volumes;
 mod wait;
@@ -61,6 +62,7 @@ pub use self::{
     error::{Error, Result},
     exe::{program, use_program},
     terminal::resize,
+    usage::{ProcessRecord, Usage},
 };
 
 /// Runs a hidden entry (keeper, supervisor, anchor, foreground run) when this process was started as one,

@@ -84,6 +84,18 @@ fn name_of(fd: &OwnedFd) -> String {
 }
 
 fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path) -> Result<(), Errno> {
+    let mounted = detached(layers, upper, work)?;
+    move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// The root filesystem of a container that does not run, mounted nowhere: it goes with the descriptor.
+pub fn open_detached(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
+    let layers = layers.iter().rev().map(|layer| open_path(layer)).collect::<Result<Vec<_>>>()?;
+    let mounted = detached(&layers, &open_path(upper)?, &open_path(work)?);
+    mounted.map_err(failed("cannot mount the root filesystem"))
+}
+
+fn detached(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in layers {
         fsconfig_set_string(context.as_fd(), "lowerdir+", name_of(layer))?;
@@ -101,8 +113,7 @@ fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path)
         }
     }
     fsconfig_create(context.as_fd())?;
-    let mounted = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 fn mount_old(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path) -> Result<(), Errno> {

@@ -13,8 +13,8 @@ use crate::{
         Ulimit, VolumeOptions, label, signal_number,
     },
     runtime::{
-        ContainerConfig, ContainerRecord, Endpoint, LogConfig, MountConfig, MountKind, NetworkNamespace,
-        OneOff, PortConfig, RestartConfig, Rlimit, Rootfs, Upper,
+        ContainerConfig, ContainerRecord, Endpoint, MountConfig, MountKind, NetworkNamespace, OneOff,
+        PortConfig, RestartConfig, Rlimit, Rootfs, Upper,
     },
 };
 
@@ -78,6 +78,7 @@ pub(super) fn container(
         ulimits,
         limits,
         shm_size,
+        logging,
         container_name: _,
     } = &create.spec;
     let defaults = image.config.config().clone().unwrap_or_default();
@@ -157,7 +158,7 @@ pub(super) fn container(
             .collect::<Result<_, _>>()?,
         limits: limits.clone(),
         shm_size: shm_size.unwrap_or(SHM_SIZE),
-        log: LogConfig::default(),
+        log: super::logging::config(logging, &create.service)?,
         once: create.once.as_ref().map(|once| OneOff {
             close_stdin: once.close_stdin,
             size: once.size.map(|size| (size.rows, size.columns)),
