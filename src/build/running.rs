@@ -5,10 +5,7 @@ use std::{
     fs, io,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
-    time::Duration,
 };
-
-use indexmap::IndexMap;
 
 use super::{
     BuildError, BuildEvent,
@@ -20,10 +17,8 @@ use super::{
     tree::Tree,
 };
 use crate::{
-    model::Limits,
     runtime::{
-        ContainerConfig, Core, Error, Exit, MountConfig, MountKind, NetworkNamespace, RestartConfig, Rootfs,
-        Upper,
+        ContainerConfig, Core, Error, Exit, MountConfig, MountKind, NetworkNamespace, Rootfs, Upper,
     },
 };
 
@@ -255,42 +250,22 @@ fn carry_out(
         name: format!("build-{}", id.get(..12).unwrap_or(&id)),
         group: format!("build-{}", id.get(..12).unwrap_or(&id)),
         id,
-        annotations: IndexMap::new(),
         rootfs: Rootfs { layers, upper: Upper::Dir(scratch.path().to_owned()) },
         args: program.args.clone(),
         env,
         cwd: stage.document.config.working_dir.clone(),
         user: stage.document.config.user.clone(),
-        groups: Vec::new(),
         hostname: Some(HOSTNAME.into()),
-        domainname: None,
         network: match program.network {
             Network::Host => NetworkNamespace::Host,
             Network::None => NetworkNamespace::None,
         },
-        ports: Vec::new(),
-        extra_hosts: Vec::new(),
         mounts: prepared.mounts.clone(),
-        devices: Vec::new(),
-        health: None,
-        restart: RestartConfig::No,
         stop_signal: 15,
-        stop_grace: Duration::ZERO,
-        init: false,
-        tty: false,
-        stdin_open: false,
-        read_only: false,
-        privileged: false,
         capabilities: CAPABILITIES.map(String::from).to_vec(),
-        no_new_privileges: false,
-        seccomp: true,
         mask_paths: true,
-        sysctls: IndexMap::new(),
-        rlimits: Vec::new(),
-        limits: Limits::default(),
         shm_size: 64 << 20,
-        logs: false,
-        replaces: None,
+        ..ContainerConfig::default()
     };
     let mut lines = Lines { events: solver.events, parts: [Vec::new(), Vec::new()] };
     let exit =
@@ -399,7 +374,7 @@ impl Prepared {
         let mut prepared = Self { mounts: Vec::new(), _locks: Vec::new() };
         let wrong = |word: &Word, message: String| solver.wrong(at, Mistake::new(word.span, message));
         for (number, (mount, word)) in program.mounts.iter().enumerate() {
-            let bind = |path: PathBuf| MountKind::Bind { path, create: false, propagation: None };
+            let bind = |path: PathBuf| MountKind::Bind { path, create: false, propagation: None, recursive: true };
             let (kind, read_only) = match &mount.kind {
                 Kind::Bind { from, source, writable } => {
                     // A copy: what the step writes to it is lost, and what the user writes meanwhile is not seen.
@@ -435,7 +410,7 @@ impl Prepared {
             prepared.mounts.push(MountConfig {
                 target: format!("/dev/pipes/{name}"),
                 read_only: true,
-                kind: MountKind::Bind { path, create: false, propagation: None },
+                kind: MountKind::Bind { path, create: false, propagation: None, recursive: true },
             });
         }
         Ok(prepared)

@@ -172,8 +172,8 @@ fn finish(
         select::drop_unused(model);
     }
     let mut unbound = Vec::new();
-    let mut project =
-        Bind { files: &loader.files, diagnostics: &mut unbound }.project(model, &disabled, name);
+    let mut bind = Bind::new(&loader.files, &mut unbound, &site.environment, &site.root);
+    let mut project = bind.project(model, &disabled, name);
     project.places = bind::places(model, &loader.files);
     project.root.clone_from(&site.root);
     project.files.clone_from(&site.files);

@@ -4,6 +4,8 @@
 //! relative paths are the business of `load`; what runs is the business of `engine` and below.
 
 mod container;
+mod device;
+mod files;
 mod graph;
 mod image_ref;
 mod names;
@@ -11,11 +13,14 @@ mod place;
 mod project;
 mod selection;
 mod service;
+mod sharing;
 
 pub use container::{
-    Attachment, ContainerSpec, HealthTest, Healthcheck, Limits, Mount, MountSource, NetworkMode, Port,
+    Attachment, Blkio, ContainerSpec, Dns, ExtraHost, HealthTest, Healthcheck, Limits, Mount, MountSource, NetworkMode, Port,
     PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions,
 };
+pub use device::{Device, DeviceRequest, DeviceRule, is_access};
+pub use files::{FileMount, FileSource, Sealed};
 pub use graph::{Cycle, Graph};
 pub use image_ref::{ImageRef, ImageRefError};
 pub use names::{container_name, label};
@@ -23,3 +28,4 @@ pub use place::{Place, Places};
 pub use project::{Network, Project, Subnet, Volume};
 pub use selection::{Selection, UnknownService, WithDependencies};
 pub use service::{Build, Condition, Dependency, PullPolicy, Service};
+pub use sharing::{IpcMode, Lender, PidMode, VolumesFrom};

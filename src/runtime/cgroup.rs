@@ -107,7 +107,8 @@ pub fn remove(path: &str) -> Result<()> {
         if let Err(e) = remove_tree(&directory) {
             result = Err(e);
         }
-        let mut parent = directory.as_path();
+        // A parent that somebody asked for is not ours to remove.
+        let mut parent = if path.starts_with("/ficelle/") { directory.as_path() } else { Path::new("/") };
         while let Some(next) = parent.parent().filter(|next| *next != hierarchy.mount) {
             if fs::remove_dir(next).is_err() {
                 break;

@@ -17,7 +17,7 @@ use rustix::{
 use super::{
     ContainerConfig, Error, Result, cgroup,
     process::{self, ExecFailure, Program, tell},
-    seccomp, signal,
+    signal,
     state::{Identity, failed},
     users::{self, User},
     worker,
@@ -49,9 +49,7 @@ impl Exec {
         let mut program = Program::new(args, &env)?;
         program.capabilities = process::capability_set(&config.capabilities)?;
         program.no_new_privileges = config.no_new_privileges;
-        if config.seccomp && !config.privileged {
-            program.filter = seccomp::default_filter(&config.capabilities);
-        }
+        program.filter = worker::filter(config)?;
         let rlimits = config
             .rlimits
             .iter()

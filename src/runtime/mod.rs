@@ -4,15 +4,18 @@
 //! keeper and a supervisor with (the embedded engine makes one per Compose project).
 
 pub mod anchor;
+mod cdi;
 mod cgroup;
 mod check;
 mod client;
 mod config;
 mod core;
+mod devices;
 pub mod dns;
 mod error;
 mod exe;
 mod exec;
+mod files;
 mod health;
 mod init;
 pub mod ipam;
@@ -32,6 +35,7 @@ mod restart;
 mod rootfs;
 mod run;
 pub mod seccomp;
+mod sharing;
 mod signal;
 mod state;
 mod supervisor;
@@ -42,9 +46,11 @@ mod wait;
 mod worker;
 
 pub use self::{
+    cdi::first_kind as described_devices,
     config::{
-        ContainerConfig, Device, Endpoint, HealthConfig, MountConfig, MountKind, NetworkConfig,
-        NetworkNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Upper, VolumeConfig,
+        ContainerConfig, Content, Device, Endpoint, FileConfig, HealthConfig, IpcNamespace, Ipv6Config,
+        MountConfig, MountKind, NetworkConfig, NetworkNamespace, PidNamespace, PortConfig, RestartConfig, Rlimit,
+        Rootfs, Seccomp, Upper, VolumeConfig, VolumeMount,
     },
     core::{
         BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest, NetworkRecord,

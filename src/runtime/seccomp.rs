@@ -3,7 +3,9 @@
 //! The list is that of moby's default profile (profiles/seccomp, 28.x): what is not named fails
 //! with EPERM, what the newest name here is older than fails with ENOSYS so that C libraries fall
 //! back. Compiling it through libseccomp costs 10 ms a container (three ABIs); this takes a
-//! fraction of one, and needs no C library. Custom profiles are not read here.
+//! fraction of one, and needs no C library. Filters of the user's own are in `profile`.
+
+pub mod profile;
 
 use std::{collections::BTreeMap, io, str::FromStr};
 
@@ -247,15 +249,22 @@ pub fn load(filter: &[sock_filter]) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Runs the filter on (arch, number, first argument) as the kernel would.
     fn verdict(filter: &[sock_filter], arch: u32, number: u32, argument: u32) -> u32 {
+        run(filter, arch, number, argument.into())
+    }
+
+    /// Runs the filter on (arch, number, first argument) as the kernel would.
+    pub(super) fn run(filter: &[sock_filter], arch: u32, number: u32, argument: u64) -> u32 {
         let (mut at, mut a) = (0, 0);
         loop {
             let insn = filter[at];
             let code = u32::from(insn.code);
             at += 1;
             if code == BPF_LD | BPF_W | BPF_ABS {
-                a = [number, arch, 0, 0, argument][insn.k as usize / 4];
+                let (low, high) = (argument as u32, (argument >> 32) as u32);
+                a = [number, arch, 0, 0, low, high][insn.k as usize / 4];
+            } else if code == libc::BPF_ALU | libc::BPF_AND | BPF_K {
+                a &= insn.k;
             } else if code == BPF_RET | BPF_K {
                 return insn.k;
             } else if code == BPF_JMP | BPF_JA {
@@ -264,6 +273,7 @@ mod tests {
                 let holds = match code & !BPF_JMP {
                     BPF_JEQ => a == insn.k,
                     BPF_JGE => a >= insn.k,
+                    libc::BPF_JGT => a > insn.k,
                     BPF_JSET => a & insn.k != 0,
                     other => panic!("opcode {other}"),
                 };

@@ -4,11 +4,14 @@
 mod capabilities;
 mod check;
 mod config;
+mod devices;
 mod error;
 mod health;
+mod lenders;
 mod logs;
 mod observe;
 mod perform;
+mod resources;
 mod signal;
 
 use std::{path::Path, sync::Arc};
