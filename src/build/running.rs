@@ -16,10 +16,8 @@ use super::{
     steps::{commit, is_proxy, variable},
     tree::Tree,
 };
-use crate::{
-    runtime::{
-        ContainerConfig, Core, Error, Exit, MountConfig, MountKind, NetworkNamespace, Rootfs, Upper,
-    },
+use crate::runtime::{
+    ContainerConfig, Core, Error, Exit, MountConfig, MountKind, NetworkNamespace, Rootfs, Upper,
 };
 
 /// Docker's default set.
@@ -374,7 +372,8 @@ impl Prepared {
         let mut prepared = Self { mounts: Vec::new(), _locks: Vec::new() };
         let wrong = |word: &Word, message: String| solver.wrong(at, Mistake::new(word.span, message));
         for (number, (mount, word)) in program.mounts.iter().enumerate() {
-            let bind = |path: PathBuf| MountKind::Bind { path, create: false, propagation: None, recursive: true };
+            let bind =
+                |path: PathBuf| MountKind::Bind { path, create: false, propagation: None, recursive: true };
             let (kind, read_only) = match &mount.kind {
                 Kind::Bind { from, source, writable } => {
                     // A copy: what the step writes to it is lost, and what the user writes meanwhile is not seen.

@@ -183,11 +183,13 @@ pub enum PathRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Support {
     Yes,
-    /// Means something on a cluster only.
-    Cluster,
+    /// Means something only there: on a cluster, on Windows, with SELinux.
+    Elsewhere(&'static str),
     /// Valid, but not carried out yet.
     Missing,
 }
+
+pub const CLUSTER: &str = "on a cluster";
 
 const fn row(name: &'static str, form: Form) -> Attribute {
     Attribute {
@@ -238,7 +240,17 @@ impl Attribute {
     }
 
     const fn cluster(mut self) -> Self {
-        self.support = Support::Cluster;
+        self.support = Support::Elsewhere(CLUSTER);
+        self
+    }
+
+    const fn windows(mut self) -> Self {
+        self.support = Support::Elsewhere("on Windows");
+        self
+    }
+
+    const fn selinux(mut self) -> Self {
+        self.support = Support::Elsewhere("with SELinux");
         self
     }
 }
@@ -287,8 +299,8 @@ pub static SERVICE: Table = &[
     row("cap_drop", Strings).unique(KeyOf::Item),
     row("cgroup_parent", Text),
     row("cgroup", Choice(&["host", "private"])),
-    row("cpu_count", Integer(0, i64::MAX)).missing(),
-    row("cpu_percent", Integer(0, 100)).missing(),
+    row("cpu_count", Integer(0, i64::MAX)).windows(),
+    row("cpu_percent", Integer(0, 100)).windows(),
     row("cpu_period", Whole),
     row("cpu_quota", Whole),
     row("cpu_rt_period", Whole),
@@ -323,7 +335,7 @@ pub static SERVICE: Table = &[
     row("image", Text),
     row("init", Flag).kept(),
     row("ipc", Text),
-    row("isolation", Text).missing(),
+    row("isolation", Text),
     row("labels", LABELS),
     row("label_file", StringOrList).path(PathRule::Local),
     row("links", Strings).unique(KeyOf::Item),
@@ -347,10 +359,9 @@ pub static SERVICE: Table = &[
     row("pull_refresh_after", Text).hidden().missing(),
     row("read_only", Flag),
     row("restart", Text),
-    row("runtime", Text).missing(),
+    row("runtime", Text),
     row("scale", ANY_INTEGER).kept(),
-    row("secrets", List(&Short(Short::FileMount, FILE_MOUNT)))
-        .unique(KeyOf::MountedAt("/run/secrets")),
+    row("secrets", List(&Short(Short::FileMount, FILE_MOUNT))).unique(KeyOf::MountedAt("/run/secrets")),
     row("security_opt", Strings).merge(Merge::Distinct),
     row("shm_size", Bytes),
     row("stdin_open", Flag),
@@ -561,7 +572,7 @@ pub static MOUNT: Table = &[
 ];
 
 pub static MOUNT_BIND: Table = &[
-    row("selinux", Choice(&["z", "Z"])),
+    row("selinux", Choice(&["z", "Z"])).selinux(),
     row("propagation", Text),
     row("create_host_path", Flag),
     row("recursive", Choice(&["enabled", "disabled", "writable", "readonly"])),

@@ -7,7 +7,12 @@ mod networks;
 mod security;
 mod sharing;
 
-use std::{collections::BTreeMap, net::IpAddr, path::{Path, PathBuf}, str::FromStr};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use indexmap::IndexMap;
 
@@ -110,6 +115,7 @@ impl Reader<'_, '_> {
 
     fn service(&mut self, name: &str, node: &Node, project: &Project) -> Service {
         self.userns(node);
+        self.runtime(node);
         let deploy = node.get("deploy");
         let scale = integer(node.get("scale")).or_else(|| integer(deploy.and_then(|d| d.get("replicas"))));
         Service {

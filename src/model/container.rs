@@ -89,6 +89,14 @@ pub struct ContainerSpec {
 const DIGEST_VERSION: u32 = 1;
 
 impl ContainerSpec {
+    /// References of images that it mounts.
+    pub fn mounted_images(&self) -> impl Iterator<Item = &str> {
+        self.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Image { reference, .. } => Some(reference.as_str()),
+            _ => None,
+        })
+    }
+
     /// The config hash: 64 hex digits of SHA-256 over the canonical JSON of this value. The order in
     /// which a mapping was written says nothing, so it changes nothing.
     ///

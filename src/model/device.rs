@@ -53,8 +53,12 @@ impl DeviceRule {
             "*" => Some(None),
             digits => digits.parse().ok().map(Some),
         };
-        (is_access(permissions) && words.next().is_none())
-            .then_some(Self { kind, major: number(major)?, minor: number(minor)?, permissions: permissions.to_owned() })
+        (is_access(permissions) && words.next().is_none()).then_some(Self {
+            kind,
+            major: number(major)?,
+            minor: number(minor)?,
+            permissions: permissions.to_owned(),
+        })
     }
 }
 
@@ -92,7 +96,9 @@ mod tests {
         for text in ["c 189:* rwm", "a *:* rwm", "b 8:0 r"] {
             assert_eq!(DeviceRule::parse(text).unwrap().to_string(), text);
         }
-        for text in ["", "c", "c 1 rwm", "d 1:3 rwm", "c 1:3 rwx", "c 1:3 rr", "c 1:3", "c x:3 r", "c 1:3 r w"] {
+        for text in
+            ["", "c", "c 1 rwm", "d 1:3 rwm", "c 1:3 rwx", "c 1:3 rr", "c 1:3", "c x:3 r", "c 1:3 r w"]
+        {
             assert_eq!(DeviceRule::parse(text), None, "{text}");
         }
     }

@@ -16,8 +16,9 @@ mod service;
 mod sharing;
 
 pub use container::{
-    Attachment, Blkio, ContainerSpec, Dns, ExtraHost, HealthTest, Healthcheck, Limits, Mount, MountSource, NetworkMode, Port,
-    PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions,
+    Attachment, Blkio, ContainerSpec, Dns, ExtraHost, HealthTest, Healthcheck, Limits, Mount, MountSource,
+    NetworkMode, Port, PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit,
+    VolumeOptions,
 };
 pub use device::{Device, DeviceRequest, DeviceRule, is_access};
 pub use files::{FileMount, FileSource, Sealed};

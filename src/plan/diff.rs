@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use crate::{
     engine::Container,
     model::{
-        Attachment, ContainerSpec, Dns, FileMount, FileSource, HealthTest, Healthcheck, Mount, MountSource, NetworkMode, Port, Project,
-        RestartPolicy, Service, TmpfsOptions, VolumeOptions,
+        Attachment, ContainerSpec, Dns, FileMount, FileSource, HealthTest, Healthcheck, Mount, MountSource,
+        NetworkMode, Port, Project, RestartPolicy, Service, TmpfsOptions, VolumeOptions,
     },
 };
 
@@ -405,7 +405,8 @@ mod tests {
 
     #[test]
     fn a_mount_is_told_by_its_target() {
-        let source = MountSource::Bind { path: "/src".into(), create: true, propagation: None, recursive: true };
+        let source =
+            MountSource::Bind { path: "/src".into(), create: true, propagation: None, recursive: true };
         let mount = Mount { target: "/app".to_owned(), read_only: true, source };
         assert_eq!(told(|new| new.mounts.push(mount)), "volumes[/app]:  -> /src, read only");
     }

@@ -92,7 +92,8 @@ pub fn check(names: &[String]) -> Result<()> {
 #[must_use]
 pub fn first_kind(kinds: &[&str]) -> Option<(String, Vec<String>)> {
     let all = descriptions(&DIRECTORIES.map(Path::new)).ok()?;
-    let found = kinds.iter().find_map(|kind| all.iter().rev().find(|description| description.kind == *kind))?;
+    let found =
+        kinds.iter().find_map(|kind| all.iter().rev().find(|description| description.kind == *kind))?;
     Some((found.kind.clone(), found.devices.iter().map(|device| device.name.clone()).collect()))
 }
 
@@ -123,7 +124,10 @@ fn descriptions(directories: &[&Path]) -> Result<Vec<Description>> {
                 continue;
             }
             let text = fs::read(&path).map_err(|e| file_error("cannot read", &path, e))?;
-            found.push(serde_json::from_slice(&text).map_err(|e| file_error("cannot understand", &path, e.into()))?);
+            found.push(
+                serde_json::from_slice(&text)
+                    .map_err(|e| file_error("cannot understand", &path, e.into()))?,
+            );
         }
     }
     Ok(found)
@@ -160,7 +164,12 @@ fn edit(config: &mut ContainerConfig, edits: &Edits, hooks: &mut serde_json::Map
     config.mounts.extend(mounts.iter().map(|mount| MountConfig {
         target: mount.container_path.clone(),
         read_only: mount.options.iter().any(|option| option == "ro"),
-        kind: MountKind::Bind { path: mount.host_path.clone(), create: false, propagation: None, recursive: true },
+        kind: MountKind::Bind {
+            path: mount.host_path.clone(),
+            create: false,
+            propagation: None,
+            recursive: true,
+        },
     }));
     for hook in added {
         let list = hooks.entry(&hook.hook_name).or_insert_with(|| Value::Array(Vec::new()));

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use super::{
-    ContainerConfig, Content, Error, MountKind, Result, cdi, process, state::plain_name, worker,
-};
+use super::{ContainerConfig, Content, Error, MountKind, Result, cdi, process, state::plain_name, worker};
 
 /// All that is wrong with `config` on this machine, now.
 pub fn check(config: &ContainerConfig) -> Vec<Error> {

@@ -412,7 +412,10 @@ impl Core {
         }
         let containers = self.containers(None)?;
         let is_used = |name: &str| containers.iter().any(|record| uses_volume(record, name));
-        mounting.into_iter().filter(|name| !is_used(name)).try_for_each(|name| volumes::unmount(&self.roots, name))
+        mounting
+            .into_iter()
+            .filter(|name| !is_used(name))
+            .try_for_each(|name| volumes::unmount(&self.roots, name))
     }
 
     /// What creations and removals that were killed left: directories put aside, and run directories and

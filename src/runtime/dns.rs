@@ -257,7 +257,9 @@ async fn converse(
 ) -> io::Result<()> {
     loop {
         let message = timeout(IDLE, read_message(&mut stream)).await??;
-        let Some(reply) = names.respond(container, &message, Transport::Tcp, netns).await else { return Ok(()) };
+        let Some(reply) = names.respond(container, &message, Transport::Tcp, netns).await else {
+            return Ok(());
+        };
         let length = u16::try_from(reply.len()).map_err(|_| io::ErrorKind::InvalidData)?;
         let framed = [&length.to_be_bytes()[..], &reply].concat();
         timeout(IDLE, stream.write_all(&framed)).await??;
@@ -489,7 +491,8 @@ mod tests {
     fn an_address_of_ipv6_is_told_and_found_again() {
         let mut stack = stack();
         let address = "fd00::3".parse().unwrap();
-        stack[3].v6 = Some(super::super::ipam::Address6 { address, prefix: 64, gateway: "fd00::1".parse().unwrap() });
+        stack[3].v6 =
+            Some(super::super::ipam::Address6 { address, prefix: 64, gateway: "fd00::1".parse().unwrap() });
         stack[2].v6 = Some(super::super::ipam::Address6 {
             address: "fd00::2".parse().unwrap(),
             prefix: 64,

@@ -28,7 +28,8 @@ pub fn write(files: &[FileConfig], directory: &Path) -> Result<Vec<PathBuf>> {
     }
     make_dir(directory)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", directory, "tmpfs", flags, c"mode=0700").map_err(failed("cannot mount memory for secrets"))?;
+    mount("tmpfs", directory, "tmpfs", flags, c"mode=0700")
+        .map_err(failed("cannot mount memory for secrets"))?;
     files.iter().enumerate().map(|(number, file)| one(file, directory.join(number.to_string()))).collect()
 }
 

@@ -279,7 +279,8 @@ fn address6(
     let inside = |address: Ipv6Addr| {
         network_of6(address, prefix) == six.subnet && address != network && address != six.gateway
     };
-    let free = |address: &Ipv6Addr| inside(*address) && !six.kept.contains(address) && holder(*address).is_none();
+    let free =
+        |address: &Ipv6Addr| inside(*address) && !six.kept.contains(address) && holder(*address).is_none();
     let address = match asked {
         Some(address) if !inside(address) => {
             return Err(Error::Invalid(format!(
@@ -304,9 +305,9 @@ fn address6(
             let first = u128::from(v4.to_bits() & !mask(ground.subnet.1));
             let tries = u128::from(u16::MAX).max(2 * here.len() as u128);
             let made = |step| Ipv6Addr::from_bits(network.to_bits() + (first + step) % size);
-            inherited
-                .or_else(|| (0..tries.min(size)).map(made).find(free))
-                .ok_or_else(|| Error::Exhausted(format!("the IPv6 addresses of network `{}`", ground.network)))?
+            inherited.or_else(|| (0..tries.min(size)).map(made).find(free)).ok_or_else(|| {
+                Error::Exhausted(format!("the IPv6 addresses of network `{}`", ground.network))
+            })?
         }
     };
     Ok(Address6 { address, prefix, gateway: six.gateway })
@@ -340,7 +341,9 @@ pub fn check_subnet6(network: &str, subnet: Subnet6, gateway: Option<Ipv6Addr>) 
     }
     let first = network_of6(address, prefix).0;
     if first != address {
-        return invalid(format!("subnet {address}/{prefix} has host bits set; did you mean {first}/{prefix}?"));
+        return invalid(format!(
+            "subnet {address}/{prefix} has host bits set; did you mean {first}/{prefix}?"
+        ));
     }
     if address.is_multicast() || address.is_unicast_link_local() || address.is_unspecified() {
         return invalid(format!("subnet {address}/{prefix} is not for hosts"));
@@ -358,7 +361,10 @@ pub fn check_subnet6(network: &str, subnet: Subnet6, gateway: Option<Ipv6Addr>) 
 pub fn check_parts(network: &str, subnet: Subnet, range: Option<Subnet>, kept: &[Ipv4Addr]) -> Result<()> {
     let inside = |address| network_of(address, subnet.1).0 == subnet.0;
     let invalid = |what: String| {
-        Err(Error::Invalid(format!("network `{network}`: {what} is not in its subnet {}/{}", subnet.0, subnet.1)))
+        Err(Error::Invalid(format!(
+            "network `{network}`: {what} is not in its subnet {}/{}",
+            subnet.0, subnet.1
+        )))
     };
     match range {
         Some((address, prefix)) if prefix < subnet.1 || prefix > 32 || !inside(address) => {

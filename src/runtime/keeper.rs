@@ -749,6 +749,8 @@ impl Keeper {
         held.dns.clear();
         let cgroup = self.group.cgroup(id);
         if cgroup::remove(&cgroup).is_err() {
+            // In a pid namespace that is not its own, the end of the first process is not that of all.
+            cgroup::kill(&cgroup);
             self.remains.push(cgroup);
         }
         self.tell_ended(id);

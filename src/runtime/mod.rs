@@ -47,10 +47,11 @@ mod worker;
 
 pub use self::{
     cdi::first_kind as described_devices,
+    cgroup::knows as knows_limit,
     config::{
         ContainerConfig, Content, Device, Endpoint, FileConfig, HealthConfig, IpcNamespace, Ipv6Config,
-        MountConfig, MountKind, NetworkConfig, NetworkNamespace, PidNamespace, PortConfig, RestartConfig, Rlimit,
-        Rootfs, Seccomp, Upper, VolumeConfig, VolumeMount,
+        MountConfig, MountKind, NetworkConfig, NetworkNamespace, PidNamespace, PortConfig, RestartConfig,
+        Rlimit, Rootfs, Seccomp, Upper, VolumeConfig, VolumeMount,
     },
     core::{
         BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest, NetworkRecord,

@@ -108,7 +108,8 @@ pub fn document(config: &ContainerConfig, resolved: &Resolved) -> Result<Value> 
 /// What it has of its own, and what it joins; the host's are those that are not named.
 fn namespaces(config: &ContainerConfig, resolved: &Resolved) -> Vec<Value> {
     let own = |kind: &str| json!({"type": kind});
-    let join = |kind: &str, path: &Option<PathBuf>| path.as_ref().map(|path| json!({"type": kind, "path": path}));
+    let join =
+        |kind: &str, path: &Option<PathBuf>| path.as_ref().map(|path| json!({"type": kind, "path": path}));
     let pid = match config.pid {
         PidNamespace::Own => Some(own("pid")),
         PidNamespace::Host => None,
@@ -533,13 +534,15 @@ pub(super) mod tests {
             .collect();
         assert_eq!(kinds, ["mount", "network"]);
         assert!(document.get("hostname").is_none(), "it would name the host");
-        let shm = document["mounts"].as_array().unwrap().iter().find(|m| m["destination"] == "/dev/shm").unwrap();
+        let shm =
+            document["mounts"].as_array().unwrap().iter().find(|m| m["destination"] == "/dev/shm").unwrap();
         assert_eq!(shm["source"], "/shm");
     }
 
     #[test]
     fn limits_of_disks_go_by_their_numbers() {
-        let blkio = Blkio { weight: Some(300), read_bps: vec![("/dev/sda".into(), 1024)], ..Blkio::default() };
+        let blkio =
+            Blkio { weight: Some(300), read_bps: vec![("/dev/sda".into(), 1024)], ..Blkio::default() };
         let disks = BTreeMap::from([("/dev/sda".to_owned(), (8, 0))]);
         let json = block_io(&blkio, &disks).unwrap();
         assert_eq!(json["throttleReadBpsDevice"], json!([{"major": 8, "minor": 0, "rate": 1024}]));

@@ -78,10 +78,12 @@ pub fn join(roots: &Roots, config: &ContainerConfig) -> Result<Joined> {
 fn check_shareable(lender: &ContainerConfig) -> Result<()> {
     match lender.ipc {
         IpcNamespace::Shareable | IpcNamespace::Host => Ok(()),
-        IpcNamespace::Private | IpcNamespace::None | IpcNamespace::Container(_) => Err(Error::Invalid(format!(
-            "the memory of container {} is its own: others can join it when it has `ipc: shareable`",
-            lender.name
-        ))),
+        IpcNamespace::Private | IpcNamespace::None | IpcNamespace::Container(_) => {
+            Err(Error::Invalid(format!(
+                "the memory of container {} is its own: others can join it when it has `ipc: shareable`",
+                lender.name
+            )))
+        }
     }
 }
 
@@ -110,7 +112,8 @@ fn clone_tree(path: &Path) -> Result<OwnedFd> {
 /// with a single thread.
 fn within_mounts<T>(namespace: &OwnedFd, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let open = |path: &str, flags| {
-        rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()).map_err(failed(format!("cannot open `{path}`")))
+        rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed(format!("cannot open `{path}`")))
     };
     let own = open("/proc/self/ns/mnt", OFlags::RDONLY)?;
     let here = open(".", OFlags::PATH | OFlags::DIRECTORY)?;

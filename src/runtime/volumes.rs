@@ -189,7 +189,8 @@ fn mount_at(wanted: &VolumeMount, data: &Path) -> Result<()> {
     };
     if flags.contains(MountFlags::BIND) {
         let recursive = if flags.contains(MountFlags::REC) { MountFlags::REC } else { MountFlags::empty() };
-        rustix::mount::mount(device.as_str(), data, "none", MountFlags::BIND | recursive, None).map_err(told)?;
+        rustix::mount::mount(device.as_str(), data, "none", MountFlags::BIND | recursive, None)
+            .map_err(told)?;
         let others = flags - MountFlags::BIND - MountFlags::REC;
         if !others.is_empty() {
             rustix::mount::mount_remount(data, MountFlags::BIND | others, "").map_err(told)?;
@@ -207,7 +208,8 @@ fn with_address(option: &str) -> Result<String> {
         return Ok(option.to_owned());
     };
     let address = (host, 0).to_socket_addrs().ok().and_then(|mut found| found.next());
-    let address = address.ok_or_else(|| Error::Invalid(format!("the server `{host}` of a volume is not known")))?;
+    let address =
+        address.ok_or_else(|| Error::Invalid(format!("the server `{host}` of a volume is not known")))?;
     Ok(format!("addr={}", address.ip()))
 }
 

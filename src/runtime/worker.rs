@@ -142,6 +142,9 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     if !config.privileged {
         cgroup::deny_tunnels(&cgroup)?;
     }
+    if config.limits.oom_kill_disable {
+        cgroup::disable_oom_killer(&cgroup)?;
+    }
     let (dns, terminal) = (!names.is_empty(), console.is_some());
     descriptors.extend(names);
     if let Some((listener, path)) = console {

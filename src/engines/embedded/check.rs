@@ -35,7 +35,9 @@ fn resource(op: &Op) -> Option<EngineError> {
     match op {
         Op::CreateNetwork { network, labels, .. } => {
             let key = labels.get(label::NETWORK).map_or(network.name.as_str(), String::as_str);
-            resources::network("", network, labels).err().map(|error| under(error, &format!("networks.{key}")))
+            resources::network("", network, labels)
+                .err()
+                .map(|error| under(error, &format!("networks.{key}")))
         }
         Op::CreateVolume { volume, labels, .. } => {
             let key = labels.get(label::VOLUME).map_or(volume.name.as_str(), String::as_str);

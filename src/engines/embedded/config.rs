@@ -330,9 +330,8 @@ impl Joining<'_> {
             [self.create.service.as_str(), self.create.name.as_str(), self.id.get(..12).unwrap_or(self.id)];
         let names: indexmap::IndexSet<&str> =
             own.into_iter().chain(aliases.iter().map(String::as_str)).collect();
-        let sysctls = interface_settings(driver_opts).map_err(|error| {
-            error.at(format!("services.{}.networks", self.create.service))
-        })?;
+        let sysctls = interface_settings(driver_opts)
+            .map_err(|error| error.at(format!("services.{}.networks", self.create.service)))?;
         Ok(Endpoint {
             network: network.to_owned(),
             names: names.into_iter().map(ToOwned::to_owned).collect(),
@@ -367,8 +366,9 @@ fn interface_settings(options: &IndexMap<String, String>) -> Result<Vec<(String,
             Some((name.to_owned(), value.trim().to_owned()))
         });
         parsed.ok_or_else(|| {
-            let message =
-                format!("`{setting}` is no setting of an interface such as `net.ipv4.conf.IFNAME.forwarding=1`");
+            let message = format!(
+                "`{setting}` is no setting of an interface such as `net.ipv4.conf.IFNAME.forwarding=1`"
+            );
             EngineError::new(ErrorKind::Invalid, message)
         })
     };
@@ -447,6 +447,14 @@ pub(super) fn ignored(spec: &ContainerSpec) -> Vec<String> {
     });
     if profile && !has_apparmor() {
         notes.push("`security_opt: apparmor=...` is left out: this kernel runs without AppArmor".to_owned());
+    }
+    if spec.limits.oom_kill_disable && !runtime::knows_limit("memory", "memory.oom_control") {
+        notes.push(
+            "`oom_kill_disable` is left out: control groups of version 2 have no such thing".to_owned(),
+        );
+    }
+    if spec.limits.memory_swappiness.is_some() && !runtime::knows_limit("memory", "memory.swappiness") {
+        notes.push("`mem_swappiness` is left out: control groups of version 2 have no such thing".to_owned());
     }
     notes
 }

@@ -18,10 +18,12 @@ pub(super) fn find<'a>(
     others: &'a [ContainerRecord],
 ) -> Result<&'a ContainerRecord, EngineError> {
     let found = match lender {
-        Lender::Service(service) => others.iter().filter(|record| of_service(record, create, service)).min_by_key(
-            // The first replica lends; of an old and a new container, the new one.
-            |record| (number(record), std::cmp::Reverse(record.created)),
-        ),
+        Lender::Service(service) => {
+            others.iter().filter(|record| of_service(record, create, service)).min_by_key(
+                // The first replica lends; of an old and a new container, the new one.
+                |record| (number(record), std::cmp::Reverse(record.created)),
+            )
+        }
         Lender::Container(name) => others.iter().rev().find(|record| called(record, name)),
     };
     found.ok_or_else(|| {

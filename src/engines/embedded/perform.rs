@@ -161,15 +161,18 @@ fn create_volume(
 }
 
 /// Images that a container mounts, by reference.
-fn mounted_images(engine: &Embedded, create: &CreateContainer) -> Result<BTreeMap<String, Image>, EngineError> {
+fn mounted_images(
+    engine: &Embedded,
+    create: &CreateContainer,
+) -> Result<BTreeMap<String, Image>, EngineError> {
     let mut found = BTreeMap::new();
     for (at, mount) in create.spec.mounts.iter().enumerate() {
         let MountSource::Image { reference, .. } = &mount.source else { continue };
         let path = format!("services.{}.volumes[{at}]", create.service);
         let failed = |error: EngineError| error.at(&path);
-        let parsed: ImageRef = reference
-            .parse()
-            .map_err(|error: crate::model::ImageRefError| failed(EngineError::new(ErrorKind::Invalid, error.to_string())))?;
+        let parsed: ImageRef = reference.parse().map_err(|error: crate::model::ImageRefError| {
+            failed(EngineError::new(ErrorKind::Invalid, error.to_string()))
+        })?;
         let image = engine
             .store
             .find(&parsed)

@@ -106,7 +106,10 @@ fn options(options: &IndexMap<String, String>) -> Result<Option<u32>, EngineErro
             }
             // The name of a bridge that nobody else sees, and what is so anyhow.
             ("com.docker.network.bridge.name", _)
-            | ("com.docker.network.bridge.enable_ip_masquerade" | "com.docker.network.bridge.enable_icc", "true")
+            | (
+                "com.docker.network.bridge.enable_ip_masquerade" | "com.docker.network.bridge.enable_icc",
+                "true",
+            )
             | ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0")
             | ("com.docker.network.bridge.default_bridge", "false") => {}
             _ => {
@@ -120,7 +123,10 @@ fn options(options: &IndexMap<String, String>) -> Result<Option<u32>, EngineErro
 
 /// # Errors
 /// What of it this engine has not got.
-pub(super) fn volume(volume: &Volume, labels: &IndexMap<String, String>) -> Result<VolumeConfig, EngineError> {
+pub(super) fn volume(
+    volume: &Volume,
+    labels: &IndexMap<String, String>,
+) -> Result<VolumeConfig, EngineError> {
     let Volume { name, external: _, driver, driver_opts, labels: _ } = volume;
     if let Some(driver) = driver.as_deref().filter(|driver| !matches!(*driver, "local" | "default")) {
         let message = format!("the embedded engine has no volume driver `{driver}`, only `local`");

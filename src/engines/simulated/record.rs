@@ -59,9 +59,7 @@ impl Record {
     pub fn networks(&self) -> impl Iterator<Item = &String> {
         let joined = match &self.spec.network {
             NetworkMode::Networks(networks) => Some(networks.keys()),
-            NetworkMode::None | NetworkMode::Host | NetworkMode::Of(_) => {
-                None
-            }
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Of(_) => None,
         };
         joined.into_iter().flatten()
     }

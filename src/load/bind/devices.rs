@@ -19,7 +19,11 @@ impl Reader<'_, '_> {
             let target = text(item, "target").unwrap_or_else(|| source.clone());
             let permissions = text(item, "permissions").unwrap_or_else(|| "rwm".to_owned());
             if !source.starts_with('/') || !target.starts_with('/') {
-                self.tell(item, &key, "a device is an absolute path, or a name such as `vendor.com/class=name`");
+                self.tell(
+                    item,
+                    &key,
+                    "a device is an absolute path, or a name such as `vendor.com/class=name`",
+                );
                 continue;
             }
             if !is_access(&permissions) {
@@ -49,8 +53,9 @@ impl Reader<'_, '_> {
 
     /// Those of `gpus`, which all want the capability `gpu`, and those of `deploy`.
     pub(super) fn device_requests(node: &Node) -> Vec<DeviceRequest> {
-        let of_deploy =
-            node.get("deploy").and_then(|deploy| deploy.get("resources")?.get("reservations")?.get("devices"));
+        let of_deploy = node
+            .get("deploy")
+            .and_then(|deploy| deploy.get("resources")?.get("reservations")?.get("devices"));
         let requests = |node: Option<&Node>| -> Vec<DeviceRequest> {
             node.map(Node::items).unwrap_or_default().iter().map(device_request).collect()
         };
@@ -68,7 +73,8 @@ impl Reader<'_, '_> {
         let within = |section: &str, key: &str| {
             node.get("deploy").and_then(|deploy| deploy.get("resources")?.get(section)?.get(key))
         };
-        let bytes = |node: Option<&Node>| node.and_then(Node::as_str).and_then(|size| size.parse::<i64>().ok());
+        let bytes =
+            |node: Option<&Node>| node.and_then(Node::as_str).and_then(|size| size.parse::<i64>().ok());
         let whole = |key: &str| integer(node.get(key)).filter(|number| *number != 0);
         let time = |key: &str| whole(key).and_then(|time| u64::try_from(time).ok());
         let cpus = node.get("cpus").or_else(|| within("limits", "cpus")).and_then(number);
@@ -76,13 +82,21 @@ impl Reader<'_, '_> {
         if swappiness.is_some_and(|value| value > 100) {
             self.tell(node, "mem_swappiness", "`mem_swappiness` is between 0 and 100");
         }
-        if cpus.is_some_and(|cpus| cpus > 0.0) && (whole("cpu_quota").is_some() || whole("cpu_period").is_some()) {
-            self.tell(node.get("cpus").unwrap_or(node), "cpus", "`cpus` and `cpu_quota` or `cpu_period` exclude each other");
+        if cpus.is_some_and(|cpus| cpus > 0.0)
+            && (whole("cpu_quota").is_some() || whole("cpu_period").is_some())
+        {
+            self.tell(
+                node.get("cpus").unwrap_or(node),
+                "cpus",
+                "`cpus` and `cpu_quota` or `cpu_period` exclude each other",
+            );
         }
         Limits {
             memory: bytes(node.get("mem_limit").or_else(|| within("limits", "memory"))).filter(|n| *n != 0),
             memory_swap: bytes(node.get("memswap_limit")).filter(|n| *n != 0),
-            memory_reservation: bytes(node.get("mem_reservation").or_else(|| within("reservations", "memory"))),
+            memory_reservation: bytes(
+                node.get("mem_reservation").or_else(|| within("reservations", "memory")),
+            ),
             #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
             nano_cpus: cpus.filter(|cpus| *cpus > 0.0).map(|cpus| (cpus * 1e9).round() as i64),
             cpu_shares: integer(node.get("cpu_shares")).and_then(|n| u64::try_from(n).ok()),

@@ -38,7 +38,9 @@ impl Bind<'_> {
             ));
         }
         if let Some(other) = ["driver", "template_driver"].into_iter().find(|key| node.get(key).is_some()) {
-            return Err(format!("the {noun} `{key}` has a `{other}`, which means something on a cluster only"));
+            return Err(format!(
+                "the {noun} `{key}` has a `{other}`, which means something on a cluster only"
+            ));
         }
         if let Some(text) = node.get_str("content") {
             return Ok(FileSource::Text(Sealed::new(text.to_owned())));
@@ -81,7 +83,8 @@ impl Reader<'_, '_> {
                 }
             };
             let target = item.get_str("target").filter(|target| !target.is_empty()).unwrap_or(name);
-            let target = if target.starts_with('/') { target.to_owned() } else { format!("{directory}/{target}") };
+            let target =
+                if target.starts_with('/') { target.to_owned() } else { format!("{directory}/{target}") };
             let mode = item.get_str("mode").and_then(|mode| u32::from_str_radix(mode, 8).ok());
             found.push(FileMount {
                 target,
@@ -98,7 +101,11 @@ impl Reader<'_, '_> {
         let Some(node) = item.get(which) else { return 0 };
         let text = node.as_str().unwrap_or_default();
         text.parse().unwrap_or_else(|_| {
-            self.tell(node, &format!("{key}.{which}"), format!("`{text}` is no number of an owner such as 1000"));
+            self.tell(
+                node,
+                &format!("{key}.{which}"),
+                format!("`{text}` is no number of an owner such as 1000"),
+            );
             0
         })
     }

@@ -11,15 +11,21 @@ use crate::{
 impl Bind<'_> {
     pub(super) fn network(&mut self, node: &Node, path: &str) -> Network {
         let pools = node.get("ipam").and_then(|ipam| ipam.get("config"));
-        let subnets = pools.map(Node::items).unwrap_or_default().iter().filter_map(|pool| self.subnet(pool, path));
+        let subnets =
+            pools.map(Node::items).unwrap_or_default().iter().filter_map(|pool| self.subnet(pool, path));
         let subnets = subnets.collect();
         if let Some(off) = node.get("enable_ipv4").filter(|node| node.value == Value::Bool(false)) {
             self.tell(off.span, &format!("{path}.enable_ipv4"), "a network without IPv4 is not supported");
         }
         let driver = node.get("ipam").and_then(|ipam| ipam.get("driver"));
-        if let Some(driver) = driver.filter(|driver| !matches!(driver.as_str(), None | Some("" | "default"))) {
+        if let Some(driver) = driver.filter(|driver| !matches!(driver.as_str(), None | Some("" | "default")))
+        {
             let name = driver.as_str().unwrap_or_default();
-            self.tell(driver.span, &format!("{path}.ipam.driver"), format!("there is no address driver `{name}`, only `default`"));
+            self.tell(
+                driver.span,
+                &format!("{path}.ipam.driver"),
+                format!("there is no address driver `{name}`, only `default`"),
+            );
         }
         Network {
             name: text(node, "name").unwrap_or_default(),
@@ -45,7 +51,11 @@ impl Bind<'_> {
             let text = node.as_str().unwrap_or_default();
             let range = prefixed(text);
             if range.is_none() {
-                self.tell(node.span, path, format!("`{text}` is no range of addresses such as 172.28.5.0/24"));
+                self.tell(
+                    node.span,
+                    path,
+                    format!("`{text}` is no range of addresses such as 172.28.5.0/24"),
+                );
             }
             range
         });
@@ -127,7 +137,9 @@ impl Reader<'_, '_> {
             let text = item.as_str().unwrap_or_default();
             match text.parse() {
                 Ok(address) => found.push(address),
-                Err(_) => self.tell(item, &format!("{path}{dot}{key}[{at}]"), format!("`{text}` is no IP address")),
+                Err(_) => {
+                    self.tell(item, &format!("{path}{dot}{key}[{at}]"), format!("`{text}` is no IP address"))
+                }
             }
         }
         found
@@ -139,7 +151,11 @@ impl Reader<'_, '_> {
         let mac = mac(text);
         if mac.is_none() {
             let key = if path.is_empty() { "mac_address".to_owned() } else { format!("{path}.mac_address") };
-            self.tell(node, &key, format!("`{text}` is no hardware address of one interface such as 02:42:ac:11:00:02"));
+            self.tell(
+                node,
+                &key,
+                format!("`{text}` is no hardware address of one interface such as 02:42:ac:11:00:02"),
+            );
         }
         mac
     }
@@ -150,7 +166,9 @@ impl Reader<'_, '_> {
         let name = node.as_str().unwrap_or_default();
         let bad = |c: char| c == '/' || c == ':' || c.is_whitespace();
         if name.len() > 15 || name.contains(bad) || matches!(name, "." | ".." | "lo") {
-            let message = format!("`{name}` cannot be the name of an interface: 15 bytes at most, without `/`, `:` and blanks");
+            let message = format!(
+                "`{name}` cannot be the name of an interface: 15 bytes at most, without `/`, `:` and blanks"
+            );
             self.tell(node, &format!("{path}.interface_name"), message);
             return None;
         }
@@ -226,7 +244,8 @@ mod tests {
     #[test]
     fn hardware_addresses_are_those_of_one_interface() {
         assert_eq!(mac("02:42:ac:11:65:43"), Some([0x02, 0x42, 0xac, 0x11, 0x65, 0x43]));
-        for text in ["", "02:42:ac:11:65", "02:42:ac:11:65:4", "01:00:5e:00:00:01", "00:00:00:00:00:00", "x"] {
+        for text in ["", "02:42:ac:11:65", "02:42:ac:11:65:4", "01:00:5e:00:00:01", "00:00:00:00:00:00", "x"]
+        {
             assert_eq!(mac(text), None, "{text}");
         }
     }
@@ -235,6 +254,10 @@ mod tests {
     fn a_prefix_fits_its_family() {
         assert_eq!(prefixed("10.0.0.0/8"), Some(("10.0.0.0".parse().unwrap(), 8)));
         assert!(prefixed("fd00::/64").is_some());
-        assert!(prefixed("10.0.0.0/33").is_none() && prefixed("fd00::/129").is_none() && prefixed("10.0.0.0").is_none());
+        assert!(
+            prefixed("10.0.0.0/33").is_none()
+                && prefixed("fd00::/129").is_none()
+                && prefixed("10.0.0.0").is_none()
+        );
     }
 }

@@ -50,8 +50,10 @@ impl Reader<'_, '_> {
             "label=disable",
         ];
         let told = if name == "label" {
-            Diagnostic::error(format!("the security option `{text}` needs SELinux, which this engine does not use"))
-                .help("leave it out, or write `label=disable`")
+            Diagnostic::error(format!(
+                "the security option `{text}` needs SELinux, which this engine does not use"
+            ))
+            .help("leave it out, or write `label=disable`")
         } else {
             Diagnostic::error(format!("there is no security option `{text}`; known are {}", known.join(", ")))
                 .nearest(text, known)

@@ -14,7 +14,9 @@ impl Reader<'_, '_> {
             "shareable" => IpcMode::Shareable,
             "none" => IpcMode::None,
             "host" => IpcMode::Host,
-            mode => self.lender(node, "ipc", mode, "host, private, shareable, none").map_or_else(IpcMode::default, IpcMode::Of),
+            mode => self
+                .lender(node, "ipc", mode, "host, private, shareable, none")
+                .map_or_else(IpcMode::default, IpcMode::Of),
         }
     }
 
@@ -29,7 +31,8 @@ impl Reader<'_, '_> {
     fn lender(&mut self, node: &Node, key: &str, mode: &str, words: &str) -> Option<Lender> {
         let lender = Lender::parse(mode);
         if lender.is_none() {
-            let message = format!("`{mode}` is no mode of `{key}`; known are {words}, service:NAME and container:NAME");
+            let message =
+                format!("`{mode}` is no mode of `{key}`; known are {words}, service:NAME and container:NAME");
             self.tell(node.get(key).unwrap_or(node), key, message);
         }
         lender
@@ -52,6 +55,18 @@ impl Reader<'_, '_> {
     /// Containers have the users of the host (or of its one user), so this asks for what is so.
     pub(super) fn userns(&mut self, node: &Node) {
         self.is_host(node, "userns_mode", "");
+    }
+
+    /// Containers are run by ourselves: what asks for that, and nothing else, can be had.
+    pub(super) fn runtime(&mut self, node: &Node) {
+        for (key, known) in [("runtime", &["runc", "io.containerd.runc.v2"][..]), ("isolation", &["default"])]
+        {
+            let Some(wanted) = node.get(key) else { continue };
+            let name = wanted.as_str().unwrap_or_default();
+            if !name.is_empty() && !known.contains(&name) {
+                self.tell(wanted, key, format!("there is no {key} `{name}` here; known is {}", known[0]));
+            }
+        }
     }
 
     pub(super) fn network_of(mode: &str) -> Option<NetworkMode> {

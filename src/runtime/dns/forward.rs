@@ -126,7 +126,12 @@ async fn patiently(asking: impl Future<Output = io::Result<Vec<u8>>>) -> Option<
     timeout(PATIENCE, asking).await.ok()?.ok()
 }
 
-async fn over_udp(server: SocketAddr, from: From<'_>, query: &[u8], question: &Question) -> io::Result<Vec<u8>> {
+async fn over_udp(
+    server: SocketAddr,
+    from: From<'_>,
+    query: &[u8],
+    question: &Question,
+) -> io::Result<Vec<u8>> {
     let here: IpAddr =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = from.open(|| std::net::UdpSocket::bind((here, 0)))?;
@@ -144,7 +149,12 @@ async fn over_udp(server: SocketAddr, from: From<'_>, query: &[u8], question: &Q
     }
 }
 
-async fn over_tcp(server: SocketAddr, from: From<'_>, query: &[u8], question: &Question) -> io::Result<Vec<u8>> {
+async fn over_tcp(
+    server: SocketAddr,
+    from: From<'_>,
+    query: &[u8],
+    question: &Question,
+) -> io::Result<Vec<u8>> {
     let socket = from.open(|| if server.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() })?;
     let mut stream = socket.connect(server).await?;
     let length = u16::try_from(query.len()).map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -95,7 +95,8 @@ fn gateway(table: &str) -> Option<Ipv4Addr> {
     table.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let number = |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok();
-        (number(1)? == 0 && number(2)? != 0).then(|| Ipv4Addr::from(number(2).unwrap_or_default().to_ne_bytes()))
+        (number(1)? == 0 && number(2)? != 0)
+            .then(|| Ipv4Addr::from(number(2).unwrap_or_default().to_ne_bytes()))
     })
 }
 
@@ -129,7 +130,11 @@ fn plug_in(netlink: &mut Netlink, namespace: BorrowedFd<'_>, name: &str, lease: 
     let cable = netlink::add_veth(
         Plug { name: &near, mac: None, netns: None },
         Some(bridge),
-        Plug { name, mac: Some(lease.interface.mac.unwrap_or([0x02, 0x42, a, b, c, d])), netns: Some(namespace) },
+        Plug {
+            name,
+            mac: Some(lease.interface.mac.unwrap_or([0x02, 0x42, a, b, c, d])),
+            netns: Some(namespace),
+        },
     );
     for _ in 0..CABLE_ATTEMPTS {
         match netlink.all(std::slice::from_ref(&cable)) {
@@ -181,7 +186,8 @@ const LINK_LOCAL: (u8, u8) = (16, 64);
 /// Address first, then up: coming up is what tells the neighbours.
 fn configure(netlink: &mut Netlink, name: &str, lease: &Lease, default: Option<Ipv4Addr>) -> io::Result<()> {
     let index = netlink.index_of(name)?;
-    let mut requests: Vec<_> = lease.interface.mtu.map(|mtu| netlink::set_mtu(index, mtu)).into_iter().collect();
+    let mut requests: Vec<_> =
+        lease.interface.mtu.map(|mtu| netlink::set_mtu(index, mtu)).into_iter().collect();
     requests.push(netlink::add_address(index, lease.address, lease.prefix));
     requests.extend(lease.v6.as_ref().map(|v6| netlink::add_address(index, v6.address, v6.prefix)));
     requests.extend(lease.interface.link_local.iter().map(|address| {

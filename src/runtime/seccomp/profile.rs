@@ -88,7 +88,10 @@ pub fn compile(text: &str, capabilities: &[String]) -> Result<Vec<sock_filter>> 
     }
     filter.push(ret(SECCOMP_RET_KILL_PROCESS));
     if filter.len() > LONGEST {
-        return Err(invalid(format!("it is {} instructions long, and the kernel takes {LONGEST}", filter.len())));
+        return Err(invalid(format!(
+            "it is {} instructions long, and the kernel takes {LONGEST}",
+            filter.len()
+        )));
     }
     Ok(filter)
 }
@@ -240,20 +243,12 @@ fn compare(comparison: &Comparison, rest: usize) -> Result<Vec<sock_filter>, Str
         ]
     };
     Ok(match op.as_str() {
-        "SCMP_CMP_EQ" => vec![
-            load(low),
-            jump(BPF_JEQ, value_low, 0, 2),
-            load(high),
-            jump(BPF_JEQ, value_high, 1, 0),
-            away,
-        ],
-        "SCMP_CMP_NE" => vec![
-            load(low),
-            jump(BPF_JEQ, value_low, 0, 3),
-            load(high),
-            jump(BPF_JEQ, value_high, 0, 1),
-            away,
-        ],
+        "SCMP_CMP_EQ" => {
+            vec![load(low), jump(BPF_JEQ, value_low, 0, 2), load(high), jump(BPF_JEQ, value_high, 1, 0), away]
+        }
+        "SCMP_CMP_NE" => {
+            vec![load(low), jump(BPF_JEQ, value_low, 0, 3), load(high), jump(BPF_JEQ, value_high, 0, 1), away]
+        }
         "SCMP_CMP_MASKED_EQ" => {
             let (two_low, two_high) = halves(*value_two);
             vec![
@@ -300,9 +295,15 @@ mod tests {
                 {"names": ["bpf"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "99.0"}},
                 {"names": ["acct"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["s390x"]}}]}"#;
         let of = |name| verdict_of(profile, &[], name, 0);
-        assert_eq!((of("read"), of("write"), of("ptrace")), (SECCOMP_RET_ALLOW, SECCOMP_RET_ALLOW, SECCOMP_RET_ALLOW));
+        assert_eq!(
+            (of("read"), of("write"), of("ptrace")),
+            (SECCOMP_RET_ALLOW, SECCOMP_RET_ALLOW, SECCOMP_RET_ALLOW)
+        );
         assert_eq!(of("mkdir"), SECCOMP_RET_ERRNO | 13);
-        assert_eq!((of("open"), of("bpf"), of("acct")), (SECCOMP_RET_ERRNO | 38, SECCOMP_RET_ERRNO | 38, SECCOMP_RET_ERRNO | 38));
+        assert_eq!(
+            (of("open"), of("bpf"), of("acct")),
+            (SECCOMP_RET_ERRNO | 38, SECCOMP_RET_ERRNO | 38, SECCOMP_RET_ERRNO | 38)
+        );
         assert_eq!(of("mount"), REFUSED);
         assert_eq!(verdict_of(profile, &["CAP_SYS_ADMIN"], "mount", 0), SECCOMP_RET_ALLOW);
     }
@@ -328,14 +329,21 @@ mod tests {
         for (op, holds) in table {
             for value in [5, big] {
                 for argument in arguments {
-                    let allowed = verdict_of(&with(op, value, 0), &[], "personality", argument) == SECCOMP_RET_ALLOW;
+                    let allowed =
+                        verdict_of(&with(op, value, 0), &[], "personality", argument) == SECCOMP_RET_ALLOW;
                     assert_eq!(allowed, holds(argument, value), "{argument} {op} {value}");
                 }
             }
         }
         let masked = with("SCMP_CMP_MASKED_EQ", 0x1_0000_00f0, 0x1_0000_0010);
-        for (argument, allowed) in [(0x1_0000_0010, true), (0x1_0000_ff1f, true), (0x10, false), (0x1_0000_0020, false)] {
-            assert_eq!(verdict_of(&masked, &[], "personality", argument) == SECCOMP_RET_ALLOW, allowed, "{argument:x}");
+        for (argument, allowed) in
+            [(0x1_0000_0010, true), (0x1_0000_ff1f, true), (0x10, false), (0x1_0000_0020, false)]
+        {
+            assert_eq!(
+                verdict_of(&masked, &[], "personality", argument) == SECCOMP_RET_ALLOW,
+                allowed,
+                "{argument:x}"
+            );
         }
     }
 
@@ -355,7 +363,10 @@ mod tests {
         for (text, why) in [
             ("{", "EOF"),
             (r#"{"defaultAction": "ALLOW"}"#, "`ALLOW`"),
-            (r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "X"}]}"#, "`X`"),
+            (
+                r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "X"}]}"#,
+                "`X`",
+            ),
             (
                 r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_LOG",
                 "args": [{"index": 9, "value": 1, "op": "SCMP_CMP_EQ"}]}]}"#,
