@@ -5,12 +5,13 @@
 #   make test        every test, on a fresh machine too
 #   make lint        formatting and clippy
 #   make bench       ficelle beside docker compose
+#   make fuzz        hostile input, ten minutes for each of its 11 readers (TIME=seconds)
 #   make images      the images of the samples, from Debian's packages
 #   make setup       what building and testing needs, installed
 
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help setup images build demo capture clean-demo test lint bench
+.PHONY: help setup images build demo capture clean-demo test lint bench fuzz
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -46,3 +47,6 @@ lint:
 
 bench: build
 	@scripts/as-root benches/compose_peer
+
+fuzz:
+	@scripts/fuzz

@@ -24,3 +24,4 @@ mod simulated;
 mod stage;
 mod support;
 mod tidy;
+mod yaml;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use ficelle::runtime::{
-    ContainerConfig, ContainerRecord, Core, Error, Exit, HealthConfig, LogRecord, LogRequest,
+    ContainerConfig, ContainerRecord, Core, Error, Exit, HealthConfig, LogConfig, LogRecord, LogRequest,
     NetworkNamespace, Phase, RestartConfig, Rootfs, Roots, Until, Upper,
 };
 
@@ -98,7 +98,6 @@ impl Machine {
             capabilities: CAPABILITIES.map(String::from).to_vec(),
             mask_paths: true,
             shm_size: 64 << 20,
-            logs: true,
             ..ContainerConfig::default()
         }
     }

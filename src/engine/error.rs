@@ -15,10 +15,15 @@ pub enum ErrorKind {
     Invalid,
     /// Asked for, and this engine cannot do it.
     Unsupported,
+    /// A program could not be executed; the code that shells give for it (127: missing, 126: not
+    /// executable).
+    Program(i32),
     /// A container ended or was unhealthy while something waited for it.
     Dependency,
     /// A registry or other peer could not be reached or refused.
     Remote,
+    /// It is not what was locked.
+    Drift,
     /// Out of disk, memory, addresses.
     Exhausted,
     /// Stopped because the user asked.

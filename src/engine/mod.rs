@@ -4,8 +4,10 @@
 //! say. It decides nothing: the planner does.
 
 mod error;
+mod images;
 mod observed;
 mod op;
+mod process;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -13,11 +15,13 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use error::{EngineError, ErrorKind};
+pub use images::{ImageAct, ImageAnswer, ImageStep, Prune};
 pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
     VolumeInfo,
 };
-pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, WaitFor};
+pub use op::{BuildRequest, CreateContainer, OneOff, Op, Outcome, PullRequest, PushRequest, WaitFor};
+pub use process::{AttachRequest, Chunk, Control, Conversation, ExecRequest, Size};
 
 use crate::model::ImageRef;
 // What a [`WaitFor`] speaks of.
@@ -131,6 +135,16 @@ pub trait Engine: Send + Sync {
     /// Sends what the containers say; returns when there is no more, or nobody listens.
     async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError>;
 
+    /// Runs a further program in a container; returns when it was executed.
+    async fn exec(&self, request: &ExecRequest) -> Result<Conversation, EngineError>;
+
+    /// The same for a program that nobody talks with and that outlives this one.
+    async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError>;
+
+    /// Talks with a container's own program: types to it when `stdin`, and reads what it writes from now
+    /// on, or from its beginning. One that has ended has nothing to say but its code.
+    async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError>;
+
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;
 
@@ -141,6 +155,17 @@ pub trait Engine: Send + Sync {
         path: &std::path::Path,
         progress: Arc<dyn Progress>,
     ) -> Result<Vec<String>, EngineError>;
+
+    /// Carries out one act on images.
+    async fn act_on_images(
+        &self,
+        act: ImageAct,
+        _progress: Arc<dyn Progress>,
+    ) -> Result<ImageAnswer, EngineError> {
+        let engine = self.capabilities().engine;
+        let message = format!("the {engine} engine has no `{}` of images", act.name());
+        Err(EngineError::new(ErrorKind::Unsupported, message))
+    }
 
     /// Removes a reference, and the content that nothing else uses.
     async fn remove_image(&self, image: &ImageRef, force: bool) -> Result<(), EngineError>;

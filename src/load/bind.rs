@@ -12,11 +12,13 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use indexmap::IndexMap;
 
 use super::{
+    config,
     diagnostic::{Diagnostic, Files},
     ports, scalars,
     tree::{Map, Node, Span, Value},
@@ -130,6 +132,7 @@ impl Reader<'_, '_> {
             profiles: strings(node.get("profiles")),
             scale: scale.map_or(1, |scale| u32::try_from(scale).unwrap_or(0)),
             attach: node.get("attach").is_none_or(|attach| attach.value == Value::Bool(true)),
+            file_hash: Some(config::service_hash(node)),
         }
     }
 
@@ -334,10 +337,20 @@ impl Reader<'_, '_> {
             "never" => PullPolicy::Never,
             "missing" | "if_not_present" => PullPolicy::Missing,
             "build" => PullPolicy::Build,
+            // Compose gives it no length of its own.
+            "refresh" => PullPolicy::Missing,
+            "daily" => PullPolicy::Every(Duration::from_secs(86_400)),
+            "weekly" => PullPolicy::Every(Duration::from_secs(7 * 86_400)),
             other => {
-                let message = format!("the pull policy `{other}` is not supported yet");
-                self.tell(policy, "pull_policy", message);
-                return None;
+                let Some(every) = other.strip_prefix("every_").and_then(calendar) else {
+                    let message = format!(
+                        "`{other}` is no pull policy: expected `always`, `never`, `missing`, `build`, `daily`, \
+                         `weekly` or `every_` and a time such as `12h` or `1w2d`"
+                    );
+                    self.tell(policy, "pull_policy", message);
+                    return None;
+                };
+                PullPolicy::Every(every)
             }
         })
     }
@@ -507,4 +520,24 @@ fn collect(node: &Node, path: &str, files: &Files, found: &mut Vec<(String, crat
         }
         _ => {}
     }
+}
+/// `1w2d12h30m10s`, as `every_` takes it.
+fn calendar(text: &str) -> Option<Duration> {
+    let mut whole: u64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest[..end].parse().ok()?;
+        let unit = match rest.as_bytes()[end] {
+            b'w' => 7 * 86_400,
+            b'd' => 86_400,
+            b'h' => 3_600,
+            b'm' => 60,
+            b's' => 1,
+            _ => return None,
+        };
+        whole = whole.checked_add(number.checked_mul(unit)?)?;
+        rest = &rest[end + 1..];
+    }
+    (!text.is_empty()).then(|| Duration::from_secs(whole))
 }

@@ -46,7 +46,7 @@ pub fn parse_raw(text: &str, lookup: Lookup<'_>) -> Result<IndexMap<String, Stri
         let (name, value) = line.split_once('=').map_or((line, None), |(name, value)| (name, Some(value)));
         if name.is_empty() || name.contains(char::is_whitespace) {
             let message = format!("`{name}` is no name of a variable");
-            return Err(Fault { line: number, column: 1, length: count(name), message });
+            return Err(Fault { line: number, column: 1, length: count(name).max(1), message });
         }
         if let Some(value) = value.map(ToOwned::to_owned).or_else(|| lookup(name)) {
             found.insert(name.to_owned(), value);

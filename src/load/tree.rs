@@ -230,24 +230,47 @@ pub fn float_text(value: f64) -> String {
     format!("{value}")
 }
 
-/// The documents of a YAML text; an empty document is null.
+/// What a YAML text holds.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// An empty document is null.
+    pub documents: Vec<Node>,
+    /// What YAML allows and Compose does not: keys that are no strings, keys written twice, unknown tags.
+    pub refused: Vec<Diagnostic>,
+}
+
+/// The documents of a YAML text.
 ///
 /// # Errors
-/// The first mistake of the syntax, or the budget that the text exceeds.
+/// The first mistake of the syntax, or the budget that the text exceeds; else all that Compose refuses.
 pub fn parse(files: &Files, file: FileId) -> Result<Vec<Node>, Vec<Diagnostic>> {
+    let reading = read(files, file)?;
+    if reading.refused.is_empty() { Ok(reading.documents) } else { Err(reading.refused) }
+}
+
+/// As [`parse`], with what Compose refuses beside the documents.
+///
+/// # Errors
+/// What the text has refused so far and the first mistake of its syntax, or the budget that it exceeds.
+pub fn read(files: &Files, file: FileId) -> Result<Reading, Vec<Diagnostic>> {
     let text = files.text(file);
     let mut text = Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text));
     let mut moved = HashSet::new();
     loop {
         let mut builder = Builder::new(file, &moved);
-        match builder.read(&text) {
+        let end = builder.read(&text);
+        let tell = |faults: Vec<Fault>| faults.into_iter().map(|fault| fault.diagnostic(files));
+        match end {
+            Ok(()) => {
+                let refused = tell(builder.refused).collect();
+                return Ok(Reading { documents: builder.documents, refused });
+            }
             // A bracket may close at the indentation of its key: common, and read by every other reader.
-            Some(line) if moved.len() < MAX_MOVED && !moved.contains(&line) => {
+            Err((_, Some(line))) if moved.len() < MAX_MOVED && !moved.contains(&line) => {
                 text = Cow::Owned(move_line(&text, line));
                 moved.insert(line);
             }
-            _ if builder.faults.is_empty() => return Ok(builder.documents),
-            _ => return Err(builder.faults.into_iter().map(|fault| fault.diagnostic(files)).collect()),
+            Err((fault, _)) => return Err(tell(builder.refused).chain([fault.diagnostic(files)]).collect()),
         }
     }
 }
@@ -256,6 +279,15 @@ pub fn parse(files: &Files, file: FileId) -> Result<Vec<Node>, Vec<Diagnostic>> 
 const MAX_MOVED: usize = 200;
 /// How far they are moved, in characters.
 const MOVE: usize = 2 * MAX_DEPTH;
+
+/// Whether the parser complains of a line within brackets that stands no deeper than their key. At the
+/// margin only a closing bracket may stand.
+fn outdented(text: &str, complaint: &str, at: Marker) -> bool {
+    let Some(line) = text.lines().nth(at.line().saturating_sub(1)) else { return false };
+    let closes = line.trim_start_matches(' ').starts_with([']', '}']);
+    complaint.starts_with("invalid indentation")
+        && (closes || (complaint.ends_with("flow construct") && line.starts_with(' ')))
+}
 
 /// The text with one line (from 1) indented.
 fn move_line(text: &str, line: usize) -> String {
@@ -336,7 +368,8 @@ struct Builder<'a> {
     anchors: HashMap<usize, (Node, Size)>,
     aliases: usize,
     total: Size,
-    faults: Vec<Fault>,
+    /// What YAML allows and Compose does not.
+    refused: Vec<Fault>,
 }
 
 impl<'a> Builder<'a> {
@@ -349,35 +382,29 @@ impl<'a> Builder<'a> {
             anchors: HashMap::new(),
             aliases: 0,
             total: Size::default(),
-            faults: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
-    /// Reads a text to its end or its first mistake; the line that would be right if it were indented more.
-    fn read(&mut self, text: &str) -> Option<usize> {
+    /// Reads a text to its end or its first mistake, with the line that would be right if it were
+    /// indented more.
+    fn read(&mut self, text: &str) -> Result<(), (Fault, Option<usize>)> {
         let mut parser = Parser::new_from_str(text);
         while let Some(event) = parser.next_event() {
-            let step = match event {
-                Ok((event, span)) => self.take(event, self.span(span.start, span.end)),
+            match event {
+                Ok((event, span)) => {
+                    self.take(event, self.span(span.start, span.end)).map_err(|fault| (fault, None))?;
+                }
                 Err(error) => {
                     let at = *error.marker();
                     let message = format!("invalid YAML: {}", error.info());
-                    let help = syntax_help(text, at);
-                    self.faults.push(Fault { help, ..Fault::new(self.span(at, at), message) });
-                    let flow = error.info().starts_with("invalid indentation")
-                        && text.lines().nth(at.line().saturating_sub(1)).is_some_and(|line| {
-                            line.trim_start_matches(' ').starts_with([']', '}'])
-                                || error.info().ends_with("flow construct")
-                        });
-                    return flow.then_some(at.line());
+                    let fault =
+                        Fault { help: syntax_help(text, at), ..Fault::new(self.span(at, at), message) };
+                    return Err((fault, outdented(text, error.info(), at).then_some(at.line())));
                 }
-            };
-            if let Err(fault) = step {
-                self.faults.push(fault);
-                return None;
             }
         }
-        None
+        Ok(())
     }
 
     fn span(&self, start: Marker, end: Marker) -> Span {
@@ -400,7 +427,8 @@ impl<'a> Builder<'a> {
             Event::DocumentEnd => {}
             Event::Alias(anchor) => return self.alias(anchor, span),
             Event::Scalar(text, style, anchor, tag) => {
-                let (value, edit) = scalar(&text, style, tag.as_deref(), span)?;
+                let value = self.allowed(scalar(&text, style, tag.as_deref(), span)).unwrap_or_default();
+                let edit = self.allowed(edit(tag.as_deref(), span)).unwrap_or_default();
                 let size = Size { nodes: 1, text: text.len(), depth: 1 };
                 return self.complete(Node { value, span, edit }, anchor, size, size);
             }
@@ -415,11 +443,16 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// Keeps what Compose refuses, so that the rest of the text is still looked at.
+    fn allowed<T>(&mut self, value: Result<T, Fault>) -> Option<T> {
+        value.map_err(|fault| self.refused.push(fault)).ok()
+    }
+
     fn start(&mut self, value: Value, anchor: usize, tag: Option<&Tag>, span: Span) -> Result<(), Fault> {
         if self.open.len() >= MAX_DEPTH {
             return Err(Fault::new(span, format!("nested deeper than {MAX_DEPTH} levels")));
         }
-        let node = Node { value, span, edit: edit(tag, span)? };
+        let node = Node { value, span, edit: self.allowed(edit(tag, span)).unwrap_or_default() };
         let size = Size { nodes: 1, text: 0, depth: 1 };
         self.open.push(Open { anchor, node, key: None, inherited: Vec::new(), inheriting: None, size });
         Ok(())
@@ -483,23 +516,27 @@ impl<'a> Builder<'a> {
         match &mut open.node.value {
             Value::List(items) => items.push(node),
             Value::Map(map) => match (open.inheriting.take(), open.key.take()) {
-                (Some(at), _) => open.inherited.extend(bases(node, at)?),
-                (None, None) => {
-                    let text = key_text(&node)?;
-                    if text == "<<" && matches!(node.value, Value::Text(_)) {
-                        open.inheriting = Some(node.span);
-                    } else if let Some((first, _)) = map.get_key_value(text.as_str()) {
-                        let other = Some((first.span, "first written here"));
-                        let message = format!("the key `{text}` is written twice in one mapping");
-                        let fault = Fault { other, ..Fault::new(node.span, message) };
-                        open.key = Some(Key::new(text, node.span));
-                        self.faults.push(fault);
-                    } else {
-                        open.key = Some(Key::new(text, node.span));
-                    }
-                }
+                (Some(at), _) => match bases(node, at) {
+                    Ok(bases) => open.inherited.extend(bases),
+                    Err(fault) => self.refused.push(fault),
+                },
                 (None, Some(key)) => {
                     map.insert(key, node);
+                }
+                (None, None) if node.as_str() == Some("<<") => open.inheriting = Some(node.span),
+                (None, None) => {
+                    let span = node.span;
+                    let text = key_text(node).unwrap_or_else(|fault| {
+                        self.refused.push(fault);
+                        // No other key is this one.
+                        format!("{}:{}", span.line, span.column)
+                    });
+                    if let Some((first, _)) = map.get_key_value(text.as_str()) {
+                        let other = Some((first.span, "first written here"));
+                        let message = format!("the key `{text}` is written twice in one mapping");
+                        self.refused.push(Fault { other, ..Fault::new(span, message) });
+                    }
+                    open.key = Some(Key::new(text, span));
                 }
             },
             _ => {}
@@ -531,9 +568,9 @@ fn inherit(map: &mut Map, base: Node) {
     }
 }
 
-fn key_text(node: &Node) -> Result<String, Fault> {
-    match &node.value {
-        Value::Text(text) => Ok(text.clone()),
+fn key_text(node: Node) -> Result<String, Fault> {
+    match node.value {
+        Value::Text(text) => Ok(text),
         other => {
             let text = other.scalar_text().unwrap_or_else(|| other.kind().to_owned());
             let fault =
@@ -554,10 +591,13 @@ fn edit(tag: Option<&Tag>, span: Span) -> Result<Edit, Fault> {
     }
 }
 
-fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Result<(Value, Edit), Fault> {
-    let edit = edit(tag, span)?;
+fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Result<Value, Fault> {
     let typed = tag.filter(|tag| tag.is_yaml_core_schema()).map(|tag| tag.suffix.as_str());
     let value = match typed {
+        // `! 12`: not to be taken for a number.
+        None if tag.is_some_and(|tag| tag.handle.is_empty() && tag.suffix == "!") => {
+            Value::Text(text.to_owned())
+        }
         Some("str" | "binary") => Value::Text(text.to_owned()),
         Some("null") => Value::Null,
         Some(kind @ ("int" | "float" | "bool")) => {
@@ -576,7 +616,7 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Resu
         _ if style == ScalarStyle::Plain => resolve(text),
         _ => Value::Text(text.to_owned()),
     };
-    Ok((value, edit))
+    Ok(value)
 }
 
 /// The type of a plain scalar: YAML 1.2 core, and of the older forms the octal `0755`, `0b11` and `1_000`.

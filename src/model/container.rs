@@ -97,7 +97,7 @@ impl ContainerSpec {
         })
     }
 
-    /// The config hash: 64 hex digits of SHA-256 over the canonical JSON of this value. The order in
+    /// What tells it from others: 64 hex digits of SHA-256 over the canonical JSON of this value. The order in
     /// which a mapping was written says nothing, so it changes nothing.
     ///
     /// # Panics

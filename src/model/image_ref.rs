@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 const DEFAULT_REGISTRY: &str = "docker.io";
 const DEFAULT_TAG: &str = "latest";
+/// Longest repository, in bytes, with the `library/` that is put before it.
+const MAX_REPOSITORY: usize = 255;
 
 /// A parsed reference with its defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,7 +55,10 @@ impl std::str::FromStr for ImageRef {
             Some((first, path)) if is_host(first) => (first.to_owned(), path.to_owned()),
             _ => (DEFAULT_REGISTRY.to_owned(), name.to_owned()),
         };
-        if !path.split('/').all(is_component) || path.len() > 255 {
+        if !is_valid_host(&registry) {
+            return Err(ImageRefError::Malformed(text.to_owned()));
+        }
+        if !path.split('/').all(is_component) {
             return Err(if path.contains(|c: char| c.is_ascii_uppercase()) {
                 ImageRefError::UpperCase(text.to_owned())
             } else {
@@ -66,6 +71,9 @@ impl std::str::FromStr for ImageRef {
         } else {
             path
         };
+        if repository.len() > MAX_REPOSITORY {
+            return Err(ImageRefError::Malformed(text.to_owned()));
+        }
         let tag = match (&tag, &digest) {
             (None, None) => Some(DEFAULT_TAG.to_owned()),
             _ => tag,
@@ -76,6 +84,29 @@ impl std::str::FromStr for ImageRef {
 
 fn is_host(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':']) || first.contains(|c: char| c.is_ascii_uppercase())
+}
+
+/// Names or an address of IPv4 joined by `.`, or an address of IPv6 in brackets, with or without a port.
+/// The store makes a directory of it.
+fn is_valid_host(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => {
+            if address.parse::<std::net::Ipv6Addr>().is_err() {
+                return false;
+            }
+            ("", port)
+        }
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let label = |text: &str| {
+        let inner = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        !text.is_empty() && text.chars().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+    };
+    let port_ok = port.is_empty()
+        || port.strip_prefix(':').is_some_and(|port| {
+            !port.is_empty() && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit())
+        });
+    port_ok && (host.starts_with('[') || name.split('.').all(label))
 }
 
 /// `[a-z0-9]+` runs joined by `.`, `_`, `__` or any number of `-`.
@@ -120,8 +151,13 @@ impl ImageRef {
     #[must_use]
     pub fn familiar(&self) -> String {
         let full = self.to_string();
-        let short = full.strip_prefix("docker.io/").unwrap_or(&full);
-        short.strip_prefix("library/").unwrap_or(short).to_owned()
+        let Some(short) = full.strip_prefix("docker.io/") else { return full };
+        match short.split_once('/') {
+            Some(("library", name)) if !name.contains('/') => name.to_owned(),
+            // Read alone, the first of its words would be taken for a registry.
+            Some((first, _)) if is_host(first) => full,
+            _ => short.to_owned(),
+        }
     }
 }
 
@@ -159,11 +195,29 @@ mod tests {
         for bad in ["", "a//b", "-a", "a:", "a:-x", "a b", "a..b", "a/", "..", "http://x"] {
             assert!(full(bad).starts_with("error:"), "{bad}");
         }
+        assert!(full(&"a".repeat(247)).starts_with("docker.io/library/a"));
+        assert!(full(&"a".repeat(248)).starts_with("error:"), "too long with `library/`");
+    }
+
+    #[test]
+    fn a_registry_is_a_host_and_never_a_path() {
+        for good in ["a.b/x", "A/x", "10.0.0.1:5000/x", "[::1]:5000/x", "[fe80::1]/x", "x-y.z/x"] {
+            assert!(!full(good).starts_with("error:"), "{good}");
+        }
+        for bad in
+            ["../x", "./x", "a../x", ":1/x", "a:/x", "a:x/y", "a:123456/x", "-a.b/x", "[::1/x", "[1]/x"]
+        {
+            assert!(full(bad).starts_with("error:"), "{bad}");
+        }
     }
 
     #[test]
     fn the_familiar_form_is_what_people_write() {
         assert_eq!("redis:7".parse::<ImageRef>().unwrap().familiar(), "redis:7");
         assert_eq!("acme/web".parse::<ImageRef>().unwrap().familiar(), "acme/web:latest");
+        for odd in ["docker.io/library/a/b:latest", "docker.io/localhost/a:latest", "docker.io/a.b/c:latest"]
+        {
+            assert_eq!(full(&odd.parse::<ImageRef>().unwrap().familiar()), odd);
+        }
     }
 }

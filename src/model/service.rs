@@ -1,6 +1,6 @@
 //! A service: a container specification and what is arranged around it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ pub struct Service {
     pub scale: u32,
     /// `up` follows its output.
     pub attach: bool,
+    /// What docker compose calls its config hash, when it was read from a file.
+    pub file_hash: Option<String>,
 }
 
 impl Service {
@@ -28,6 +30,12 @@ impl Service {
     #[must_use]
     pub fn image(&self) -> &str {
         &self.container.image
+    }
+
+    /// The config hash that its containers carry as a label and `config --hash` prints: 64 hex digits.
+    #[must_use]
+    pub fn config_hash(&self) -> String {
+        self.file_hash.clone().unwrap_or_else(|| self.container.digest())
     }
 }
 
@@ -76,4 +84,6 @@ pub enum PullPolicy {
     Never,
     Missing,
     Build,
+    /// When it was last pulled (built, loaded, tagged) so long ago.
+    Every(Duration),
 }

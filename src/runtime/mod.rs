@@ -4,6 +4,7 @@
 //! keeper and a supervisor with (the embedded engine makes one per Compose project).
 
 pub mod anchor;
+mod attended;
 mod cdi;
 mod cgroup;
 mod check;
@@ -39,6 +40,7 @@ mod sharing;
 mod signal;
 mod state;
 mod supervisor;
+mod terminal;
 mod uplink;
 pub mod users;
 pub mod volumes;
@@ -46,19 +48,21 @@ mod wait;
 mod worker;
 
 pub use self::{
+    attended::{Attended, write_all},
     cdi::first_kind as described_devices,
     cgroup::knows as knows_limit,
     config::{
-        ContainerConfig, Content, Device, Endpoint, FileConfig, HealthConfig, IpcNamespace, Ipv6Config,
-        MountConfig, MountKind, NetworkConfig, NetworkNamespace, PidNamespace, PortConfig, RestartConfig,
-        Rlimit, Rootfs, Seccomp, Upper, VolumeConfig, VolumeMount,
+        ContainerConfig, Content, Device, Endpoint, ExecConfig, FileConfig, HealthConfig, IpcNamespace,
+        Ipv6Config, LogConfig, MountConfig, MountKind, NetworkConfig, NetworkNamespace, OneOff, PidNamespace,
+        PortConfig, RestartConfig, Rlimit, Rootfs, Seccomp, Upper, VolumeConfig, VolumeMount,
     },
     core::{
-        BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest, NetworkRecord,
-        Phase, PortConflict, Roots, Until, VolumeRecord,
+        Attachment, BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest,
+        NetworkRecord, Phase, PortConflict, RawRecord, Roots, Until, VolumeRecord,
     },
     error::{Error, Result},
     exe::{program, use_program},
+    terminal::resize,
 };
 
 /// Runs a hidden entry (keeper, supervisor, anchor, foreground run) when this process was started as one,
@@ -72,6 +76,7 @@ pub fn entry() -> Option<i32> {
         keeper::ENTRY => Some(keeper::entry(rest)),
         supervisor::ENTRY => Some(supervisor::entry(rest)),
         run::ENTRY => Some(run::entry()),
+        attended::ENTRY => Some(attended::entry()),
         anchor::ENTRY => Some(anchor::entry(rest)),
         _ => None,
     }

@@ -400,7 +400,6 @@ pub(super) mod tests {
             capabilities: vec!["CAP_CHOWN".into(), "CAP_SETPCAP".into()],
             mask_paths: true,
             shm_size: 64 << 20,
-            logs: true,
             ..ContainerConfig::default()
         }
     }

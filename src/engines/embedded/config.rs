@@ -13,8 +13,9 @@ use crate::{
         RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions,
     },
     runtime::{
-        self, ContainerConfig, ContainerRecord, Content, Endpoint, FileConfig, IpcNamespace, MountConfig,
-        MountKind, NetworkNamespace, PidNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Seccomp, Upper,
+        self, ContainerConfig, ContainerRecord, Content, Endpoint, FileConfig, IpcNamespace, LogConfig,
+        MountConfig, MountKind, NetworkNamespace, OneOff, PidNamespace, PortConfig, RestartConfig, Rlimit,
+        Rootfs, Seccomp, Upper,
     },
 };
 
@@ -219,7 +220,12 @@ pub(super) fn container(
         cgroup_parent: cgroup_parent.clone(),
         oom_score_adj: *oom_score_adj,
         shm_size: shm_size.unwrap_or(SHM_SIZE),
-        logs: true,
+        log: LogConfig::default(),
+        once: create.once.as_ref().map(|once| OneOff {
+            close_stdin: once.close_stdin,
+            size: once.size.map(|size| (size.rows, size.columns)),
+            remove: once.remove,
+        }),
         replaces: create.replaces.as_ref().map(|id| id.0.clone()),
         id,
     })
@@ -326,10 +332,11 @@ impl Joining<'_> {
             interface_name,
             driver_opts,
         } = attachment;
-        let own =
-            [self.create.service.as_str(), self.create.name.as_str(), self.id.get(..12).unwrap_or(self.id)];
-        let names: indexmap::IndexSet<&str> =
-            own.into_iter().chain(aliases.iter().map(String::as_str)).collect();
+        let own = [self.create.name.as_str(), self.id.get(..12).unwrap_or(self.id)];
+        let shared = std::iter::once(self.create.service.as_str()).chain(aliases.iter().map(String::as_str));
+        // Who asks for the service must not reach somebody's one-off.
+        let shared = shared.filter(|_| self.create.once.as_ref().is_none_or(|once| once.aliases));
+        let names: indexmap::IndexSet<&str> = shared.chain(own).collect();
         let sysctls = interface_settings(driver_opts)
             .map_err(|error| error.at(format!("services.{}.networks", self.create.service)))?;
         Ok(Endpoint {
@@ -605,6 +612,7 @@ mod tests {
             labels: IndexMap::from([(label::SERVICE.to_owned(), "web".to_owned())]),
             image_id: "sha256:1".into(),
             replaces: None,
+            once: None,
         }
     }
 

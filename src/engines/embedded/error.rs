@@ -15,7 +15,8 @@ pub(super) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
         Error::NoContainer(_) | Error::NoNetwork(_) | Error::NoVolume(_) => ErrorKind::NotFound,
         Error::Permission { .. } => ErrorKind::Permission,
         Error::Conflict(_) => ErrorKind::Conflict,
-        Error::Invalid(_) | Error::Exec { .. } => ErrorKind::Invalid,
+        Error::Invalid(_) => ErrorKind::Invalid,
+        Error::Exec { code, .. } => ErrorKind::Program(*code),
         Error::Unsupported(_) => ErrorKind::Unsupported,
         Error::Exhausted(_) => ErrorKind::Exhausted,
         Error::Condition(_) | Error::Timeout(_) => ErrorKind::Dependency,
@@ -41,12 +42,14 @@ const PERMISSION: &str = "run it as root (`sudo ficelle ...`); `ficelle config` 
 pub(super) fn image(error: &ImageError, what: impl Into<String>) -> EngineError {
     let kind = match error {
         ImageError::NotFound(_) => ErrorKind::NotFound,
-        ImageError::Remote(_) | ImageError::Unreachable { .. } => ErrorKind::Remote,
+        ImageError::Remote { .. } | ImageError::Unreachable { .. } => ErrorKind::Remote,
         ImageError::Invalid(_) | ImageError::Platform { .. } => ErrorKind::Invalid,
+        ImageError::Drift { .. } => ErrorKind::Drift,
         ImageError::InUse(..) => ErrorKind::Conflict,
         ImageError::File { source, .. } => of_io(source),
     };
-    let told = EngineError::new(kind, what).caused_by(error);
+    let mut told = EngineError::new(kind, what).caused_by(error);
+    told.help.extend_from_slice(error.help());
     if kind == ErrorKind::Permission { told.help(PERMISSION) } else { told }
 }
 

@@ -1,0 +1,25 @@
+//! One file through the whole of loading: no panic, and what `config` prints reads back to itself.
+#![no_main]
+
+use ficelle::load::{LoadOptions, config, diagnostic::Paint, load, source::Memory};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let options = LoadOptions { all_resources: true, profiles: vec!["*".into()], ..LoadOptions::default() };
+    let source = Memory::project(&[("compose.yaml", text)]).with_environment(&[("HOME", "/root")]);
+    let loaded = match load(&options, &source) {
+        Ok(loaded) => loaded,
+        Err(told) => {
+            assert!(!told.is_empty());
+            told.iter().for_each(|told| drop(told.render(Paint::Colour)));
+            return;
+        }
+    };
+    config::json(&loaded);
+    let printed = config::yaml(&loaded);
+    let again = load(&options, &Memory::project(&[("compose.yaml", &printed)]));
+    match again {
+        Ok(again) => assert_eq!(config::yaml(&again), printed),
+        Err(told) => panic!("what was printed is not read:\n{printed}\n{}", told[0]),
+    }
+});
