@@ -832,7 +832,7 @@ volumes: {data: {name: shared, external: true}}
       }
     }
     "#);
-    insta::assert_snapshot!(serde_json::to_string(&loaded.project.networks["back"]).unwrap(), @r#"{"name":"shop_back","external":false,"driver":null,"internal":true,"subnets":[{"address":"10.9.0.0","prefix":24,"gateway":"10.9.0.1"}],"labels":{}}"#);
+    insta::assert_snapshot!(serde_json::to_string(&loaded.project.networks["back"]).unwrap(), @r#"{"name":"shop_back","external":false,"driver":null,"internal":true,"ipv6":false,"subnets":[{"address":"10.9.0.0","prefix":24,"gateway":"10.9.0.1","range":null,"aux_addresses":{}}],"driver_opts":{},"labels":{}}"#);
     let place = |path: &str| loaded.project.places.nearest(path).unwrap().to_string();
     assert_eq!(place("services.web.ports[1]"), "compose.yaml:8:24");
     assert_eq!(place("services.web.command"), "compose.yaml:6:14");
@@ -844,7 +844,7 @@ fn what_is_not_honoured_is_listed_with_its_place() {
     let list = loaded(&[("compose.yaml", text)]).unsupported;
     let short: Vec<_> = list.iter().map(|entry| format!("{:?} {}", entry.effect, entry.short())).collect();
     insta::assert_snapshot!(short.join("\n"), @r"
-    Refused compose.yaml:4:21: `services.web.use_api_socket` is not supported yet
+    Refused compose.yaml:4:5: `services.web.use_api_socket` is not supported yet
     Ignored compose.yaml:7:14: `services.web.deploy.mode` means something on a cluster only
     Refused compose.yaml:6:14: `sometimes` is no restart policy; known are no, always, on-failure[:retries] and unless-stopped
     ");

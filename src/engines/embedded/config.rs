@@ -332,11 +332,12 @@ impl Joining<'_> {
             interface_name,
             driver_opts,
         } = attachment;
+        let service = std::iter::once(self.create.service.as_str());
         let own = [self.create.name.as_str(), self.id.get(..12).unwrap_or(self.id)];
-        let shared = std::iter::once(self.create.service.as_str()).chain(aliases.iter().map(String::as_str));
         // Who asks for the service must not reach somebody's one-off.
-        let shared = shared.filter(|_| self.create.once.as_ref().is_none_or(|once| once.aliases));
-        let names: indexmap::IndexSet<&str> = shared.chain(own).collect();
+        let shared = |_: &&str| self.create.once.as_ref().is_none_or(|once| once.aliases);
+        let aliases = aliases.iter().map(String::as_str).filter(shared);
+        let names: indexmap::IndexSet<&str> = service.filter(shared).chain(own).chain(aliases).collect();
         let sysctls = interface_settings(driver_opts)
             .map_err(|error| error.at(format!("services.{}.networks", self.create.service)))?;
         Ok(Endpoint {
