@@ -172,7 +172,7 @@ impl Session {
 
     fn scope(&self) -> Scope {
         let project = &self.project;
-        let run = project.services.values().map(|service| service.image());
+        let run = project.services.values().map(Service::image);
         let mounted = project.services.values().flat_map(|service| service.container.mounted_images());
         let mut images: Vec<String> = run.chain(mounted).map(ToOwned::to_owned).collect();
         images.sort_unstable();

@@ -12,7 +12,7 @@ use std::{
 };
 
 use ficelle::runtime::{
-    ContainerConfig, ContainerRecord, Core, Error, Exit, HealthConfig, LogConfig, LogRecord, LogRequest,
+    ContainerConfig, ContainerRecord, Core, Error, Exit, HealthConfig, LogRecord, LogRequest,
     NetworkNamespace, Phase, RestartConfig, Rootfs, Roots, Until, Upper,
 };
 

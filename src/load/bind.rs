@@ -153,7 +153,7 @@ impl Reader<'_, '_> {
             network: self.network_mode(node, project),
             mac_address: self.service_mac(node),
             dns: self.dns(node),
-            links: self.links(node),
+            links: Self::links(node),
             ipc: self.ipc(node),
             pid: self.pid(node),
             host_uts: self.is_host(node, "uts", ""),

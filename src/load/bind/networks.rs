@@ -138,7 +138,7 @@ impl Reader<'_, '_> {
             match text.parse() {
                 Ok(address) => found.push(address),
                 Err(_) => {
-                    self.tell(item, &format!("{path}{dot}{key}[{at}]"), format!("`{text}` is no IP address"))
+                    self.tell(item, &format!("{path}{dot}{key}[{at}]"), format!("`{text}` is no IP address"));
                 }
             }
         }
@@ -184,7 +184,7 @@ impl Reader<'_, '_> {
     }
 
     /// Names that the service has for others: `links` beside the dependency, and `external_links`.
-    pub(super) fn links(&mut self, node: &Node) -> Vec<(String, String)> {
+    pub(super) fn links(node: &Node) -> Vec<(String, String)> {
         let mut found = Vec::new();
         for key in ["links", "external_links"] {
             for item in node.get(key).map(Node::items).unwrap_or_default() {
