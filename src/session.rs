@@ -173,8 +173,9 @@ impl Session {
 
     fn scope(&self) -> Scope {
         let project = &self.project;
-        let mut images: Vec<String> =
-            project.services.values().map(|service| service.image().to_owned()).collect();
+        let run = project.services.values().map(Service::image);
+        let mounted = project.services.values().flat_map(|service| service.container.mounted_images());
+        let mut images: Vec<String> = run.chain(mounted).map(ToOwned::to_owned).collect();
         images.sort_unstable();
         images.dedup();
         let networks = project.networks.values().filter(|n| n.external).map(|n| n.name.clone());

@@ -2,6 +2,8 @@
 
 #![expect(clippy::print_stderr, reason = "a test that cannot run says so aloud")]
 
+#[cfg(target_os = "linux")]
+mod attributes;
 mod build;
 mod commands;
 mod conformance;

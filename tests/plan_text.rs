@@ -2,7 +2,7 @@
 
 use ficelle::{
     engine::Observed,
-    model::{Build, Condition, NetworkMode, Place, Project, PullPolicy, RestartPolicy, Service},
+    model::{Build, Condition, Lender, NetworkMode, Place, Project, PullPolicy, RestartPolicy, Service},
     plan::{self, BuildMode, Goal, ImageOptions, Recreate, WaitOptions},
 };
 use insta::assert_snapshot;
@@ -185,7 +185,7 @@ fn dependents_with_restart_stop_before_and_start_after() {
 fn who_shares_a_namespace_is_recreated_with_its_owner() {
     let stage = Stage::new();
     let mut side = service("side");
-    side.container.network = NetworkMode::Service("app".to_owned());
+    side.container.network = NetworkMode::Of(Lender::Service("app".to_owned()));
     let old = project([service("app"), side]);
     running(&stage, &old);
     let new = change(&old, |new| new.services["app"] = service("app").env("A", "1"));
@@ -476,8 +476,8 @@ fn what_cannot_be_is_told_before_anything_is_done() {
     let undeclared = change(&base, |p| drop(p.networks.shift_remove("default")));
     assert_snapshot!(text(&stage, &undeclared, &up(&undeclared)), @r#"error: service `web` uses network `demo_default`, which is not declared [services.web.networks] ["declare it under `networks:` at the top level"]"#);
     let mut circle = [service("a"), service("b")];
-    circle[0].container.network = NetworkMode::Service("b".to_owned());
-    circle[1].container.network = NetworkMode::Service("a".to_owned());
+    circle[0].container.network = NetworkMode::Of(Lender::Service("b".to_owned()));
+    circle[1].container.network = NetworkMode::Of(Lender::Service("a".to_owned()));
     let circle = project(circle);
     assert_snapshot!(text(&stage, &circle, &up(&circle)), @"error: services need each other in a circle: a -> b -> a [services.a.network_mode] []");
 }

@@ -1,8 +1,6 @@
 //! The container of one RUN step: what is mounted into it, what it is allowed, what it says.
 
-use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, path::PathBuf, time::Duration};
-
-use indexmap::IndexMap;
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path, path::PathBuf};
 
 use super::{
     BuildError, BuildEvent,
@@ -17,12 +15,9 @@ use super::{
     steps::{is_proxy, variable},
     tree::Tree,
 };
-use crate::{
-    model::Limits,
-    runtime::{
-        ALL_CAPABILITIES, ContainerConfig, Core, Error, Exit, LogConfig, MountConfig, MountKind,
-        NetworkNamespace, RestartConfig, Rlimit, Rootfs, Upper,
-    },
+use crate::runtime::{
+    ALL_CAPABILITIES, ContainerConfig, Core, Error, Exit, MountConfig, MountKind, NetworkNamespace, Rlimit,
+    Rootfs, Seccomp, Upper,
 };
 
 /// Docker's default set.
@@ -124,43 +119,26 @@ fn config(
         name: format!("build-{}", id.get(..12).unwrap_or(&id)),
         group: format!("build-{}", id.get(..12).unwrap_or(&id)),
         id,
-        annotations: IndexMap::new(),
         rootfs,
         args: program.args.clone(),
         env,
         cwd: stage.document.config.working_dir.clone(),
         user: stage.document.config.user.clone(),
-        groups: Vec::new(),
         hostname: Some(HOSTNAME.into()),
-        domainname: None,
         network: match program.network {
             Network::Host => NetworkNamespace::Host,
             Network::None => NetworkNamespace::None,
         },
-        ports: Vec::new(),
         extra_hosts: build.extra_hosts.clone(),
         mounts: prepared.mounts.clone(),
-        devices: Vec::new(),
-        health: None,
-        restart: RestartConfig::No,
         stop_signal: 15,
-        stop_grace: Duration::ZERO,
-        init: false,
-        tty: false,
-        stdin_open: false,
-        read_only: false,
         privileged,
         capabilities: capabilities.iter().map(|name| format!("CAP_{name}")).collect(),
-        no_new_privileges: false,
-        seccomp: !privileged,
+        seccomp: if privileged { Seccomp::None } else { Seccomp::Default },
         mask_paths: !privileged,
-        sysctls: IndexMap::new(),
         rlimits: rlimits(solver),
-        limits: Limits::default(),
         shm_size: build.shm_size.unwrap_or(SHM_SIZE),
-        log: LogConfig::default(),
-        once: None,
-        replaces: None,
+        ..ContainerConfig::default()
     }
 }
 
@@ -351,5 +329,5 @@ impl Prepared {
 }
 
 fn bind(path: PathBuf) -> MountKind {
-    MountKind::Bind { path, create: false, propagation: None }
+    MountKind::Bind { path, create: false, propagation: None, recursive: true }
 }

@@ -152,8 +152,8 @@ impl Definitions {
         let mut schema = self.form(row.form);
         let remark = match row.support {
             Support::Yes => return schema,
-            Support::Cluster => "Means something on a cluster only.",
-            Support::Missing => "Valid; `ficelle up` does not carry it out yet.",
+            Support::Elsewhere(place) => format!("Means something {place} only."),
+            Support::Missing => "Valid; `ficelle up` does not carry it out yet.".to_owned(),
         };
         schema["description"] = json!(remark);
         schema

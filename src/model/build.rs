@@ -1,11 +1,11 @@
 //! How an image is made.
 
-use std::{fmt, net::IpAddr, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::Ulimit;
+use super::{ExtraHost, Ulimit};
 
 /// How an image is made from a Dockerfile.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ pub struct Build {
     /// Of RUN: `default`, `host` or `none`.
     pub network: Option<String>,
     /// Further lines of `/etc/hosts` in RUN.
-    pub extra_hosts: Vec<(String, IpAddr)>,
+    pub extra_hosts: Vec<(String, ExtraHost)>,
     /// Size of /dev/shm in RUN, in bytes; 64 MiB when absent.
     pub shm_size: Option<u64>,
     /// Of RUN.

@@ -5,6 +5,8 @@
 
 mod build;
 mod container;
+mod device;
+mod files;
 mod graph;
 mod image_ref;
 mod names;
@@ -12,13 +14,17 @@ mod place;
 mod project;
 mod selection;
 mod service;
+mod sharing;
 mod signal;
 
 pub use build::{Build, BuildSecret, Hidden, SecretSource};
 pub use container::{
-    Attachment, ContainerSpec, HealthTest, Healthcheck, Limits, Logging, Mount, MountSource, NetworkMode,
-    Port, PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions,
+    Attachment, Blkio, ContainerSpec, Dns, ExtraHost, HealthTest, Healthcheck, Limits, Logging, Mount,
+    MountSource, NetworkMode, Port, PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit,
+    VolumeOptions,
 };
+pub use device::{Device, DeviceRequest, DeviceRule, is_access};
+pub use files::{FileMount, FileSource, Sealed};
 pub use graph::{Cycle, Graph};
 pub use image_ref::{ImageRef, ImageRefError};
 pub use names::{container_name, label};
@@ -26,4 +32,5 @@ pub use place::{Place, Places};
 pub use project::{Network, Project, Subnet, Volume};
 pub use selection::{Selection, UnknownService, WithDependencies};
 pub use service::{Condition, Dependency, PullPolicy, Service};
+pub use sharing::{IpcMode, Lender, PidMode, VolumesFrom};
 pub use signal::number as signal_number;

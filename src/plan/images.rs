@@ -37,6 +37,12 @@ pub fn images(
             Need::Pull(policy, cause) => round.pull(service, policy, cause),
             Need::Build(build, cause) => round.build(project, service, build, cause),
         }
+        for image in service.container.mounted_images() {
+            if !observed.images.contains_key(image) {
+                let wanted = (service, PullPolicy::Missing, Cause::Missing);
+                round.pulls.entry((image, service.container.platform.as_deref())).or_insert(wanted);
+            }
+        }
     }
     round.bases(project)?;
     round.finish(project)

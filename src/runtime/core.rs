@@ -215,6 +215,8 @@ impl Core {
         }
         self.remove_remains(&group, &ids)?;
         volumes::sweep(&self.roots)?;
+        let volumes = volumes::list(&self.roots)?;
+        self.unmount_volumes(volumes.iter().map(|volume| volume.config.name.as_str()))?;
         network::sweep(&self.roots)?;
         network::retain(&self.roots, &group.name, &ids.iter().map(String::as_str).collect::<Vec<_>>())?;
         if unattended { client::ensure(&group) } else { Ok(()) }
@@ -418,7 +420,8 @@ impl Core {
         if place.data.exists() {
             std::fs::rename(&place.data, &grave).map_err(|e| file_error("cannot remove", &place.data, e))?;
         }
-        let buried = self.bury(&grave);
+        let names = spec.iter().flat_map(|spec| named_volumes(&spec.config));
+        let buried = self.bury(&grave).and_then(|()| self.unmount_volumes(names));
         let released = network::release(&self.roots, id);
         remove_empty(&group)?;
         buried.and(released)
@@ -429,18 +432,39 @@ impl Core {
         let mut result = Ok(());
         let spec: Option<Spec> = read_json(&grave.join("spec.json")).unwrap_or_default();
         if grave.extension().is_none_or(|extension| extension != WITHOUT_VOLUMES)
-            && let Some(spec) = spec.filter(|spec| !spec.anonymous_volumes.is_empty())
+            && let Some(anonymous) = spec.map(|spec| self.anonymous(&spec)).filter(|names| !names.is_empty())
         {
             let others = self.containers(None)?;
-            for (_, volume) in &spec.anonymous_volumes {
-                let used = others.iter().any(|other| uses_volume(other, volume));
-                if !used && let Err(error) = volumes::remove(&self.roots, volume) {
+            for volume in anonymous {
+                let used = others.iter().any(|other| uses_volume(other, &volume));
+                if !used && let Err(error) = volumes::remove(&self.roots, &volume) {
                     result = Err(error);
                 }
             }
         }
         // Last: what could not be done is done by the next command.
         result.and_then(|()| remove_dir(grave))
+    }
+
+    /// Anonymous volumes of a container: those made with it, and those that another lent it.
+    fn anonymous(&self, spec: &Spec) -> Vec<String> {
+        let own = spec.anonymous_volumes.iter().map(|(_, volume)| volume.clone());
+        let lent = named_volumes(&spec.config).filter(|name| volumes::is_anonymous(&self.roots, name));
+        own.chain(lent.map(ToOwned::to_owned)).collect()
+    }
+
+    /// Volumes that mount something do so as long as there is a container for it.
+    fn unmount_volumes<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<()> {
+        let mounting: Vec<&str> = names.filter(|name| volumes::mounts(&self.roots, name)).collect();
+        if mounting.is_empty() {
+            return Ok(());
+        }
+        let containers = self.containers(None)?;
+        let is_used = |name: &str| containers.iter().any(|record| uses_volume(record, name));
+        mounting
+            .into_iter()
+            .filter(|name| !is_used(name))
+            .try_for_each(|name| volumes::unmount(&self.roots, name))
     }
 
     /// What creations and removals that were killed left: directories put aside, and run directories and
@@ -789,10 +813,15 @@ fn joins(record: &ContainerRecord, network: &str) -> bool {
 }
 
 fn uses_volume(record: &ContainerRecord, name: &str) -> bool {
-    let named =
-        |mount: &super::MountConfig| matches!(&mount.kind, MountKind::Volume { name: n, .. } if n == name);
-    record.config.mounts.iter().any(named)
+    named_volumes(&record.config).any(|used| used == name)
         || record.anonymous_volumes.iter().any(|(_, volume)| volume == name)
+}
+
+fn named_volumes(config: &ContainerConfig) -> impl Iterator<Item = &str> {
+    config.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Volume { name, .. } => Some(name.as_str()),
+        _ => None,
+    })
 }
 
 fn wait_for_end(pidfd: &OwnedFd, grace: Duration) -> Result<()> {

@@ -5,17 +5,20 @@
 
 pub mod anchor;
 mod attended;
+mod cdi;
 mod cgroup;
 mod check;
 mod client;
 mod config;
 mod core;
 mod dbus;
+mod devices;
 pub mod dns;
 mod error;
 mod exe;
 mod exec;
 mod face;
+mod files;
 mod health;
 mod init;
 pub mod ipam;
@@ -36,6 +39,7 @@ mod rootfs;
 pub mod rootless;
 mod run;
 pub mod seccomp;
+mod sharing;
 mod signal;
 mod state;
 mod supervisor;
@@ -49,11 +53,12 @@ mod worker;
 
 pub use self::{
     attended::{Attended, write_all},
-    cgroup::{Missing, missing as limits_missing},
+    cdi::first_kind as described_devices,
+    cgroup::{Missing, knows as knows_limit, missing as limits_missing},
     config::{
-        ALL_CAPABILITIES, ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, LogConfig,
-        MountConfig, MountKind, NetworkConfig, NetworkNamespace, OneOff, PortConfig, RestartConfig, Rlimit,
-        Rootfs, Upper, VolumeConfig,
+        ALL_CAPABILITIES, ContainerConfig, Content, Device, Endpoint, ExecConfig, FileConfig, HealthConfig,
+        IpcNamespace, Ipv6Config, LogConfig, MountConfig, MountKind, NetworkConfig, NetworkNamespace, OneOff,
+        PidNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Seccomp, Upper, VolumeConfig, VolumeMount,
     },
     core::{
         Attachment, BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest,

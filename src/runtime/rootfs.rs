@@ -69,6 +69,25 @@ pub fn mount(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Re
     .map_err(failed(what()))
 }
 
+/// What layers (the base first) hold together, to be read only, or what stands at a path in it.
+pub fn view(layers: &[PathBuf], at: &Path, subpath: Option<&str>) -> Result<OwnedFd> {
+    let part = |name: &str| {
+        let path = at.join(name);
+        make_dir(&path).map(|()| path)
+    };
+    make_dir(at)?;
+    let (upper, work, target) = (part("upper")?, part("work")?, part("all")?);
+    fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .map_err(|source| Error::File { what: "cannot open to all", path: upper.clone(), source })?;
+    mount(layers, &upper, &work, &target)?;
+    let root = open_path(&target)?;
+    match subpath {
+        None => Ok(root),
+        Some(path) => open_inside(root.as_fd(), path, OFlags::PATH)
+            .map_err(failed(format!("cannot open `{path}` in the image"))),
+    }
+}
+
 /// What a kernel may do by default and we must not have: attributes in the upper directory by which the
 /// content of a file comes from elsewhere, which whoever writes that directory (an image) could forge.
 const PLAIN: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")];

@@ -220,7 +220,8 @@ fn run_is_given_hosts_limits_and_memory() {
                 grep /dev/shm /proc/mounts | grep -o size=[0-9]*k\n\
                 RUN --network=none cat /proc/net/route; echo done\n";
     let outcome = workshop.build_with(text, |build| {
-        build.extra_hosts = vec![("there".into(), "10.9.8.7".parse().unwrap())];
+        build.extra_hosts =
+            vec![("there".into(), ficelle::model::ExtraHost::Address("10.9.8.7".parse().unwrap()))];
         build.ulimits.insert("nofile".into(), Ulimit { soft: 123, hard: 456 });
         build.shm_size = Some(32 << 20);
     });

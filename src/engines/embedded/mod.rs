@@ -5,16 +5,19 @@ mod capabilities;
 mod check;
 mod config;
 mod copy;
+mod devices;
 mod doctor;
 mod error;
 mod exec;
 mod health;
 mod images;
 mod inside;
+mod lenders;
 mod logging;
 mod logs;
 mod observe;
 mod perform;
+mod resources;
 
 pub(super) use self::error::runtime as failure;
 

@@ -60,9 +60,7 @@ impl Record {
     pub fn networks(&self) -> impl Iterator<Item = &String> {
         let joined = match &self.spec.network {
             NetworkMode::Networks(networks) => Some(networks.keys()),
-            NetworkMode::None | NetworkMode::Host | NetworkMode::Service(_) | NetworkMode::Container(_) => {
-                None
-            }
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Of(_) => None,
         };
         joined.into_iter().flatten()
     }
@@ -162,6 +160,9 @@ pub(super) fn clock_at(now: SystemTime) -> u64 {
 pub(super) fn named_volume(source: &MountSource) -> Option<&str> {
     match source {
         MountSource::Volume { name, .. } => Some(name),
-        MountSource::Anonymous { .. } | MountSource::Bind { .. } | MountSource::Tmpfs(_) => None,
+        MountSource::Anonymous { .. }
+        | MountSource::Bind { .. }
+        | MountSource::Tmpfs(_)
+        | MountSource::Image { .. } => None,
     }
 }
