@@ -7,12 +7,15 @@ mod commands;
 mod conformance;
 mod convergence;
 mod convergence_properties;
+mod hostile;
 mod images;
 #[cfg(target_os = "linux")]
 mod kills;
 mod network;
 mod plan_text;
 mod readme;
+#[cfg(target_os = "linux")]
+mod remote;
 mod runtime;
 #[cfg(target_os = "linux")]
 mod scenarios;

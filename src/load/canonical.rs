@@ -4,7 +4,7 @@
 
 use super::{
     attributes::{self, Absent, FORMER, Form, NameDefault, OptionValues, PORT, SERVICE, Short, Table},
-    diagnostic::{Diagnostic, Files, nearest},
+    diagnostic::{Diagnostic, Files, Told, nearest},
     mounts,
     path::Path,
     ports, scalars,
@@ -15,7 +15,7 @@ use super::{
 #[derive(Debug)]
 pub struct Canonical<'a> {
     pub files: &'a Files,
-    pub diagnostics: &'a mut Vec<Diagnostic>,
+    pub diagnostics: &'a mut Told,
     /// Variables were left as written: a text with `$` fits everywhere.
     pub raw: bool,
 }
@@ -106,7 +106,8 @@ impl Canonical<'_> {
     // ---- telling ----
 
     fn tell(&mut self, span: Span, path: &Path<'_>, message: impl Into<String>) -> Option<Node> {
-        self.diagnostics.push(Diagnostic::error(message).at(path).mark(self.files.mark(span, "")));
+        let files = self.files;
+        self.diagnostics.error(|| Diagnostic::error(message).at(path).mark(files.mark(span, "")));
         None
     }
 
@@ -549,27 +550,8 @@ impl Canonical<'_> {
     }
 
     fn unknown_key(&mut self, key: &Key, value: &Node, table: Table, path: &Path<'_>) {
-        let name = key.text.as_str();
-        let place = path.key(name);
-        let mut diagnostic =
-            Diagnostic::error(format!("unknown key `{name}`")).at(place).mark(self.files.mark(key.span, ""));
-        let is_service = std::ptr::eq(table, SERVICE);
-        let near = nearest(name, table.iter().map(|row| row.name));
-        diagnostic = if let Some((_, help)) = FORMER.iter().find(|(former, _)| is_service && *former == name)
-        {
-            diagnostic.help(*help)
-        } else if let Some(near) = near {
-            diagnostic.help(format!("did you mean `{near}`?"))
-        } else if matches!(path, Path::Root) && attributes::find(SERVICE, name).is_some() {
-            diagnostic.help(format!("`{name}` belongs to a service, below `services:`"))
-        } else if matches!(path, Path::Root) && value.as_map().is_some() {
-            diagnostic.help(format!("if `{name}` is a service, it belongs below `services:`"))
-        } else if let Some(home) = home_of(name) {
-            diagnostic.help(format!("`{name}` belongs to {home}"))
-        } else {
-            diagnostic.help("keys of your own begin with `x-`")
-        };
-        self.diagnostics.push(diagnostic);
+        let files = self.files;
+        self.diagnostics.error(|| unknown_key(files, key, value, table, path));
     }
 
     fn keyed(&mut self, node: Node, item: Form, path: &Path<'_>) -> Option<Node> {
@@ -956,5 +938,27 @@ pub fn clean(path: &str) -> String {
         (true, rest) => format!("/{rest}"),
         (false, rest) if rest.is_empty() => ".".to_owned(),
         (false, rest) => rest,
+    }
+}
+
+fn unknown_key(files: &Files, key: &Key, value: &Node, table: Table, path: &Path<'_>) -> Diagnostic {
+    let name = key.text.as_str();
+    let diagnostic =
+        Diagnostic::error(format!("unknown key `{name}`")).at(path.key(name)).mark(files.mark(key.span, ""));
+    let is_service = std::ptr::eq(table, SERVICE);
+    let near = nearest(name, table.iter().map(|row| row.name));
+    if let Some((_, help)) = FORMER.iter().find(|(former, _)| is_service && *former == name)
+    {
+        diagnostic.help(*help)
+    } else if let Some(near) = near {
+        diagnostic.help(format!("did you mean `{near}`?"))
+    } else if matches!(path, Path::Root) && attributes::find(SERVICE, name).is_some() {
+        diagnostic.help(format!("`{name}` belongs to a service, below `services:`"))
+    } else if matches!(path, Path::Root) && value.as_map().is_some() {
+        diagnostic.help(format!("if `{name}` is a service, it belongs below `services:`"))
+    } else if let Some(home) = home_of(name) {
+        diagnostic.help(format!("`{name}` belongs to {home}"))
+    } else {
+        diagnostic.help("keys of your own begin with `x-`")
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     attributes::{self, Form, Merge, PROJECT, Table},
     canonical::clean,
-    diagnostic::{Diagnostic, Files},
+    diagnostic::{Diagnostic, Files, Told},
     path::Path,
     tree::{Map, Node, Span, Value},
 };
@@ -15,12 +15,13 @@ use super::{
 #[derive(Debug)]
 pub struct Check<'a> {
     pub files: &'a Files,
-    pub diagnostics: &'a mut Vec<Diagnostic>,
+    pub diagnostics: &'a mut Told,
 }
 
 impl Check<'_> {
     fn tell(&mut self, span: Span, path: impl std::fmt::Display, message: impl Into<String>) {
-        self.diagnostics.push(Diagnostic::error(message).at(path).mark(self.files.mark(span, "")));
+        let files = self.files;
+        self.diagnostics.error(|| Diagnostic::error(message).at(path).mark(files.mark(span, "")));
     }
 
     // ---- completeness, by the table ----
@@ -381,7 +382,8 @@ impl Check<'_> {
             if !required && off.is_some() {
                 continue;
             }
-            let told = match off {
+            let files = self.files;
+            let tell = || match off {
                 Some(service) => {
                     let profiles = service.get("profiles").map(Node::items).unwrap_or_default();
                     let names: Vec<_> = profiles.iter().filter_map(Node::as_str).collect();
@@ -391,8 +393,9 @@ impl Check<'_> {
                 None => Diagnostic::error(format!("there is no service `{target}`"))
                     .nearest(target, services.keys().map(|key| key.text.as_str())),
             };
-            self.diagnostics
-                .push(told.at(format_args!("{path}.depends_on")).mark(self.files.mark(key.span, "")));
+            self.diagnostics.error(|| {
+                tell().at(format_args!("{path}.depends_on")).mark(files.mark(key.span, ""))
+            });
         }
     }
 

@@ -3,7 +3,7 @@
 
 use super::{
     attributes::{self, PROJECT, SERVICE},
-    diagnostic::{Diagnostic, Files},
+    diagnostic::{Diagnostic, Files, Told},
     tree::{Key, Map, Node, Value},
 };
 
@@ -14,7 +14,7 @@ pub const NAMES: [&str; 4] = ["fig.yml", "fig.yaml", "group.yml", "group.yaml"];
 const FORMER_KEYS: [&str; 5] = ["dockerfile", "log_driver", "log_opt", "net", "volume_driver"];
 
 /// Brings a document to today's form; tells what it did. Leaves today's documents alone.
-pub fn modernise(document: &mut Node, files: &Files, told: &mut Vec<Diagnostic>) {
+pub fn modernise(document: &mut Node, files: &Files, told: &mut Told) {
     let span = document.span;
     let Some(map) = document.as_map_mut() else { return };
     if let Some((at, key, _)) = map.get_full("containers").filter(|_| !map.contains_key("services")) {

@@ -19,8 +19,10 @@ pub const MAX_DEPTH: usize = 64;
 pub const MAX_NODES: usize = 250_000;
 /// Most aliases of one file.
 pub const MAX_ALIASES: usize = 50_000;
+/// Longest key, in bytes.
+pub const MAX_KEY: usize = 4 << 10;
 /// Most bytes of text of one file, aliases expanded.
-pub const MAX_TEXT: usize = 64 << 20;
+pub const MAX_TEXT: usize = 16 << 20;
 
 /// Where something was written: line and column from 1 in characters, the length within the line.
 /// Line 0 is no place.
@@ -266,7 +268,11 @@ pub fn read(files: &Files, file: FileId) -> Result<Reading, Vec<Diagnostic>> {
                 return Ok(Reading { documents: builder.documents, refused });
             }
             // A bracket may close at the indentation of its key: common, and read by every other reader.
-            Err((_, Some(line))) if moved.len() < MAX_MOVED && !moved.contains(&line) => {
+            Err((_, Some(line)))
+                if moved.len() < MAX_MOVED
+                    && moved.len() * text.len() < MAX_AGAIN
+                    && !moved.contains(&line) =>
+            {
                 text = Cow::Owned(move_line(&text, line));
                 moved.insert(line);
             }
@@ -279,6 +285,8 @@ pub fn read(files: &Files, file: FileId) -> Result<Reading, Vec<Diagnostic>> {
 const MAX_MOVED: usize = 200;
 /// How far they are moved, in characters.
 const MOVE: usize = 2 * MAX_DEPTH;
+/// Most bytes that are read again for them.
+const MAX_AGAIN: usize = 4 << 20;
 
 /// Whether the parser complains of a line within brackets that stands no deeper than their key. At the
 /// margin only a closing bracket may stand.
@@ -300,10 +308,8 @@ fn move_line(text: &str, line: usize) -> String {
 }
 
 fn syntax_help(text: &str, marker: Marker) -> Option<String> {
-    let lines = text.lines().take(marker.line() + 1).collect::<Vec<_>>();
-    let near = lines.iter().skip(marker.line().saturating_sub(2));
-    near.clone()
-        .any(|line| line.trim_start_matches(' ').starts_with('\t'))
+    let mut near = text.lines().skip(marker.line().saturating_sub(2)).take(3);
+    near.any(|line| line.trim_start_matches(' ').starts_with('\t'))
         .then(|| "YAML forbids tabs in the indentation; use spaces".to_owned())
 }
 
@@ -526,6 +532,9 @@ impl<'a> Builder<'a> {
                 (None, None) if node.as_str() == Some("<<") => open.inheriting = Some(node.span),
                 (None, None) => {
                     let span = node.span;
+                    if size.text > MAX_KEY {
+                        return Err(Fault::new(span, format!("a key of more than {MAX_KEY} bytes")));
+                    }
                     let text = key_text(node).unwrap_or_else(|fault| {
                         self.refused.push(fault);
                         // No other key is this one.
