@@ -11,6 +11,9 @@ use super::{
     tree::{Edit, Key, Map, Node, Span, Value},
 };
 
+/// Most ports of one service, ranges written out: each twice.
+const MAX_PORTS: usize = 2 << 16;
+
 /// What a walk needs beside the tree, and what it has to tell.
 #[derive(Debug)]
 pub struct Canonical<'a> {
@@ -112,14 +115,15 @@ impl Canonical<'_> {
     }
 
     fn expected(&mut self, node: &Node, wanted: &str, path: &Path<'_>) -> Option<Node> {
-        let message = format!("`{}` must be {wanted}, not {}", path.name(), node.value.kind());
-        let mut diagnostic = Diagnostic::error(message).at(path).mark(self.files.mark(node.span, ""));
-        if wanted.starts_with("a string")
-            && let Some(text) = node.value.scalar_text()
-        {
-            diagnostic = diagnostic.help(format!("put it in quotes: \"{text}\""));
-        }
-        self.diagnostics.push(diagnostic);
+        let files = self.files;
+        self.diagnostics.error(|| {
+            let message = format!("`{}` must be {wanted}, not {}", path.name(), node.value.kind());
+            let told = Diagnostic::error(message).at(path).mark(files.mark(node.span, ""));
+            match node.value.scalar_text().filter(|_| wanted.starts_with("a string")) {
+                Some(text) => told.help(format!("put it in quotes: \"{text}\"")),
+                None => told,
+            }
+        });
         None
     }
 
@@ -715,6 +719,9 @@ impl Canonical<'_> {
                 }
                 _ => drop(self.expected(&item, "a string or a mapping", &path)),
             }
+            if found.len() > MAX_PORTS {
+                return self.tell(span, &path, format!("more than {MAX_PORTS} ports of one service"));
+            }
         }
         Some(Node::new(Value::List(found), node.span))
     }
@@ -947,8 +954,7 @@ fn unknown_key(files: &Files, key: &Key, value: &Node, table: Table, path: &Path
         Diagnostic::error(format!("unknown key `{name}`")).at(path.key(name)).mark(files.mark(key.span, ""));
     let is_service = std::ptr::eq(table, SERVICE);
     let near = nearest(name, table.iter().map(|row| row.name));
-    if let Some((_, help)) = FORMER.iter().find(|(former, _)| is_service && *former == name)
-    {
+    if let Some((_, help)) = FORMER.iter().find(|(former, _)| is_service && *former == name) {
         diagnostic.help(*help)
     } else if let Some(near) = near {
         diagnostic.help(format!("did you mean `{near}`?"))

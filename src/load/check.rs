@@ -126,7 +126,8 @@ impl Check<'_> {
 
     fn service(&mut self, service: &Node, named_at: Span, path: &str) {
         let has = |key: &str| service.get(key).is_some();
-        if !has("image") && !has("build") && !has("provider") {
+        let has_image = service.get_str("image").is_some_and(|image| !image.is_empty());
+        if !has_image && !has("build") && !has("provider") {
             let told = Diagnostic::error("this service has neither an `image` nor a `build`")
                 .at(path)
                 .mark(self.files.mark(named_at, ""));
@@ -358,16 +359,17 @@ impl Check<'_> {
                 continue;
             }
             let noun = kind.trim_end_matches('s');
-            let told = Diagnostic::error(format!("there is no {noun} `{name}`"))
-                .at(format_args!("{path}.{key}"))
-                .mark(self.files.mark(span, ""));
-            let known: Vec<&str> =
-                defined(kind).into_iter().flat_map(Map::keys).map(|key| key.text.as_str()).collect();
-            let told = match super::diagnostic::nearest(&name, known.iter().copied()) {
-                Some(near) => told.help(format!("did you mean `{near}`?")),
-                None => told.help(format!("define it below the top-level `{kind}:`")),
-            };
-            self.diagnostics.push(told);
+            let files = self.files;
+            self.diagnostics.error(|| {
+                let told = Diagnostic::error(format!("there is no {noun} `{name}`"))
+                    .at(format_args!("{path}.{key}"))
+                    .mark(files.mark(span, ""));
+                let known = defined(kind).into_iter().flat_map(Map::keys).map(|key| key.text.as_str());
+                match super::diagnostic::nearest(&name, known) {
+                    Some(near) => told.help(format!("did you mean `{near}`?")),
+                    None => told.help(format!("define it below the top-level `{kind}:`")),
+                }
+            });
         }
     }
 
@@ -393,9 +395,8 @@ impl Check<'_> {
                 None => Diagnostic::error(format!("there is no service `{target}`"))
                     .nearest(target, services.keys().map(|key| key.text.as_str())),
             };
-            self.diagnostics.error(|| {
-                tell().at(format_args!("{path}.depends_on")).mark(files.mark(key.span, ""))
-            });
+            self.diagnostics
+                .error(|| tell().at(format_args!("{path}.depends_on")).mark(files.mark(key.span, "")));
         }
     }
 

@@ -92,7 +92,11 @@ impl<'a> Loader<'a> {
     pub fn parse_file(&mut self, path: &FilePath, named_at: Span) -> Option<Vec<Node>> {
         let shown = discover::shown(path, &self.here);
         if self.files.count() >= MAX_FILES {
-            self.tell(named_at, "", format!("`{shown}` is not read: a project has at most {MAX_FILES} files"));
+            self.tell(
+                named_at,
+                "",
+                format!("`{shown}` is not read: a project has at most {MAX_FILES} files"),
+            );
             return None;
         }
         let text = if path.as_os_str() == "-" { self.source.read_stdin() } else { self.source.read(path) };
@@ -189,7 +193,11 @@ impl<'a> Loader<'a> {
                         // Told once: what comes after this has no room either.
                         if self.substituted <= tree::MAX_TEXT {
                             let most = tree::MAX_TEXT >> 20;
-                            self.tell(node.span, path, format!("more than {most} MiB of text, variables replaced"));
+                            self.tell(
+                                node.span,
+                                path,
+                                format!("more than {most} MiB of text, variables replaced"),
+                            );
                         }
                         self.substituted = tree::MAX_TEXT + 1;
                     }
@@ -201,9 +209,9 @@ impl<'a> Loader<'a> {
                         }
                         for (name, at) in &done.unset {
                             if self.unset.insert(name.clone()) {
-                                let span = self.inside(node.span, text, at.clone());
                                 let files = &self.files;
                                 self.diagnostics.warning(|| {
+                                    let span = inside(files, node.span, text, at.clone());
                                     let text =
                                         format!("the variable `{name}` is not set; a blank string is used");
                                     Diagnostic::warning(text)
@@ -216,13 +224,18 @@ impl<'a> Loader<'a> {
                         *text = done.text;
                     }
                     Err(fault) => {
-                        let span = self.inside(node.span, text, fault.at());
-                        let mut told =
-                            Diagnostic::error(fault.to_string()).at(path).mark(self.files.mark(span, ""));
-                        if matches!(fault, interpolate::Fault::Format { .. }) {
-                            told = told.help("a `$` that is meant as such is written `$$`");
-                        }
-                        self.diagnostics.push(told);
+                        let files = &self.files;
+                        self.diagnostics.error(|| {
+                            let span = inside(files, node.span, text, fault.at());
+                            let told =
+                                Diagnostic::error(fault.to_string()).at(path).mark(files.mark(span, ""));
+                            match fault {
+                                interpolate::Fault::Format { .. } => {
+                                    told.help("a `$` that is meant as such is written `$$`")
+                                }
+                                _ => told,
+                            }
+                        });
                     }
                 }
             }
@@ -237,22 +250,6 @@ impl<'a> Loader<'a> {
                 }
             }
             _ => {}
-        }
-    }
-
-    /// The part of a scalar that the bytes `at` of its text are, where the source shows them as they are.
-    fn inside(&self, span: Span, text: &str, at: std::ops::Range<usize>) -> Span {
-        let line = self.files.line(span);
-        let line = &line[offset(line, span.column.saturating_sub(1) as usize)..];
-        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        let words = text.get(at).unwrap_or(text);
-        match line.find(words).filter(|_| !words.is_empty()) {
-            Some(found) => Span {
-                column: span.column + number(line[..found].chars().count()),
-                length: number(words.chars().count()),
-                ..span
-            },
-            None => span,
         }
     }
 
@@ -442,7 +439,11 @@ impl<'a> Loader<'a> {
         let mut chain = scope.chain.clone();
         chain.push(scope.file.clone());
         if chain.len() > MAX_INCLUDES {
-            self.tell(span, "include", format!("more than {MAX_INCLUDES} files include one another in a row"));
+            self.tell(
+                span,
+                "include",
+                format!("more than {MAX_INCLUDES} files include one another in a row"),
+            );
             return None;
         }
         if chain.contains(&first) {
@@ -496,6 +497,22 @@ impl<'a> Loader<'a> {
                 None
             }
         }
+    }
+}
+
+/// The part of a scalar that the bytes `at` of its text are, where the source shows them as they are.
+fn inside(files: &Files, span: Span, text: &str, at: std::ops::Range<usize>) -> Span {
+    let line = files.line(span);
+    let line = &line[offset(line, span.column.saturating_sub(1) as usize)..];
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    let words = text.get(at).unwrap_or(text);
+    match line.find(words).filter(|_| !words.is_empty()) {
+        Some(found) => Span {
+            column: span.column + number(line[..found].chars().count()),
+            length: number(words.chars().count()),
+            ..span
+        },
+        None => span,
     }
 }
 

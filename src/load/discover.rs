@@ -129,11 +129,7 @@ fn from_variable(
 }
 
 /// The Compose file of a directory or of the nearest one above it, with its override file.
-fn search(
-    from: &Path,
-    source: &dyn Source,
-    warnings: &mut Told,
-) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
+fn search(from: &Path, source: &dyn Source, warnings: &mut Told) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
     for dir in from.ancestors() {
         let present = |names: &[&str]| -> Vec<PathBuf> {
             names.iter().map(|name| dir.join(name)).filter(|path| source.is_file(path)).collect()

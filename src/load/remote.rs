@@ -145,9 +145,14 @@ mod tests {
             ("github.com/a/b", "https://github.com/a/b"),
         ];
         for (text, shown) in table {
-            assert_eq!(Remote::parse(text).map(|remote| remote.to_string()).as_deref(), Some(shown), "{text}");
+            assert_eq!(
+                Remote::parse(text).map(|remote| remote.to_string()).as_deref(),
+                Some(shown),
+                "{text}"
+            );
         }
-        for path in ["compose.yaml", "./a.git", "a/b@c:d", "https://h/compose.yaml", "file:///r.git", "ext::x", "-"]
+        for path in
+            ["compose.yaml", "./a.git", "a/b@c:d", "https://h/compose.yaml", "file:///r.git", "ext::x", "-"]
         {
             assert_eq!(Remote::parse(path), None, "{path}");
         }

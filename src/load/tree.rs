@@ -11,14 +11,16 @@ use std::{
 use indexmap::IndexMap;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
-use super::diagnostic::{Diagnostic, FileId, Files};
+use super::diagnostic::{Diagnostic, FileId, Files, MAX_TOLD};
 
 /// Deepest nesting. Also what makes walking and dropping a tree by recursion safe.
 pub const MAX_DEPTH: usize = 64;
 /// Most values of one file, aliases expanded.
-pub const MAX_NODES: usize = 250_000;
+pub const MAX_NODES: usize = 100_000;
 /// Most aliases of one file.
 pub const MAX_ALIASES: usize = 50_000;
+/// Most anchors of one document.
+pub const MAX_ANCHORS: usize = 20_000;
 /// Longest key, in bytes.
 pub const MAX_KEY: usize = 4 << 10;
 /// Most bytes of text of one file, aliases expanded.
@@ -256,6 +258,13 @@ pub fn parse(files: &Files, file: FileId) -> Result<Vec<Node>, Vec<Diagnostic>> 
 /// What the text has refused so far and the first mistake of its syntax, or the budget that it exceeds.
 pub fn read(files: &Files, file: FileId) -> Result<Reading, Vec<Diagnostic>> {
     let text = files.text(file);
+    if let Some(at) = text.find('\0') {
+        let line = text[..at].matches('\n').count() + 1;
+        let column = text[..at].chars().rev().take_while(|c| *c != '\n').count() + 1;
+        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        let span = Span { file, line: number(line), column: number(column), length: 1 };
+        return Err(vec![Fault::new(span, "invalid YAML: a zero byte is no text").diagnostic(files)]);
+    }
     let mut text = Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text));
     let mut moved = HashSet::new();
     loop {
@@ -399,7 +408,14 @@ impl<'a> Builder<'a> {
         while let Some(event) = parser.next_event() {
             match event {
                 Ok((event, span)) => {
-                    self.take(event, self.span(span.start, span.end)).map_err(|fault| (fault, None))?;
+                    let span = self.span(span.start, span.end);
+                    self.take(event, span).map_err(|fault| (fault, None))?;
+                    if self.refused.len() >= MAX_TOLD {
+                        return Err((
+                            Fault::new(span, "too many mistakes; nothing after this is read"),
+                            None,
+                        ));
+                    }
                 }
                 Err(error) => {
                     let at = *error.marker();
@@ -512,6 +528,9 @@ impl<'a> Builder<'a> {
         self.total.nodes += new.nodes;
         self.total.text += new.text;
         if anchor > 0 {
+            if self.anchors.len() >= MAX_ANCHORS {
+                return Err(Fault::new(node.span, format!("more than {MAX_ANCHORS} anchors")));
+            }
             self.anchors.insert(anchor, (node.clone(), size));
         }
         let Some(open) = self.open.last_mut() else {
