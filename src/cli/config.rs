@@ -213,7 +213,7 @@ fn hashes(loaded: &Loaded, wanted: &str) -> Result<String, Failure> {
             let unknown = crate::session::UnknownService { name: name.to_owned(), known };
             return Err(Failure::unknown_service(&unknown, &loaded.project));
         };
-        text.push_str(&format!("{name} {}\n", service.container.digest()));
+        text.push_str(&format!("{name} {}\n", service.config_hash()));
     }
     Ok(text)
 }

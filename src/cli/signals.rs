@@ -9,8 +9,9 @@ use tokio::{
 #[derive(Clone, Copy, Debug, Default)]
 struct Heard {
     times: u32,
-    /// Number of the first signal.
+    /// Number of the first signal, and of the latest.
     first: i32,
+    latest: i32,
 }
 
 /// Hears SIGINT, SIGTERM and SIGHUP; clones hear the same.
@@ -50,6 +51,15 @@ impl Signals {
         }
     }
 
+    /// The next signal when more than `seen` were heard: how many there are now, and its number.
+    pub(super) async fn next(&self, seen: u32) -> (u32, i32) {
+        let mut heard = self.heard.clone();
+        match heard.wait_for(|heard| heard.times > seen).await {
+            Ok(heard) => (heard.times, heard.latest),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// How many were heard.
     pub(super) fn times(&self) -> u32 {
         self.heard.borrow().times
@@ -78,6 +88,7 @@ async fn listen_to(mut stream: Signal, number: i32, tell: watch::Sender<Heard>, 
     while stream.recv().await.is_some() {
         tell.send_modify(|heard| {
             heard.times += 1;
+            heard.latest = number;
             if heard.first == 0 {
                 heard.first = number;
             }

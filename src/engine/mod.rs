@@ -4,8 +4,10 @@
 //! say. It decides nothing: the planner does.
 
 mod error;
+mod images;
 mod observed;
 mod op;
+mod process;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -13,23 +15,36 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use error::{EngineError, ErrorKind};
+pub use images::{ImageAct, ImageAnswer, ImageStep, Prune};
 pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
     VolumeInfo,
 };
-pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, WaitFor};
+pub use op::{BuildRequest, CreateContainer, OneOff, Op, Outcome, PullRequest, PushRequest, WaitFor};
+pub use process::{AttachRequest, Chunk, Control, Conversation, ExecRequest, Size};
 
-use crate::model::ImageRef;
+use crate::model::{Build, ImageRef};
 // What a [`WaitFor`] speaks of.
 pub use crate::model::Condition;
 
 /// What an engine can and cannot do; the planner asks here, never "which engine".
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// Shown to the user: `embedded`, `simulated`.
     pub engine: &'static str,
     /// `build:` works.
     pub build: bool,
+    /// Limits of containers that have no effect for this user.
+    pub unlimited: Option<Unlimited>,
+}
+
+/// Limits that have no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlimited {
+    /// As the kernel names what limits: `cpu`, `cpuset`, `io`, `memory`, `pids`.
+    pub controllers: Vec<&'static str>,
+    /// With what would change it.
+    pub why: String,
 }
 
 /// What to look at.
@@ -128,8 +143,25 @@ pub trait Engine: Send + Sync {
     /// Carries out one operation. Repeating an operation that was already carried out is no error.
     async fn perform(&self, op: &Op, progress: Arc<dyn Progress>) -> Result<Outcome, EngineError>;
 
+    /// What build checks say of a service's Dockerfile, and whether that is nothing; builds nothing.
+    async fn check_build(&self, service: &str, build: &Build) -> Result<(String, bool), EngineError> {
+        let _ = build;
+        let message = format!("the {} engine cannot check builds", self.capabilities().engine);
+        Err(EngineError::new(ErrorKind::Unsupported, message).at(format!("services.{service}.build")))
+    }
+
     /// Sends what the containers say; returns when there is no more, or nobody listens.
     async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError>;
+
+    /// Runs a further program in a container; returns when it was executed.
+    async fn exec(&self, request: &ExecRequest) -> Result<Conversation, EngineError>;
+
+    /// The same for a program that nobody talks with and that outlives this one.
+    async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError>;
+
+    /// Talks with a container's own program: types to it when `stdin`, and reads what it writes from now
+    /// on, or from its beginning. One that has ended has nothing to say but its code.
+    async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError>;
 
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;
@@ -141,6 +173,17 @@ pub trait Engine: Send + Sync {
         path: &std::path::Path,
         progress: Arc<dyn Progress>,
     ) -> Result<Vec<String>, EngineError>;
+
+    /// Carries out one act on images.
+    async fn act_on_images(
+        &self,
+        act: ImageAct,
+        _progress: Arc<dyn Progress>,
+    ) -> Result<ImageAnswer, EngineError> {
+        let engine = self.capabilities().engine;
+        let message = format!("the {engine} engine has no `{}` of images", act.name());
+        Err(EngineError::new(ErrorKind::Unsupported, message))
+    }
 
     /// Removes a reference, and the content that nothing else uses.
     async fn remove_image(&self, image: &ImageRef, force: bool) -> Result<(), EngineError>;

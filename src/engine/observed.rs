@@ -1,11 +1,16 @@
 //! What is there, as found, before any choice.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ContainerSpec, Protocol};
+use crate::model::{ContainerSpec, Protocol, label};
 
 /// 64 hex digits; unique for ever.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -65,6 +70,14 @@ pub struct Container {
     pub networks: Vec<String>,
     /// Engine names of volumes it mounts (anonymous ones by their id), and paths it binds.
     pub mounts: Vec<String>,
+}
+
+impl Container {
+    /// Made by `run`: no replica of its service.
+    #[must_use]
+    pub fn is_one_off(&self) -> bool {
+        self.labels.get(label::ONEOFF).is_some_and(|value| value == "True")
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,4 +165,8 @@ pub struct ImageInfo {
     pub created: Option<SystemTime>,
     /// `os/arch[/variant]`.
     pub platform: String,
+    /// Of the manifest or index that the name asked for stands for, where there is one name.
+    pub digest: Option<String>,
+    /// How long ago that name was last brought or given.
+    pub age: Option<Duration>,
 }

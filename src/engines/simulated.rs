@@ -8,6 +8,7 @@
 mod faults;
 mod record;
 mod store;
+mod talk;
 mod view;
 mod world;
 
@@ -31,8 +32,8 @@ use self::{
 };
 use crate::{
     engine::{
-        Capabilities, Detail, Engine, EngineError, ErrorKind, Health, ImageInfo, LogItem, LogQuery, Observed,
-        Op, Outcome, Progress, ProjectLock, Scope,
+        AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
+        Health, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
     },
     model::ImageRef,
 };
@@ -281,7 +282,7 @@ impl ProjectLock for Held {}
 #[async_trait]
 impl Engine for Simulated {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "simulated", build: true }
+        Capabilities { engine: "simulated", build: true, unlimited: None }
     }
 
     async fn lock(
@@ -368,6 +369,20 @@ impl Engine for Simulated {
                 () = sink.closed() => return Ok(()),
             }
         }
+    }
+
+    async fn exec(&self, request: &ExecRequest) -> Result<Conversation, EngineError> {
+        self.look(|world| world.live(&request.container).map(drop))??;
+        Ok(talk::converse(&Behaviour::of(&request.command), request.stdin))
+    }
+
+    async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError> {
+        let behaviour = self.look(|world| world.behaviour(&request.container))??;
+        Ok(talk::converse(&behaviour, request.stdin))
+    }
+
+    async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {
+        self.look(|world| world.live(&request.container).map(drop))?
     }
 
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError> {

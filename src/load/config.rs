@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use serde_json::{Map as Object, Number, Value as Json};
+use sha2::{Digest, Sha256};
 
 use super::{
     attributes::{self, Form, NETWORK, PROJECT, Support, Table},
@@ -31,9 +32,37 @@ pub fn json(loaded: &Loaded) -> String {
     text + "\n"
 }
 
+/// The config hash of docker compose, 64 hex digits: SHA-256 over the canonical JSON of the service, in
+/// Go's spelling and without what changes no container.
+#[must_use]
+pub(super) fn service_hash(service: &Node) -> String {
+    let mut json = table_value(service, attributes::SERVICE, Format::Json);
+    if let Some(object) = json.as_object_mut() {
+        for key in ["build", "pull_policy", "scale", "depends_on", "profiles"] {
+            object.shift_remove(key);
+        }
+        if let Some(deploy) = object.get_mut("deploy").and_then(Json::as_object_mut) {
+            deploy.shift_remove("replicas");
+        }
+    }
+    let text = json.to_string();
+    let mut digest = Sha256::new();
+    for part in text.split_inclusive(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        let mut chars = part.chars();
+        match chars.next_back() {
+            Some(last @ ('<' | '>' | '&' | '\u{2028}' | '\u{2029}')) => {
+                digest.update(chars.as_str());
+                digest.update(format!("\\u{:04x}", u32::from(last)));
+            }
+            _ => digest.update(part),
+        }
+    }
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn value(loaded: &Loaded, format: Format) -> Json {
     let mut json = if loaded.as_written {
-        as_written(&loaded.canonical)
+        extension(&loaded.canonical, format)
     } else {
         table_value(&loaded.canonical, PROJECT, format)
     };
@@ -60,13 +89,14 @@ fn double_dollars(json: &mut Json) {
 }
 
 fn table_value(node: &Node, table: Table, format: Format) -> Json {
-    let Some(map) = node.as_map() else { return plain(node) };
+    let Some(map) = node.as_map() else { return plain(node, format) };
     let mut object = Object::new();
     for row in table.iter().filter(|row| !row.hidden) {
-        let Some(value) = map.get(row.name) else { continue };
-        let json = form_value(value, row.form, format);
+        let json = map.get(row.name).map_or(Json::Null, |value| form_value(value, row.form, format));
         if row.kept && !json.is_null() || !is_zero(&json) {
             object.insert(row.name.to_owned(), json);
+        } else if let Some(unset) = unset(table, row.name).filter(|_| format == Format::Json) {
+            object.insert(row.name.to_owned(), unset);
         }
     }
     if std::ptr::eq(table, PROJECT) && !object.contains_key("services") {
@@ -74,47 +104,41 @@ fn table_value(node: &Node, table: Table, format: Format) -> Json {
         object.shift_insert(at, "services".to_owned(), Json::Object(Object::new()));
     }
     if format == Format::Json {
-        fixed(&mut object, table);
+        respell(&mut object, table);
     }
     // JSON shows the keys of the user's own at the top alone.
     if format == Format::Yaml || std::ptr::eq(table, PROJECT) {
-        for (key, value) in sorted(map).filter(|(key, _)| key.starts_with("x-")) {
-            object.insert(key.to_owned(), extension(value));
+        for (key, value) in sorted(map, format).filter(|(key, _)| key.starts_with("x-")) {
+            object.insert(key.to_owned(), extension(value, format));
         }
     }
     Json::Object(object)
 }
 
-/// What JSON shows even when it is not set.
-fn fixed(object: &mut Object<String, Json>, table: Table) {
+/// What JSON shows for a key that is not set, where it shows one.
+fn unset(table: Table, key: &str) -> Option<Json> {
     let empty = || Json::Object(Object::new());
-    let same = |other: Table| std::ptr::eq(table, other);
-    if same(PROJECT) {
+    let is = |other: Table| std::ptr::eq(table, other);
+    match key {
+        "command" | "entrypoint" if is(attributes::SERVICE) => Some(Json::Null),
+        "command" if is(attributes::HOOK) => Some(Json::Null),
+        "resources" | "placement" if is(attributes::DEPLOY) => Some(empty()),
+        "exec" if is(attributes::WATCH) => Some(serde_json::json!({ "command": null })),
+        "ipam" if is(NETWORK) => Some(empty()),
+        _ => None,
+    }
+}
+
+/// What JSON spells otherwise than the file.
+fn respell(object: &mut Object<String, Json>, table: Table) {
+    let is = |other: Table| std::ptr::eq(table, other);
+    if is(PROJECT) {
         object.remove("models");
     }
-    if same(attributes::SERVICE) {
-        for key in ["command", "entrypoint"] {
-            object.entry(key).or_insert(Json::Null);
-        }
-    }
-    if same(attributes::DEPLOY) {
-        for key in ["resources", "placement"] {
-            object.entry(key).or_insert_with(empty);
-        }
-    }
-    if same(attributes::WATCH) {
-        object.entry("exec").or_insert_with(|| serde_json::json!({ "command": null }));
-    }
-    if same(attributes::HOOK) {
-        object.entry("command").or_insert(Json::Null);
-    }
-    if same(attributes::THROTTLE) || same(attributes::WEIGHT_DEVICE) {
+    if is(attributes::THROTTLE) || is(attributes::WEIGHT_DEVICE) {
         let old = std::mem::take(object);
         let upper = |key: String| key[..1].to_ascii_uppercase() + &key[1..];
         object.extend(old.into_iter().map(|(key, value)| (upper(key), value)));
-    }
-    if same(NETWORK) {
-        object.entry("ipam").or_insert_with(empty);
     }
 }
 
@@ -135,7 +159,7 @@ fn form_value(node: &Node, form: Form, format: Format) -> Json {
             hosts.sort_unstable();
             hosts.into_iter().map(Json::from).collect()
         }
-        (Value::Map(map), Form::Ssh) => sorted(map)
+        (Value::Map(map), Form::Ssh) => sorted(map, format)
             .map(|(key, value)| match value.as_str() {
                 Some(path) if !path.is_empty() && format == Format::Yaml => {
                     Json::from(format!("{key}: {path}"))
@@ -145,11 +169,11 @@ fn form_value(node: &Node, form: Form, format: Format) -> Json {
             })
             .collect(),
         (Value::Text(size), Form::Bytes | Form::WholeBytes | Form::BytesText) if size == "0" => Json::Null,
-        (Value::Map(map), Form::Keyed(item) | Form::Names(item, _)) => {
-            sorted(map).map(|(key, value)| (key.to_owned(), form_value(value, *item, format))).collect()
-        }
+        (Value::Map(map), Form::Keyed(item) | Form::Names(item, _)) => sorted(map, format)
+            .map(|(key, value)| (key.to_owned(), form_value(value, *item, format)))
+            .collect(),
         (Value::Map(map), Form::Pairs(_) | Form::Options(_)) => {
-            sorted(map).map(|(key, value)| (key.to_owned(), plain(value))).collect()
+            sorted(map, format).map(|(key, value)| (key.to_owned(), plain(value, format))).collect()
         }
         (
             Value::Map(_),
@@ -160,7 +184,7 @@ fn form_value(node: &Node, form: Form, format: Format) -> Json {
             let shortest = (*value as f32).to_string().parse::<f64>().ok();
             shortest.map_or(Json::Null, float)
         }
-        _ => plain(node),
+        _ => plain(node, format),
     }
 }
 
@@ -175,13 +199,16 @@ fn is_zero(json: &Json) -> bool {
     }
 }
 
-fn sorted(map: &Map) -> impl Iterator<Item = (&str, &Node)> {
+fn sorted(map: &Map, format: Format) -> impl Iterator<Item = (&str, &Node)> {
     let mut entries: Vec<_> = map.iter().map(|(key, value)| (key.text.as_str(), value)).collect();
-    entries.sort_unstable_by(|(a, _), (b, _)| natural(a, b));
+    match format {
+        Format::Yaml => entries.sort_unstable_by(|(a, _), (b, _)| natural(a, b)),
+        Format::Json => entries.sort_unstable_by_key(|(key, _)| *key),
+    }
     entries.into_iter()
 }
 
-/// The order of keys that the reference prints: numbers by their value, other signs before letters.
+/// The order of keys that the reference prints as YAML: numbers by their value, other signs before letters.
 fn natural(a: &str, b: &str) -> Ordering {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     let same = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
@@ -213,14 +240,9 @@ fn float(value: f64) -> Json {
     Number::from_f64(value).map_or_else(|| Json::String(super::tree::float_text(value)), Json::Number)
 }
 
-/// A tree without a table: keys sorted, nothing left out.
-fn as_written(node: &Node) -> Json {
-    plain(node)
-}
-
-/// A value of the user's own; the reference loses empty lists in these.
-fn extension(node: &Node) -> Json {
-    let mut json = plain(node);
+/// A value that no table describes; the reference loses empty lists in these.
+fn extension(node: &Node, format: Format) -> Json {
+    let mut json = plain(node, format);
     let mut open = vec![&mut json];
     while let Some(value) = open.pop() {
         match value {
@@ -233,7 +255,8 @@ fn extension(node: &Node) -> Json {
     json
 }
 
-fn plain(node: &Node) -> Json {
+/// A tree without a table: keys sorted, nothing left out.
+fn plain(node: &Node, format: Format) -> Json {
     match &node.value {
         Value::Null => Json::Null,
         Value::Bool(value) => Json::Bool(*value),
@@ -243,8 +266,10 @@ fn plain(node: &Node) -> Json {
             .unwrap_or_else(|_| Json::String(value.to_string())),
         Value::Float(value) => float(*value),
         Value::Text(text) => Json::String(text.clone()),
-        Value::List(items) => items.iter().map(plain).collect(),
-        Value::Map(map) => sorted(map).map(|(key, value)| (key.to_owned(), plain(value))).collect(),
+        Value::List(items) => items.iter().map(|item| plain(item, format)).collect(),
+        Value::Map(map) => {
+            sorted(map, format).map(|(key, value)| (key.to_owned(), plain(value, format))).collect()
+        }
     }
 }
 
@@ -275,7 +300,7 @@ pub(super) fn walk_unsupported<'a>(
                 let path = if path.is_empty() { key.text.clone() } else { format!("{path}.{key}") };
                 if row.support == Support::Yes {
                     walk_unsupported(value, row.form, &path, found);
-                } else if !is_zero(&plain(value)) {
+                } else if !is_zero(&plain(value, Format::Json)) {
                     found.push((path, value, key.span, row.support));
                 }
             }

@@ -236,6 +236,13 @@ impl Told {
         }
     }
 
+    /// Whether no further error is kept: then one that need not be made is counted.
+    pub const fn overflows(&mut self) -> bool {
+        let full = self.errors >= MAX_TOLD;
+        self.errors += full as usize;
+        full
+    }
+
     #[must_use]
     pub const fn has_errors(&self) -> bool {
         self.errors > 0

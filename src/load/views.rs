@@ -72,7 +72,7 @@ impl Loaded {
     pub fn hashes(&self) -> Vec<(String, String)> {
         let services = self.project.services.iter();
         let mut hashes: Vec<_> =
-            services.map(|(name, service)| (name.clone(), service.container.digest())).collect();
+            services.map(|(name, service)| (name.clone(), service.config_hash())).collect();
         hashes.sort_unstable();
         hashes
     }

@@ -60,7 +60,7 @@ pub struct ContainerSpec {
 const DIGEST_VERSION: u32 = 1;
 
 impl ContainerSpec {
-    /// The config hash: 64 hex digits of SHA-256 over the canonical JSON of this value. The order in
+    /// What tells it from others: 64 hex digits of SHA-256 over the canonical JSON of this value. The order in
     /// which a mapping was written says nothing, so it changes nothing.
     ///
     /// # Panics
@@ -263,6 +263,21 @@ pub struct Limits {
     pub cpu_shares: Option<u64>,
     pub cpuset: Option<String>,
     pub pids: Option<i64>,
+}
+
+impl Limits {
+    /// What of the kernel's they need, by the names of its controllers.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<&'static str> {
+        let Self { memory, memory_swap, memory_reservation, nano_cpus, cpu_shares, cpuset, pids } = self;
+        let wanted = [
+            ("cpu", nano_cpus.is_some() || cpu_shares.is_some()),
+            ("cpuset", cpuset.is_some()),
+            ("memory", memory.is_some() || memory_swap.is_some() || memory_reservation.is_some()),
+            ("pids", pids.is_some()),
+        ];
+        wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name).collect()
+    }
 }
 
 #[cfg(test)]

@@ -207,7 +207,7 @@ impl<'a> Writer<'_, 'a> {
     ) -> StepId {
         let project = self.scene.project;
         let spec = service.container.clone();
-        let config_hash = spec.digest();
+        let config_hash = service.config_hash();
         let image_id = self.scene.observed.images.get(service.image()).map_or("", |image| &image.id);
         let labels = labels::container(project, service, replica.number, &config_hash, image_id, old);
         let op = Op::Create(Box::new(CreateContainer {
@@ -220,6 +220,7 @@ impl<'a> Writer<'_, 'a> {
             labels,
             image_id: image_id.to_owned(),
             replaces: old.filter(|_| !self.renew).map(|old| old.id.clone()),
+            once: None,
         }));
         let create = self.draft.add(op, cause);
         let joined = networks(service).filter_map(|name| self.made.networks.get(name.as_str())).copied();

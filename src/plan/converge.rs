@@ -13,7 +13,7 @@ use crate::{
 use super::{
     Cause, Goal, Plan, PlanError, Recreate, assemble,
     diff::changes,
-    order::{Need, Scene, is_one_off},
+    order::{Need, Scene},
     resources::Resources,
 };
 
@@ -266,7 +266,7 @@ impl<'a> Judge<'_, 'a> {
 
     fn restart(&self, replica: &Replica<'a>, needs: &[Need<'_>]) -> Option<Cause> {
         let Fate::Keep(container) = &replica.fate else { return None };
-        if !self.start || !container.state.is_running() || is_one_off(container) {
+        if !self.start || !container.state.is_running() || container.is_one_off() {
             return None;
         }
         let network = container.networks.iter().find(|name| self.replaced_networks.contains(name.as_str()));

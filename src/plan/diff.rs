@@ -21,7 +21,7 @@ pub(super) fn changes(project: &Project, service: &Service, container: &Containe
     let pairs = match &container.spec {
         Some(old) if *old == service.container => Vec::new(),
         Some(old) => differing(&fields(project, old), &fields(project, &service.container)),
-        None => hashes(&container.config_hash, &service.container.digest()),
+        None => hashes(&container.config_hash, &service.config_hash()),
     };
     pairs
         .into_iter()

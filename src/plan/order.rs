@@ -53,7 +53,7 @@ impl<'a> Scene<'a> {
         })?;
         let services = order.into_iter().map(|at| services[at]).collect();
         let mut containers: HashMap<&str, Vec<&Container>> = HashMap::new();
-        for container in observed.containers.iter().filter(|container| !is_one_off(container)) {
+        for container in observed.containers.iter().filter(|container| !container.is_one_off()) {
             containers.entry(&container.service).or_default().push(container);
         }
         Ok(Self { project, observed, services, containers })
@@ -73,7 +73,7 @@ impl<'a> Scene<'a> {
         self.observed
             .containers
             .iter()
-            .filter(move |c| if is_one_off(c) { !c.state.is_running() } else { !known(&c.service) })
+            .filter(move |c| if c.is_one_off() { !c.state.is_running() } else { !known(&c.service) })
     }
 
     /// Why the container is none of this project's business: another directory made it under the
@@ -106,10 +106,6 @@ impl<'a> Scene<'a> {
         needs.retain(|need| self.project.services.contains_key(need.on));
         needs
     }
-}
-
-pub(super) fn is_one_off(container: &Container) -> bool {
-    container.labels.get(label::ONEOFF).is_some_and(|value| value == "True")
 }
 
 fn namespace_owner(service: &Service) -> Option<&str> {

@@ -10,11 +10,7 @@ use crate::{
     model::{MountSource, Selection, Service, label},
 };
 
-use super::{
-    Cause, Plan, PlanError, StepId,
-    draft::Draft,
-    order::{Scene, is_one_off},
-};
+use super::{Cause, Plan, PlanError, StepId, draft::Draft, order::Scene};
 
 pub(super) fn stopped(
     scene: &Scene<'_>,
@@ -67,7 +63,7 @@ pub(super) fn removed(
     }
     dependents_first(scene, &mut draft, &stops);
     if remove_orphans {
-        let one_offs = scene.observed.containers.iter().filter(|c| is_one_off(c) && c.state.is_running());
+        let one_offs = scene.observed.containers.iter().filter(|c| c.is_one_off() && c.state.is_running());
         let orphans = scene.orphans().chain(one_offs);
         for container in orphans.filter(|container| scene.elsewhere(container).is_none()) {
             let (_, remove) = draft.stop_and_remove(container, timeout, volumes, &Cause::Orphan);
@@ -120,7 +116,7 @@ fn note_kept(scene: &Scene<'_>, selection: &Selection, gone: &Gone<'_>, draft: &
     for container in scene.observed.containers.iter().filter(|container| !gone.contains(container)) {
         let why = if let Some(elsewhere) = scene.elsewhere(container) {
             elsewhere
-        } else if is_one_off(container) {
+        } else if container.is_one_off() {
             "it is a one-off container; `--remove-orphans` removes it".to_owned()
         } else if scene.project.disabled.contains_key(&container.service) {
             format!("service `{}` is disabled; turn its profile on to remove it", container.service)

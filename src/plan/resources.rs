@@ -7,12 +7,7 @@ use crate::{
     model::{MountSource, Network, NetworkMode, Service, Volume, label},
 };
 
-use super::{
-    Cause, FieldChange, PlanError, StepId,
-    draft::Draft,
-    labels,
-    order::{Scene, is_one_off},
-};
+use super::{Cause, FieldChange, PlanError, StepId, draft::Draft, labels, order::Scene};
 
 /// What some services use, by key of the file.
 pub(super) struct Resources<'a> {
@@ -151,7 +146,7 @@ fn hash_differs(found: &indexmap::IndexMap<String, String>, wanted: &str) -> boo
 /// Containers on the network that a command on this project may not stop: those of other projects,
 /// and one-off ones, behind which somebody may sit.
 fn strangers(scene: &Scene<'_>, info: &NetworkInfo) -> Vec<String> {
-    let may_stop = |container: &Container| !(is_one_off(container) && container.state.is_running());
+    let may_stop = |container: &Container| !(container.is_one_off() && container.state.is_running());
     let ours = |name: &String| scene.observed.containers.iter().any(|c| c.name == *name && may_stop(c));
     info.containers.iter().filter(|name| !ours(name)).cloned().collect()
 }

@@ -30,7 +30,7 @@ use rustix::{
 };
 
 use super::{
-    Error, Result, Roots, lock, netlink, netlink::Netlink, netns, nft, state::file_error, uplink::Uplink,
+    Error, Result, Roots, lock, netlink, netlink::Netlink, netns, nft, state::file_error, uplink::WayOut,
 };
 
 /// First argument of the hidden entry.
@@ -251,15 +251,15 @@ fn serve(run: &Path, listener: &UnixListener, netns: Result<&OwnedFd, &String>) 
 }
 
 /// What a holder asks for; false when it is gone.
-fn hear(holder: &mut UnixStream, netns: Result<&OwnedFd, &String>, uplink: &mut Option<Uplink>) -> bool {
+fn hear(holder: &mut UnixStream, netns: Result<&OwnedFd, &String>, uplink: &mut Option<WayOut>) -> bool {
     let mut asked = [0];
     let Ok(netns) = netns else { return false };
     if !matches!(holder.read(&mut asked), Ok(1)) || asked != [UPLINK] {
         return false;
     }
-    let opened = match uplink {
-        Some(_) => Ok(()),
-        None => Uplink::open(netns).map(|opened| *uplink = Some(opened)),
+    let opened = match uplink.as_mut().is_some_and(WayOut::leads_out) {
+        true => Ok(()),
+        false => WayOut::open(netns).map(|opened| *uplink = Some(opened)),
     };
     let failed = |error| format!("failed to open a way out of the containers' networks: {error}");
     let reply = opened.map_or_else(|error| failed(error).into_bytes(), |()| vec![DONE]);

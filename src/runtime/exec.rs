@@ -15,7 +15,7 @@ use rustix::{
 };
 
 use super::{
-    ContainerConfig, Error, Result, cgroup,
+    ContainerConfig, Error, ExecConfig, Result, cgroup,
     process::{self, ExecFailure, Program, tell},
     seccomp, signal,
     state::{Identity, failed},
@@ -30,6 +30,8 @@ pub struct Exec {
     user: User,
     cwd: String,
     rlimits: Vec<(i32, libc::rlimit64)>,
+    /// Its streams are a terminal, which becomes that of its session.
+    tty: bool,
 }
 
 /// It runs: a child of the caller, who must reap it.
@@ -39,26 +41,50 @@ pub struct Running {
 }
 
 impl Exec {
-    /// `args` as the container's own program is run: same user, environment and limits.
-    pub fn new(config: &ContainerConfig, process: &Identity, args: &[String]) -> Result<Self> {
+    /// As the container's own program is run, but for what `exec` says otherwise.
+    pub fn new(config: &ContainerConfig, process: &Identity, exec: &ExecConfig) -> Result<Self> {
         let root = format!("/proc/{}/root", process.pid);
         let root = super::rootfs::open_path(root.as_ref())?;
-        let user = users::resolve(root.as_fd(), &config.user, &config.groups)?;
+        let user = exec.user.as_ref().unwrap_or(&config.user);
+        let user = users::resolve(root.as_fd(), user, &config.groups)?;
         let hostname = config.hostname.clone().unwrap_or_else(|| worker::short_id(&config.id));
-        let env = worker::environment(config, &user, &hostname);
-        let mut program = Program::new(args, &env)?;
-        program.capabilities = process::capability_set(&config.capabilities)?;
+        let mut asked = config.clone();
+        asked.tty |= exec.tty;
+        for variable in &exec.env {
+            let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+            asked.env.retain(|known| name(known) != name(variable));
+            asked.env.push(variable.clone());
+        }
+        let mut program = Program::new(&exec.args, &worker::environment(&asked, &user, &hostname))?;
+        program.capabilities = if exec.privileged {
+            process::capability_set(&process::CAPABILITIES.map(str::to_owned))?
+        } else {
+            process::capability_set(&config.capabilities)?
+        };
         program.no_new_privileges = config.no_new_privileges;
         if config.seccomp && !config.privileged {
             program.filter = seccomp::default_filter(&config.capabilities);
         }
+        let cwd = match &exec.cwd {
+            Some(cwd) => {
+                let cwd = std::path::Path::new("/").join(&config.cwd).join(cwd).display().to_string();
+                worker::check_cwd(&cwd)?;
+                cwd
+            }
+            None => config.cwd.clone(),
+        };
         let rlimits = config
             .rlimits
             .iter()
             .filter_map(|limit| Some((process::rlimit(&limit.kind)?, limit)))
             .map(|(kind, limit)| (kind, libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard }))
             .collect();
-        Ok(Self { program, user, cwd: config.cwd.clone(), rlimits })
+        Ok(Self { program, user, cwd, rlimits, tty: exec.tty })
+    }
+
+    /// Whom it runs as.
+    pub fn user(&self) -> &User {
+        &self.user
     }
 
     /// Runs it with these streams; returns when it was executed.
@@ -143,6 +169,10 @@ impl Exec {
             .and_then(|()| rustix::stdio::dup2_stdout(&streams[1]))
             .and_then(|()| rustix::stdio::dup2_stderr(&streams[2]))
             .map_err(in_step("cannot set the streams"))?;
+        if self.tty {
+            rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
+                .map_err(in_step("cannot take the terminal"))?;
+        }
         // SAFETY: marks what is above the streams to close on exec; nothing is closed now.
         unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
         rustix::process::chdir(&self.cwd).map_err(in_step("cannot enter the working directory"))?;

@@ -13,7 +13,7 @@ use rustix::{
 use tokio::{io::Interest, io::unix::AsyncFd, time};
 
 use super::{
-    Health, HealthConfig, Result,
+    ExecConfig, Health, HealthConfig, Result,
     exec::{Exec, Running},
     state::{HealthState, Identity, Place, Spec, failed, write_json},
     supervisor::asynchronous,
@@ -94,7 +94,8 @@ pub async fn watch(place: Place, spec: Spec, config: HealthConfig, process: Iden
         time::sleep(course.pause(start.elapsed())).await;
         let since = start.elapsed();
         if exec.is_none() {
-            exec = Exec::new(&spec.config, &process, &config.args).ok();
+            let program = ExecConfig { args: config.args.clone(), ..ExecConfig::default() };
+            exec = Exec::new(&spec.config, &process, &program).ok();
         }
         let (healthy, output) = match &exec {
             Some(exec) => probe(exec, &process, timeout).await,

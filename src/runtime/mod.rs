@@ -4,11 +4,13 @@
 //! keeper and a supervisor with (the embedded engine makes one per Compose project).
 
 pub mod anchor;
+mod attended;
 mod cgroup;
 mod check;
 mod client;
 mod config;
 mod core;
+mod dbus;
 pub mod dns;
 mod error;
 mod exe;
@@ -30,11 +32,13 @@ mod process;
 mod protocol;
 mod restart;
 mod rootfs;
+pub mod rootless;
 mod run;
 pub mod seccomp;
 mod signal;
 mod state;
 mod supervisor;
+mod terminal;
 mod uplink;
 pub mod users;
 pub mod volumes;
@@ -42,16 +46,20 @@ mod wait;
 mod worker;
 
 pub use self::{
+    attended::{Attended, write_all},
+    cgroup::{Missing, missing as limits_missing},
     config::{
-        ContainerConfig, Device, Endpoint, HealthConfig, MountConfig, MountKind, NetworkConfig,
-        NetworkNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Upper, VolumeConfig,
+        ALL_CAPABILITIES, ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, LogConfig,
+        MountConfig, MountKind, NetworkConfig, NetworkNamespace, OneOff, PortConfig, RestartConfig, Rlimit,
+        Rootfs, Upper, VolumeConfig,
     },
     core::{
-        BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest, NetworkRecord,
-        Phase, PortConflict, Roots, Until, VolumeRecord,
+        Attachment, BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest,
+        NetworkRecord, Phase, PortConflict, RawRecord, Roots, Until, VolumeRecord,
     },
     error::{Error, Result},
     exe::{program, use_program},
+    terminal::resize,
 };
 
 /// Runs a hidden entry (keeper, supervisor, anchor, foreground run) when this process was started as one,
@@ -65,6 +73,7 @@ pub fn entry() -> Option<i32> {
         keeper::ENTRY => Some(keeper::entry(rest)),
         supervisor::ENTRY => Some(supervisor::entry(rest)),
         run::ENTRY => Some(run::entry()),
+        attended::ENTRY => Some(attended::entry()),
         anchor::ENTRY => Some(anchor::entry(rest)),
         _ => None,
     }

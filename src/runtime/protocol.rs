@@ -15,7 +15,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    BoundPort, Error, RestartConfig, Result, Roots,
+    BoundPort, Error, ExecConfig, RestartConfig, Result, Roots,
     state::{Identity, Spec, failed},
 };
 
@@ -30,6 +30,12 @@ pub enum Request {
     Start { id: String },
     /// From now on no policy brings it back; answered when no start of it is under way.
     Stop { id: String },
+    /// Runs a further program that nobody listens to; answered when it was executed.
+    Exec { id: String, exec: ExecConfig },
+    /// Answered with the master of its terminal.
+    Terminal { id: String },
+    /// Nobody but those who have it open writes to its standard input any more.
+    CloseInput { id: String },
     /// The container is being removed: what is held for it is let go.
     Forget { id: String },
 }
@@ -50,6 +56,8 @@ pub enum Report {
         address: Option<Ipv4Addr>,
         dns: bool,
     },
+    /// A further program runs.
+    Executed,
     Failed(Wire),
 }
 
@@ -153,7 +161,7 @@ impl From<&Error> for Wire {
                 (Kind::Timeout, String::new(), i32::try_from(time.as_millis()).unwrap_or(i32::MAX))
             }
             Error::Helper(text) => (Kind::Helper, text.clone(), 0),
-            Error::Permission { .. } => (Kind::Helper, error.to_string(), 0),
+            Error::Permission { .. } | Error::Rootless { .. } => (Kind::Helper, error.to_string(), 0),
             Error::File { source, .. } | Error::System { source, .. } => {
                 (Kind::System, error.to_string(), source.raw_os_error().unwrap_or(0))
             }

@@ -12,14 +12,14 @@ use rustix::{
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
-        OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
-        open_tree,
+        OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+        mount_change, move_mount, open_tree,
     },
     thread::{UnshareFlags, unshare_unsafe},
 };
 
 use super::{
-    Error, Result, Upper,
+    Error, Result, Upper, rootless,
     state::{failed, make_dir},
 };
 
@@ -73,6 +73,11 @@ pub fn mount(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Re
 /// content of a file comes from elsewhere, which whoever writes that directory (an image) could forge.
 const PLAIN: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")];
 
+/// With `userxattr` the first two are off and may not even be said to be.
+fn plain() -> &'static [(&'static str, &'static str)] {
+    if rootless::is_confined() { &PLAIN[2..] } else { &PLAIN }
+}
+
 /// Short whatever the path: values of fsconfig end at 255 bytes.
 fn name_of(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
@@ -85,7 +90,10 @@ fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path)
     }
     fsconfig_set_string(context.as_fd(), "upperdir", name_of(upper))?;
     fsconfig_set_string(context.as_fd(), "workdir", name_of(work))?;
-    for (option, value) in PLAIN {
+    if rootless::is_confined() {
+        fsconfig_set_flag(context.as_fd(), "userxattr")?;
+    }
+    for &(option, value) in plain() {
         match fsconfig_set_string(context.as_fd(), option, value) {
             // A kernel that does not know it cannot do it either.
             Ok(()) | Err(Errno::INVAL) => {}
@@ -99,8 +107,10 @@ fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path)
 
 fn mount_old(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path) -> Result<(), Errno> {
     let lower = layers.iter().map(name_of).collect::<Vec<_>>().join(":");
-    let options = format!("lowerdir={lower},upperdir={},workdir={}", name_of(upper), name_of(work));
-    let plain = PLAIN.iter().fold(options.clone(), |all, (option, value)| format!("{all},{option}={value}"));
+    let marks = if rootless::is_confined() { ",userxattr" } else { "" };
+    let options = format!("lowerdir={lower},upperdir={},workdir={}{marks}", name_of(upper), name_of(work));
+    let plain =
+        plain().iter().fold(options.clone(), |all, (option, value)| format!("{all},{option}={value}"));
     let mount = |options: String| {
         let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
         rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())

@@ -3,14 +3,17 @@
 //! The list is that of moby's default profile (profiles/seccomp, 28.x): what is not named fails
 //! with EPERM, what the newest name here is older than fails with ENOSYS so that C libraries fall
 //! back. Compiling it through libseccomp costs 10 ms a container (three ABIs); this takes a
-//! fraction of one, and needs no C library. Custom profiles are not read here.
+//! fraction of one, and needs no C library. [`Profile`] reads those of users.
 
-use std::{collections::BTreeMap, io, str::FromStr};
+mod bpf;
+mod profile;
 
-use libc::{
-    BPF_ABS, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, ENOSYS, EPERM,
-    SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS, sock_filter, sock_fprog,
-};
+use std::{collections::BTreeMap, io};
+
+use libc::{ENOSYS, EPERM, SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, sock_filter, sock_fprog};
+
+use bpf::{ABIS, Abi, Is, Rule, Table, Test, Verdict, assemble, errno};
+pub use profile::Profile;
 
 /// Allowed for every container.
 const ALWAYS: &str = "
@@ -82,154 +85,40 @@ const AF_VSOCK: u32 = 40;
 /// PER_LINUX, PER_LINUX32, each with and without UNAME26, and the query.
 const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
-/// What happens to one system call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Action {
-    Allow,
-    Errno(i32),
-    /// Allowed unless its first argument is this.
-    UnlessArgument(u32),
-    /// Allowed unless its first argument has one of these bits.
-    UnlessBits(u32),
-    /// Allowed if its first argument is one of the personalities.
-    Personality,
-}
-
-struct Abi {
-    /// AUDIT_ARCH_* of `seccomp_data.arch`.
-    audit: u32,
-    number: fn(&str) -> Option<u32>,
-}
-
-#[cfg(target_arch = "x86_64")]
-const ABIS: &[Abi] = &[
-    Abi { audit: 0xc000_003e, number: |name| number(syscalls::x86_64::Sysno::from_str(name).ok()?.id()) },
-    Abi { audit: 0x4000_0003, number: |name| number(syscalls::x86::Sysno::from_str(name).ok()?.id()) },
-];
-
-#[cfg(target_arch = "aarch64")]
-const ABIS: &[Abi] = &[
-    Abi { audit: 0xc000_00b7, number: |name| number(syscalls::aarch64::Sysno::from_str(name).ok()?.id()) },
-    Abi { audit: 0x4000_0028, number: |name| number(syscalls::arm::Sysno::from_str(name).ok()?.id()) },
-];
-
-fn number(id: i32) -> Option<u32> {
-    u32::try_from(id).ok()
-}
-
 /// The default filter for a process that may have `capabilities` (`CAP_CHOWN`, ...).
 #[must_use]
 pub fn default_filter(capabilities: &[String]) -> Vec<sock_filter> {
     let has = |name: &str| capabilities.iter().any(|capability| capability == name);
-    let mut filter = vec![load_field(offset_of_arch())];
-    for abi in ABIS {
-        let body = tree(&ranges(abi, &has));
-        let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
-        filter.extend([jump(BPF_JEQ, abi.audit, 1, 0), stmt(BPF_JMP | BPF_JA, length + 1)]);
-        filter.push(load_field(0));
-        filter.extend(body);
-    }
-    filter.push(ret(SECCOMP_RET_KILL_PROCESS));
-    filter
+    let tables: Vec<_> = ABIS.iter().map(|abi| (abi, default_table(abi, &has))).collect();
+    assemble(&tables, SECCOMP_RET_KILL_PROCESS)
 }
 
-const fn offset_of_arch() -> u32 {
-    4
-}
-
-/// The low half of the first argument: all that the calls looked into take is 32 bits wide.
-const fn offset_of_first_argument() -> u32 {
-    16
-}
-
-/// What happens to each number, as runs that cover all of them: (first number, action).
-fn ranges(abi: &Abi, has: &dyn Fn(&str) -> bool) -> Vec<(u32, Action)> {
-    let mut actions: BTreeMap<u32, Action> = BTreeMap::new();
-    let mut set = |names: &str, action| {
+fn default_table(abi: &Abi, has: &dyn Fn(&str) -> bool) -> Table {
+    let mut calls = BTreeMap::new();
+    let mut set = |names: &str, verdict: Verdict| {
         for name in names.split_ascii_whitespace() {
             if let Some(number) = (abi.number)(name) {
-                actions.insert(number, action);
+                calls.insert(number, verdict.clone());
             }
         }
     };
-    set(ALWAYS, Action::Allow);
-    set("socket", Action::UnlessArgument(AF_VSOCK));
-    set("personality", Action::Personality);
-    set("clone", Action::UnlessBits(CLONE_NEW));
-    set("clone3", Action::Errno(ENOSYS));
+    let allow = Verdict::Always(SECCOMP_RET_ALLOW);
+    // All that the calls looked into take is 32 bits wide.
+    let allow_if = |tests: &[Is]| {
+        let rule = |is: &Is| Rule { tests: vec![Test { argument: 0, is: *is }], then: SECCOMP_RET_ALLOW };
+        Verdict::Depends(tests.iter().map(rule).collect(), errno(EPERM))
+    };
+    set(ALWAYS, allow.clone());
+    set("socket", allow_if(&[Is::LowNot(AF_VSOCK)]));
+    set("personality", allow_if(&PERSONALITIES.map(Is::LowEqual)));
+    set("clone", allow_if(&[Is::LowWithout(CLONE_NEW)]));
+    set("clone3", Verdict::Always(errno(ENOSYS)));
     for (capability, names) in WITH_CAPABILITY {
         if has(capability) {
-            set(names, Action::Allow);
+            set(names, allow.clone());
         }
     }
-    let newest = actions.last_key_value().map_or(0, |(number, _)| *number);
-    let mut runs: Vec<(u32, Action)> = Vec::new();
-    for number in 0..=newest + 1 {
-        let refused = Action::Errno(if number > newest { ENOSYS } else { EPERM });
-        let action = actions.get(&number).copied().unwrap_or(refused);
-        if runs.last().is_none_or(|(_, last)| *last != action) {
-            runs.push((number, action));
-        }
-    }
-    runs
-}
-
-/// A binary search over the runs. Both ways are plain jumps: a conditional one reaches 255 at most.
-fn tree(runs: &[(u32, Action)]) -> Vec<sock_filter> {
-    let [(_, action)] = runs else {
-        let (below, above) = runs.split_at(runs.len() / 2);
-        let (left, right) = (tree(below), tree(above));
-        let length = u32::try_from(left.len()).unwrap_or(u32::MAX);
-        let mut code = vec![jump(BPF_JGE, above[0].0, 0, 1), stmt(BPF_JMP | BPF_JA, length)];
-        code.extend(left);
-        code.extend(right);
-        return code;
-    };
-    let allow = ret(SECCOMP_RET_ALLOW);
-    let refuse = errno(EPERM);
-    match *action {
-        Action::Allow => vec![allow],
-        Action::Errno(code) => vec![errno(code)],
-        Action::UnlessArgument(value) => {
-            vec![load_field(offset_of_first_argument()), jump(BPF_JEQ, value, 0, 1), refuse, allow]
-        }
-        Action::UnlessBits(bits) => {
-            vec![load_field(offset_of_first_argument()), jump(BPF_JSET, bits, 0, 1), refuse, allow]
-        }
-        Action::Personality => {
-            let mut code = vec![load_field(offset_of_first_argument())];
-            for value in PERSONALITIES {
-                code.extend([jump(BPF_JEQ, value, 0, 1), allow]);
-            }
-            code.push(refuse);
-            code
-        }
-    }
-}
-
-/// BPF opcodes are 16 bits wide, and libc has them wider.
-fn opcode(code: u32) -> u16 {
-    u16::try_from(code).unwrap_or_default()
-}
-
-fn stmt(code: u32, k: u32) -> sock_filter {
-    sock_filter { code: opcode(code), jt: 0, jf: 0, k }
-}
-
-fn jump(test: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter { code: opcode(BPF_JMP | test | BPF_K), jt, jf, k }
-}
-
-fn load_field(offset: u32) -> sock_filter {
-    stmt(BPF_LD | BPF_W | BPF_ABS, offset)
-}
-
-fn ret(action: u32) -> sock_filter {
-    stmt(BPF_RET | BPF_K, action)
-}
-
-fn errno(code: i32) -> sock_filter {
-    ret(SECCOMP_RET_ERRNO | code.cast_unsigned())
+    Table { calls, default: errno(EPERM), newer_is_unknown: true }
 }
 
 /// Puts the calling thread under `filter`, for good. It must have CAP_SYS_ADMIN or
@@ -245,38 +134,15 @@ pub fn load(filter: &[sock_filter]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use libc::SECCOMP_RET_ERRNO;
 
-    /// Runs the filter on (arch, number, first argument) as the kernel would.
-    fn verdict(filter: &[sock_filter], arch: u32, number: u32, argument: u32) -> u32 {
-        let (mut at, mut a) = (0, 0);
-        loop {
-            let insn = filter[at];
-            let code = u32::from(insn.code);
-            at += 1;
-            if code == BPF_LD | BPF_W | BPF_ABS {
-                a = [number, arch, 0, 0, argument][insn.k as usize / 4];
-            } else if code == BPF_RET | BPF_K {
-                return insn.k;
-            } else if code == BPF_JMP | BPF_JA {
-                at += insn.k as usize;
-            } else {
-                let holds = match code & !BPF_JMP {
-                    BPF_JEQ => a == insn.k,
-                    BPF_JGE => a >= insn.k,
-                    BPF_JSET => a & insn.k != 0,
-                    other => panic!("opcode {other}"),
-                };
-                at += usize::from(if holds { insn.jt } else { insn.jf });
-            }
-        }
-    }
+    use super::{bpf::tests::verdict, *};
 
     fn of(capabilities: &[&str]) -> impl Fn(&str, u32) -> u32 {
         let filter = default_filter(&capabilities.iter().map(ToString::to_string).collect::<Vec<_>>());
         move |name, argument| {
             let abi = &ABIS[0];
-            verdict(&filter, abi.audit, (abi.number)(name).unwrap(), argument)
+            verdict(&filter, abi.audit, (abi.number)(name).unwrap(), &[u64::from(argument)])
         }
     }
 
@@ -322,10 +188,10 @@ mod tests {
     fn calls_newer_than_the_list_look_as_if_the_kernel_had_none() {
         let filter = default_filter(&[]);
         for abi in ABIS {
-            assert_eq!(verdict(&filter, abi.audit, 9999, 0), UNKNOWN);
-            assert_eq!(verdict(&filter, abi.audit, u32::MAX, 0), UNKNOWN);
+            assert_eq!(verdict(&filter, abi.audit, 9999, &[]), UNKNOWN);
+            assert_eq!(verdict(&filter, abi.audit, u32::MAX, &[]), UNKNOWN);
         }
-        assert_eq!(verdict(&filter, 0x1234, 0, 0), SECCOMP_RET_KILL_PROCESS, "a foreign ABI");
+        assert_eq!(verdict(&filter, 0x1234, 0, &[]), SECCOMP_RET_KILL_PROCESS, "a foreign ABI");
     }
 
     #[test]
@@ -341,7 +207,7 @@ mod tests {
                 continue;
             }
             let want = if allowed.contains(&number) { SECCOMP_RET_ALLOW } else { REFUSED };
-            assert_eq!(verdict(&filter, abi.audit, number, 0), want, "{number}");
+            assert_eq!(verdict(&filter, abi.audit, number, &[]), want, "{number}");
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{BoundPort, ContainerConfig, Error, Exit, Health, Result, Roots};
+use super::{BoundPort, ContainerConfig, Error, Exit, Health, Result, Roots, cgroup};
 
 /// What `create` decided; `spec.json` in the data tree, never changed afterwards.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -119,9 +119,9 @@ impl Group {
         entries(&self.data().join("c"))
     }
 
-    /// Path of the group's cgroups, in every hierarchy.
-    pub fn cgroup(&self, id: &str) -> String {
-        format!("/ficelle/{}/{id}", self.name)
+    /// Path of a container's control groups, in every hierarchy; `None` where this user can have none.
+    pub fn cgroup(&self, id: &str) -> Option<String> {
+        cgroup::home(self).map(|home| format!("{home}/{id}"))
     }
 }
 
@@ -134,6 +134,11 @@ impl Place {
                 Err(Error::NoContainer(self.data.file_name().unwrap_or_default().to_string_lossy().into()))
             }
         }
+    }
+
+    /// Where what it writes is kept: what cannot be read later goes with the machine.
+    pub fn log(&self, spec: &Spec) -> PathBuf {
+        if spec.config.log.kept { self.data.join("log") } else { self.run.join("log") }
     }
 
     pub fn write_state(&self, state: &State) -> Result<()> {
@@ -183,6 +188,11 @@ impl Place {
 
     pub fn health(&self) -> Option<HealthState> {
         read_json(&self.run.join("health.json")).ok().flatten()
+    }
+
+    /// Every process of it is frozen.
+    pub fn is_paused(&self) -> bool {
+        self.run.join("paused").exists()
     }
 
     /// The user asked it to stop: no policy brings it back.

@@ -29,6 +29,7 @@ use super::{
     protocol::{Report, Started, Wire, borrow, send},
     rootfs, seccomp,
     state::{Group, Identity, Place, Spec, entries, failed, file_error, make_dir, write_file},
+    terminal,
     users::{self, User},
     volumes,
 };
@@ -39,8 +40,8 @@ pub struct Job {
     pub roots: Roots,
     pub place: Place,
     pub spec: Spec,
-    /// Path of its control groups.
-    pub cgroup: String,
+    /// Path of its control groups; `None` where this user can have none.
+    pub cgroup: Option<String>,
     /// Standard input, output and error; a terminal of its own when `None`.
     pub stdio: Option<[OwnedFd; 3]>,
     /// Listeners are held already.
@@ -66,6 +67,21 @@ pub fn fork(socket: &OwnedFd, job: impl FnOnce() -> Result<(Report, Vec<OwnedFd>
     }
 }
 
+/// Forks a process that does `job` and that nobody hears. The caller has one thread.
+pub fn fork_apart(job: impl FnOnce() -> Result<()>) -> Result<()> {
+    // SAFETY: as in `fork`.
+    match unsafe { libc::fork() } {
+        -1 => Err(Error::System { what: "cannot fork".into(), source: std::io::Error::last_os_error() }),
+        0 => {
+            process::set_name("ficelle-worker");
+            let code = i32::from(job().is_err());
+            // SAFETY: as in `fork`.
+            unsafe { libc::_exit(code) }
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether the user mounts something of their own where the control groups are seen.
 fn mounts_cgroups(config: &ContainerConfig) -> bool {
     config.mounts.iter().any(|mount| Path::new(&mount.target).starts_with("/sys"))
@@ -82,6 +98,9 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     };
 
     rootfs::own_mounts()?;
+    if cgroup.is_none() {
+        cgroup::stand_in()?;
+    }
     let root = mount_root(config, &place)?;
     let fd = rootfs::open_path(&root)?;
     rootfs::refuse_links(fd.as_fd())?;
@@ -117,9 +136,14 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         (None, Some((_, path))) => Stdio::Console(path.clone()),
         (None, None) => return Err(Error::Helper("neither streams nor a terminal".into())),
     };
+    let mut document = oci::document(&config, &resolved)?;
+    let devices = document["linux"]["resources"]["devices"].clone();
+    if let Some(cgroup) = &cgroup {
+        cgroup::honour(cgroup, &mut document["linux"]["resources"]);
+    }
     let created = Libcontainer.create(Launch {
         id: config.id.clone(),
-        document: oci::document(&config, &resolved)?,
+        document,
         scratch: place.run.join("launch"),
         program: program(&config)?,
         init: config.init,
@@ -127,13 +151,17 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         stdio,
     })?;
     let process = created.process().clone();
-    if !config.privileged {
-        cgroup::deny_tunnels(&cgroup)?;
+    if let Some(cgroup) = cgroup.filter(|_| !config.privileged) {
+        cgroup::fence(&cgroup, &devices)?;
     }
     let (dns, terminal) = (!names.is_empty(), console.is_some());
     descriptors.extend(names);
     if let Some((listener, path)) = console {
-        descriptors.push(master(&listener)?);
+        let master = master(&listener)?;
+        if let Some(size) = config.once.as_ref().and_then(|once| once.size) {
+            terminal::resize(master.as_fd(), size)?;
+        }
+        descriptors.push(master);
         fs::remove_file(&path).map_err(|e| file_error("cannot remove", &path, e))?;
     }
     if !leases.is_empty() {

@@ -10,12 +10,13 @@ use crate::{
 };
 
 /// `what` names the thing and stands first; the error below it is the cause.
-pub(super) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
+pub(in crate::engines) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
     let kind = match error {
         Error::NoContainer(_) | Error::NoNetwork(_) | Error::NoVolume(_) => ErrorKind::NotFound,
-        Error::Permission { .. } => ErrorKind::Permission,
+        Error::Permission { .. } | Error::Rootless { .. } => ErrorKind::Permission,
         Error::Conflict(_) => ErrorKind::Conflict,
-        Error::Invalid(_) | Error::Exec { .. } => ErrorKind::Invalid,
+        Error::Invalid(_) => ErrorKind::Invalid,
+        Error::Exec { code, .. } => ErrorKind::Program(*code),
         Error::Unsupported(_) => ErrorKind::Unsupported,
         Error::Exhausted(_) => ErrorKind::Exhausted,
         Error::Condition(_) | Error::Timeout(_) => ErrorKind::Dependency,
@@ -24,7 +25,10 @@ pub(super) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
     };
     let told = EngineError::new(kind, what).caused_by(error);
     match kind {
-        ErrorKind::Permission => told.help(PERMISSION),
+        ErrorKind::Permission => match error {
+            Error::Rootless { help, .. } => told.help(help.clone()),
+            _ => told.help(PERMISSION),
+        },
         ErrorKind::Exhausted => told.help("free some space or stop what is not needed, then try again"),
         _ => match error {
             Error::Exec { code: 127, .. } => {
@@ -36,17 +40,19 @@ pub(super) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
     }
 }
 
-const PERMISSION: &str = "run it as root (`sudo ficelle ...`); `ficelle config` works for everybody";
+const PERMISSION: &str = "root may (`sudo ficelle ...`); for this user, look at whose it is";
 
 pub(super) fn image(error: &ImageError, what: impl Into<String>) -> EngineError {
     let kind = match error {
         ImageError::NotFound(_) => ErrorKind::NotFound,
-        ImageError::Remote(_) | ImageError::Unreachable { .. } => ErrorKind::Remote,
+        ImageError::Remote { .. } | ImageError::Unreachable { .. } => ErrorKind::Remote,
         ImageError::Invalid(_) | ImageError::Platform { .. } => ErrorKind::Invalid,
+        ImageError::Drift { .. } => ErrorKind::Drift,
         ImageError::InUse(..) => ErrorKind::Conflict,
         ImageError::File { source, .. } => of_io(source),
     };
-    let told = EngineError::new(kind, what).caused_by(error);
+    let mut told = EngineError::new(kind, what).caused_by(error);
+    told.help.extend_from_slice(error.help());
     if kind == ErrorKind::Permission { told.help(PERMISSION) } else { told }
 }
 
@@ -54,9 +60,10 @@ pub(super) fn build(error: &BuildError, what: impl Into<String>) -> EngineError 
     match error {
         BuildError::Image(error) => image(error, what),
         BuildError::Runtime(error) => runtime(error, what),
-        BuildError::Dockerfile { file, line, message, help } => {
+        BuildError::Dockerfile { file, line, message, help, snippet } => {
             let mut told = EngineError::new(ErrorKind::Invalid, what);
             told.causes.push(format!("{file}:{line}: {message}"));
+            told.facts.push(format!("{file}:{line}\n{snippet}"));
             told.help.extend(help.clone());
             told
         }
@@ -65,13 +72,20 @@ pub(super) fn build(error: &BuildError, what: impl Into<String>) -> EngineError 
             for mistake in mistakes {
                 let one = build(mistake, "");
                 told.causes.extend(one.causes);
+                told.facts.extend(one.facts);
                 told.help.extend(one.help);
             }
             told
         }
-        BuildError::Step { .. } | BuildError::Context { .. } => {
-            EngineError::new(ErrorKind::Invalid, what).caused_by(error)
+        BuildError::Step { file, line, snippet, output, .. } => {
+            let mut told = EngineError::new(ErrorKind::Invalid, what).caused_by(error);
+            told.facts.push(format!("{file}:{line}\n{snippet}"));
+            if !output.is_empty() {
+                told.facts.push(format!("the step said last:\n{}", output.join("\n")));
+            }
+            told
         }
+        BuildError::Context { .. } => EngineError::new(ErrorKind::Invalid, what).caused_by(error),
         BuildError::Cancelled => EngineError::new(ErrorKind::Cancelled, what).caused_by(error),
     }
 }

@@ -5,11 +5,15 @@ mod capabilities;
 mod check;
 mod config;
 mod error;
+mod exec;
 mod health;
+mod images;
 mod logs;
 mod observe;
 mod perform;
 mod signal;
+
+pub(super) use self::error::runtime as failure;
 
 use std::{path::Path, sync::Arc};
 
@@ -17,13 +21,15 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use crate::{
+    build,
     engine::{
-        Capabilities, Detail, Engine, EngineError, ErrorKind, ImageInfo, LogItem, LogQuery, Observed, Op,
-        Outcome, Progress, ProjectLock, Scope,
+        AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
+        ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock,
+        Scope, Unlimited,
     },
     image::Store,
-    model::ImageRef,
-    runtime::{Core, GroupLock, Roots},
+    model::{Build, ImageRef},
+    runtime::{Core, GroupLock, Missing, Roots, limits_missing},
 };
 
 /// Containers run by this program itself. Clones share everything.
@@ -68,7 +74,8 @@ impl Embedded {
 #[async_trait]
 impl Engine for Embedded {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "embedded", build: true }
+        let unlimited = limits_missing().map(|Missing { controllers, why }| Unlimited { controllers, why });
+        Capabilities { engine: "embedded", build: true, unlimited }
     }
 
     async fn lock(
@@ -116,12 +123,32 @@ impl Engine for Embedded {
         perform::perform(self, op, progress).await
     }
 
+    async fn check_build(&self, service: &str, build: &Build) -> Result<(String, bool), EngineError> {
+        let checked = build::check(&self.store, build).await;
+        checked.map_err(|error| {
+            error::build(&error, format!("the build of service `{service}` cannot be checked"))
+                .at(format!("services.{service}.build"))
+        })
+    }
+
     async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError> {
         if query.follow {
             logs::follow(self, query, sink).await
         } else {
             logs::print(self, query, sink).await
         }
+    }
+
+    async fn exec(&self, request: &ExecRequest) -> Result<Conversation, EngineError> {
+        exec::exec(self, request).await
+    }
+
+    async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError> {
+        exec::attach(self, request).await
+    }
+
+    async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {
+        exec::detached(self, request).await
     }
 
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError> {
@@ -148,6 +175,14 @@ impl Engine for Embedded {
         .await
     }
 
+    async fn act_on_images(
+        &self,
+        act: ImageAct,
+        progress: Arc<dyn Progress>,
+    ) -> Result<ImageAnswer, EngineError> {
+        images::act(self, act, progress).await
+    }
+
     async fn remove_image(&self, image: &ImageRef, force: bool) -> Result<(), EngineError> {
         let image = image.clone();
         self.blocking(move |this| {
@@ -169,7 +204,7 @@ impl Engine for Embedded {
                 )
                 .help("remove the container first, or use `--force` to take the name away"));
             }
-            let used: Vec<String> = containers.iter().flat_map(observe::used_content).collect();
+            let used = images::needed(this)?;
             this.store.remove(&image, &used).map_err(failed)
         })
         .await

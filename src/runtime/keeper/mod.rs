@@ -1,0 +1,350 @@
+//! The keeper: one process per group that lives as long as a container of it runs. It forks workers,
+//! is the parent of the containers, writes down how they end, starts them again by their policy, and
+//! holds what must outlive the supervisor (ends of FIFOs, terminals, listeners). One thread, one poll
+//! loop; it parses nothing that a container can write.
+
+mod adopt;
+mod anchor;
+mod clients;
+mod ends;
+mod pipes;
+mod supervision;
+mod workers;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::File,
+    io::Write,
+    net::Ipv4Addr,
+    os::{
+        fd::{AsFd, OwnedFd, RawFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{FlockOperation, Mode, OFlags, flock},
+    process::{Pid, WaitOptions},
+};
+
+use self::clients::listen;
+use super::{
+    Error, RestartConfig, Result, Roots,
+    anchor::Anchor,
+    cgroup, process,
+    protocol::Wire,
+    restart::{Backoff, Next},
+    signal,
+    state::{Ended, Group, Identity, Place, State, failed, file_error, make_dir, remove_file, write_json},
+};
+
+/// Name of the entry, and of its arguments: the two roots and the group.
+pub const ENTRY: &str = "__keeper";
+/// How long the supervisor may take to put the last of a container's output into its log.
+const DRAIN: Duration = Duration::from_secs(3);
+/// A client that says nothing holds nobody up for longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+struct Keeper {
+    group: Group,
+    listener: UnixListener,
+    signals: OwnedFd,
+    supervisor: Option<Supervisor>,
+    /// When the supervisor was last started: one that dies at once is not started in a circle.
+    respawned: VecDeque<Instant>,
+    containers: HashMap<String, Held>,
+    workers: Vec<Worker>,
+    /// Who waits for the end of these workers.
+    settling: Vec<(UnixStream, Vec<i32>)>,
+    /// Ends of processes whose worker has not told yet what they are.
+    unclaimed: HashMap<i32, Option<i32>>,
+    /// Control groups to remove as soon as their last process is collected.
+    remains: Vec<String>,
+    /// Until when somebody may ask first.
+    expecting: Option<Instant>,
+    /// Held as long as we live, once a container was on a network.
+    anchor: Option<Anchor>,
+    /// Networks that have one were given a way out.
+    way_out: bool,
+    /// Why they could not be.
+    no_way_out: Option<Error>,
+}
+
+struct Supervisor {
+    pid: i32,
+    socket: OwnedFd,
+}
+
+/// What is held for a container from its start until its end is told.
+struct Held {
+    place: Place,
+    policy: RestartConfig,
+    backoff: Backoff,
+    state: State,
+    /// Our ends of its standard streams.
+    pipes: Vec<OwnedFd>,
+    ports: Vec<OwnedFd>,
+    /// Sockets of its name server.
+    dns: Vec<OwnedFd>,
+    terminal: Option<OwnedFd>,
+    address: Option<Ipv4Addr>,
+    /// Set where the process is not our child.
+    pidfd: Option<OwnedFd>,
+    running_since: Instant,
+    restart_at: Option<Instant>,
+    /// It ended, and the log is not complete yet.
+    ending: Option<Ending>,
+    stopped: bool,
+}
+
+struct Ending {
+    ended: Ended,
+    next: Next,
+    deadline: Instant,
+}
+
+struct Worker {
+    pid: i32,
+    socket: OwnedFd,
+    id: String,
+    purpose: Purpose,
+    /// Who waits for it.
+    clients: Vec<UnixStream>,
+    /// Our ends of the container's FIFOs, open before it can write and end.
+    pipes: Vec<OwnedFd>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Start,
+    Restart,
+    TakeOver,
+    /// Of a further program.
+    Exec,
+}
+
+/// The hidden entry: goes into the background, says on standard output that it is ready.
+pub fn entry(arguments: &[String]) -> i32 {
+    let [run, data, group] = arguments else { return 2 };
+    let roots = Roots { run: run.into(), data: data.into() };
+    close_all_but(&mut []);
+    // SAFETY: no thread exists yet.
+    match unsafe { libc::fork() } {
+        0 => {}
+        -1 => return 1,
+        _ => return 0,
+    }
+    let started = Group::new(&roots, group).and_then(Keeper::new);
+    let mut stdout = std::io::stdout();
+    match started {
+        Ok(Some(mut keeper)) => {
+            let _ = stdout.write_all(b"ready");
+            if silence().is_err() {
+                return 1;
+            }
+            keeper.run();
+            0
+        }
+        // Another one lives.
+        Ok(None) => 0,
+        Err(error) => {
+            let text = serde_json::to_string(&Wire::from(&error)).unwrap_or_default();
+            let _ = stdout.write_all(text.as_bytes());
+            1
+        }
+    }
+}
+
+/// No stream of the command that started us is kept.
+fn silence() -> Result<()> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed("cannot open /dev/null"))?;
+    rustix::stdio::dup2_stdin(&null)
+        .and_then(|()| rustix::stdio::dup2_stdout(&null))
+        .and_then(|()| rustix::stdio::dup2_stderr(&null))
+        .map_err(failed("cannot leave the streams of the command"))
+}
+
+impl Keeper {
+    /// `None` when the group has a keeper.
+    fn new(group: Group) -> Result<Option<Self>> {
+        let _ = rustix::process::setsid();
+        process::set_name("ficelle-keeper");
+        rustix::process::umask(Mode::from_raw_mode(0o077));
+        let _ = std::env::set_current_dir("/");
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(failed("cannot become the parent of orphans"))?;
+        make_dir(&group.run().join("c"))?;
+        let path = group.run().join("keeper.lock");
+        let lock = File::create(&path).map_err(|e| file_error("cannot open", &path, e))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        // Held until we end; workers drop their copy.
+        std::mem::forget(lock);
+        let signals = signal::descriptor(&[libc::SIGCHLD])?;
+        cgroup::settle(&group)?;
+        let mut keeper = Self {
+            listener: listen(&group)?,
+            signals,
+            supervisor: None,
+            respawned: VecDeque::new(),
+            containers: HashMap::new(),
+            workers: Vec::new(),
+            settling: Vec::new(),
+            unclaimed: HashMap::new(),
+            group,
+            remains: Vec::new(),
+            expecting: Some(Instant::now() + PATIENCE),
+            anchor: None,
+            way_out: false,
+            no_way_out: None,
+        };
+        keeper.adopt()?;
+        let me = Identity::of(rustix::process::getpid().as_raw_nonzero().get());
+        write_json(&keeper.group.run().join("keeper.json"), &me)?;
+        Ok(Some(keeper))
+    }
+
+    fn run(&mut self) {
+        loop {
+            self.ensure_supervisor();
+            while self.is_idle() {
+                if self.leave() {
+                    return;
+                }
+            }
+            let ready = self.wait();
+            if ready.signals {
+                signal::drain(self.signals.as_fd());
+            }
+            // Reports before ends: an end is claimed by the report that names its process.
+            self.hear_workers(&ready.workers);
+            self.reap();
+            self.check_adopted(&ready.adopted);
+            if ready.supervisor {
+                self.hear_supervisor();
+            }
+            if ready.anchor {
+                self.revive_anchor();
+            }
+            if ready.listener {
+                self.accept();
+            }
+            self.check_times();
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        let expecting = self.expecting.is_some_and(|until| Instant::now() < until);
+        self.containers.is_empty() && self.workers.is_empty() && !expecting
+    }
+
+    /// Ends the supervisor and takes the socket away; false when somebody asks at this moment.
+    fn leave(&mut self) -> bool {
+        let _ = remove_file(&self.group.socket());
+        let _ = self.listener.set_nonblocking(true);
+        let listener = &self.listener;
+        // All of them: who is left in the queue of a listener that is given up must ask again.
+        let clients: Vec<UnixStream> =
+            std::iter::from_fn(|| listener.accept().ok()).map(|(client, _)| client).collect();
+        if !clients.is_empty() {
+            if let Ok(listener) = listen(&self.group) {
+                self.listener = listener;
+            }
+            clients.into_iter().for_each(|client| self.serve(client));
+            return false;
+        }
+        for cgroup in self.remains.drain(..) {
+            let _ = cgroup::remove(&cgroup);
+        }
+        cgroup::leave(&self.group);
+        if let Some(supervisor) = self.supervisor.take() {
+            // It ends when our end of its socket is closed.
+            drop(supervisor.socket);
+            let _ = rustix::process::waitpid(Pid::from_raw(supervisor.pid), WaitOptions::empty());
+        }
+        for file in ["keeper.json", "supervisor.json"] {
+            let _ = remove_file(&self.group.run().join(file));
+        }
+        true
+    }
+
+    fn wait(&self) -> Ready {
+        let mut fds =
+            vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
+        fds.extend(self.workers.iter().map(|worker| PollFd::new(&worker.socket, PollFlags::IN)));
+        let adopted: Vec<(&String, &OwnedFd)> = self
+            .containers
+            .iter()
+            .filter(|(_, held)| held.ending.is_none())
+            .filter_map(|(id, held)| Some((id, held.pidfd.as_ref()?)))
+            .collect();
+        fds.extend(adopted.iter().map(|(_, pidfd)| PollFd::new(*pidfd, PollFlags::IN)));
+        if let Some(supervisor) = &self.supervisor {
+            fds.push(PollFd::new(&supervisor.socket, PollFlags::IN));
+        }
+        if let Some(anchor) = &self.anchor {
+            fds.push(PollFd::from_borrowed_fd(anchor.connection(), PollFlags::HUP));
+        }
+        let timeout = self.next_time().map(timespec);
+        let _ = poll(&mut fds, timeout.as_ref());
+        let mut hit = fds.iter().map(|fd| !fd.revents().is_empty());
+        let mut next = || hit.next().unwrap_or(false);
+        Ready {
+            signals: next(),
+            listener: next(),
+            workers: self.workers.iter().filter(|_| next()).map(|worker| worker.pid).collect(),
+            adopted: adopted.iter().filter(|_| next()).map(|(id, _)| (*id).clone()).collect(),
+            supervisor: self.supervisor.is_some() && next(),
+            anchor: self.anchor.is_some() && next(),
+        }
+    }
+
+    /// How long until something is due.
+    fn next_time(&self) -> Option<Duration> {
+        let due = |held: &Held| {
+            held.ending.as_ref().map(|ending| ending.deadline).into_iter().chain(held.restart_at).min()
+        };
+        // A supervisor that could not be started is tried again.
+        let again = self.supervisor.is_none().then(|| Instant::now() + Duration::from_secs(1));
+        let first = self.containers.values().filter_map(due).chain(self.expecting).chain(again).min()?;
+        Some(first.saturating_duration_since(Instant::now()))
+    }
+}
+
+struct Ready {
+    signals: bool,
+    listener: bool,
+    /// By their process.
+    workers: Vec<i32>,
+    adopted: Vec<String>,
+    supervisor: bool,
+    /// It was killed.
+    anchor: bool,
+}
+
+/// Closes every descriptor above the streams but these: what a shell left open is not ours, and
+/// what the keeper holds is not a worker's.
+pub fn close_all_but(kept: &mut [RawFd]) {
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.iter().map(|fd| fd.cast_unsigned()).chain([u32::MAX]) {
+        if first < fd {
+            // SAFETY: nobody in this process goes on to use these descriptors.
+            unsafe { libc::close_range(first, fd - 1, 0) };
+        }
+        first = fd.saturating_add(1);
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        // Rounded up: a poll that ends just before the time would spin.
+        tv_nsec: i64::from(duration.subsec_nanos().saturating_add(999_999) / 1_000_000 * 1_000_000)
+            .min(999_999_999),
+    }
+}
