@@ -9,6 +9,7 @@ mod commands;
 mod conformance;
 mod convergence;
 mod convergence_properties;
+mod hostile;
 mod images;
 #[cfg(target_os = "linux")]
 mod kills;
@@ -18,6 +19,8 @@ mod network;
 mod oci;
 mod plan_text;
 mod readme;
+#[cfg(target_os = "linux")]
+mod remote;
 mod runtime;
 #[cfg(target_os = "linux")]
 mod scenarios;

@@ -121,7 +121,7 @@ impl Matcher {
 impl Rule {
     /// The pattern matches the path or one of its parents.
     fn covers(&self, components: &[&str]) -> bool {
-        (1..=components.len()).any(|length| matches(&self.parts, &components[..length]))
+        ends(&self.parts, components).iter().skip(1).any(|end| *end)
     }
 }
 
@@ -188,22 +188,38 @@ fn clean(text: &str) -> String {
     parts.join("/")
 }
 
-/// The whole path.
-fn matches(parts: &[Part], components: &[&str]) -> bool {
-    let Some((first, rest)) = parts.split_first() else { return components.is_empty() };
-    match first {
-        // At the end it means everything below, so at least one component.
-        Part::Any if rest.is_empty() => !components.is_empty(),
-        Part::Any => (0..=components.len()).any(|skip| matches(rest, &components[skip..])),
-        Part::Glob(glyphs) if glyphs.contains(&Glyph::Cross) => (1..=components.len()).any(|take| {
-            let joined: Vec<char> = components[..take].join("/").chars().collect();
-            glob(glyphs, &joined) && matches(rest, &components[take..])
-        }),
-        Part::Glob(glyphs) => components.split_first().is_some_and(|(name, below)| {
-            let name: Vec<char> = name.chars().collect();
-            glob(glyphs, &name) && matches(rest, below)
-        }),
+/// For each number of components, from 0, whether the pattern matches so many of the first ones. Without
+/// recursion: a set of positions in the path, moved on by each part of the pattern.
+fn ends(parts: &[Part], components: &[&str]) -> Vec<bool> {
+    let mut at = vec![false; components.len() + 1];
+    at[0] = true;
+    for (number, part) in parts.iter().enumerate() {
+        let mut next = vec![false; at.len()];
+        for from in (0..at.len()).filter(|from| at[*from]) {
+            let rest = &components[from..];
+            match part {
+                Part::Any => {
+                    // At the end it means everything below, so at least one component.
+                    let last = number + 1 == parts.len();
+                    next[from + usize::from(last)..].fill(true);
+                    break;
+                }
+                Part::Glob(glyphs) if glyphs.contains(&Glyph::Cross) => {
+                    for take in 1..=rest.len() {
+                        let joined = || rest[..take].join("/").chars().collect::<Vec<_>>();
+                        next[from + take] = next[from + take] || glob(glyphs, &joined());
+                    }
+                }
+                Part::Glob(glyphs) => {
+                    if let Some(name) = rest.first() {
+                        next[from + 1] = glob(glyphs, &name.chars().collect::<Vec<_>>());
+                    }
+                }
+            }
+        }
+        at = next;
     }
+    at
 }
 
 /// Whether the pattern could match something below the directory.
@@ -404,5 +420,11 @@ mod tests {
             assert_eq!(matches_name(pattern, name), Ok(expected), "{pattern} {name}");
         }
         assert!(matches_name("[", "x").is_err());
+    }
+
+    #[test]
+    fn many_wildcards_cost_no_more_than_a_few() {
+        let patterns = format!("{}x\n{}y\n", "**/*/".repeat(40), "a**/".repeat(40));
+        assert_eq!(ignored(&patterns, &[&"a/b".repeat(40), &"b/".repeat(99)]), [false, false]);
     }
 }

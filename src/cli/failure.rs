@@ -236,5 +236,5 @@ pub(super) fn mark(place: Option<&Place>, source: &dyn Source) -> Option<Mark> {
     let words: String = line.chars().skip(column).collect();
     let words = words.split(" #").next().unwrap_or_default().trim_end();
     let length = u32::try_from(words.chars().count()).unwrap_or(1).max(1);
-    Some(Mark { place: place.clone(), length, line, text: String::new() })
+    Some(Mark { place: place.clone(), length, line, skipped: 0, text: String::new() })
 }

@@ -11,7 +11,7 @@ use super::{
     attributes::{
         self, Absent, FORMER, Form, NameDefault, OptionValues, PORT, PROJECT, SERVICE, Short, Table,
     },
-    diagnostic::{Diagnostic, Files, nearest},
+    diagnostic::{Diagnostic, Files, Told, nearest},
     mounts,
     path::Path,
     ports, scalars,
@@ -22,7 +22,7 @@ use super::{
 #[derive(Debug)]
 pub struct Canonical<'a> {
     pub files: &'a Files,
-    pub diagnostics: &'a mut Vec<Diagnostic>,
+    pub diagnostics: &'a mut Told,
     /// Variables were left as written: a text with `$` fits everywhere.
     pub raw: bool,
 }
@@ -32,7 +32,7 @@ pub fn written_ports(model: &mut Node, files: &Files) {
     let services = model.get_mut("services").and_then(Node::as_map_mut);
     for ports in services.into_iter().flatten().filter_map(|(_, service)| service.get_mut("ports")) {
         // What is wrong with them was told when their file was read.
-        let mut canonical = Canonical { files, diagnostics: &mut Vec::new(), raw: true };
+        let mut canonical = Canonical { files, diagnostics: &mut Told::default(), raw: true };
         if let Some(done) = canonical.ports(ports.clone(), &Path::Root) {
             *ports = done;
         }
@@ -130,28 +130,32 @@ impl Canonical<'_> {
     // ---- telling ----
 
     fn tell(&mut self, span: Span, path: &Path<'_>, message: impl Into<String>) -> Option<Node> {
-        self.diagnostics.push(Diagnostic::error(message).at(path).mark(self.files.mark(span, "")));
+        let files = self.files;
+        self.diagnostics.error(|| Diagnostic::error(message).at(path).mark(files.mark(span, "")));
         None
     }
 
     fn expected(&mut self, node: &Node, wanted: &str, path: &Path<'_>) -> Option<Node> {
-        let message = format!("`{}` must be {wanted}, not {}", path.name(), node.value.kind());
-        let mut diagnostic = Diagnostic::error(message).at(path).mark(self.files.mark(node.span, ""));
-        if wanted.starts_with("a string")
-            && let Some(text) = node.value.scalar_text()
-        {
-            let text = if path.name() == "restart" && text == "false" { "no".to_owned() } else { text };
-            diagnostic = diagnostic.help(format!("put it in quotes: \"{text}\""));
-        } else if let Some(text) = node.as_str()
-            && let Some(help) = missing_space(text)
-        {
-            diagnostic = diagnostic.help(help);
-        } else if wanted.starts_with("a list")
-            && let Some(text) = node.value.scalar_text().filter(|text| !text.is_empty())
-        {
-            diagnostic = diagnostic.help(format!("write it as a list: [\"{text}\"]"));
-        }
-        self.diagnostics.push(diagnostic);
+        let files = self.files;
+        self.diagnostics.error(|| {
+            let message = format!("`{}` must be {wanted}, not {}", path.name(), node.value.kind());
+            let told = Diagnostic::error(message).at(path).mark(files.mark(node.span, ""));
+            let scalar = node.value.scalar_text();
+            if wanted.starts_with("a string")
+                && let Some(text) = scalar
+            {
+                let text = if path.name() == "restart" && text == "false" { "no".to_owned() } else { text };
+                told.help(format!("put it in quotes: \"{text}\""))
+            } else if let Some(help) = node.as_str().and_then(missing_space) {
+                told.help(help)
+            } else if wanted.starts_with("a list")
+                && let Some(text) = scalar.filter(|text| !text.is_empty())
+            {
+                told.help(format!("write it as a list: [\"{text}\"]"))
+            } else {
+                told
+            }
+        });
         None
     }
 

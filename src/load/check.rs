@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     attributes::{self, Form, Merge, PROJECT, Table},
     canonical::clean,
-    diagnostic::{Diagnostic, Files},
+    diagnostic::{Diagnostic, Files, Told},
     path::Path,
     tree::{Map, Node, Span, Value},
 };
@@ -15,12 +15,13 @@ use super::{
 #[derive(Debug)]
 pub struct Check<'a> {
     pub files: &'a Files,
-    pub diagnostics: &'a mut Vec<Diagnostic>,
+    pub diagnostics: &'a mut Told,
 }
 
 impl Check<'_> {
     fn tell(&mut self, span: Span, path: impl std::fmt::Display, message: impl Into<String>) {
-        self.diagnostics.push(Diagnostic::error(message).at(path).mark(self.files.mark(span, "")));
+        let files = self.files;
+        self.diagnostics.error(|| Diagnostic::error(message).at(path).mark(files.mark(span, "")));
     }
 
     // ---- completeness, by the table ----
@@ -124,7 +125,8 @@ impl Check<'_> {
 
     fn service(&mut self, service: &Node, named_at: Span, path: &str) {
         let has = |key: &str| service.get(key).is_some();
-        if !has("image") && !has("build") && !has("provider") {
+        let has_image = has("image") && service.get_str("image") != Some("");
+        if !has_image && !has("build") && !has("provider") {
             let told = Diagnostic::error("this service has neither an `image` nor a `build`")
                 .at(path)
                 .mark(self.files.mark(named_at, ""));
@@ -360,19 +362,20 @@ impl Check<'_> {
                 continue;
             }
             let noun = kind.trim_end_matches('s');
-            let told = Diagnostic::error(format!("there is no {noun} `{name}`"))
-                .at(format_args!("{path}.{key}"))
-                .mark(self.files.mark(span, ""));
-            let known: Vec<&str> =
-                defined(kind).into_iter().flat_map(Map::keys).map(|key| key.text.as_str()).collect();
-            let told = match super::diagnostic::nearest(&name, known.iter().copied()) {
-                _ if own => told.help(
-                    "a service takes names that begin with `x-` for keys of your own; rename the network",
-                ),
-                Some(near) => told.help(format!("did you mean `{near}`?")),
-                None => told.help(format!("define it below the top-level `{kind}:`")),
-            };
-            self.diagnostics.push(told);
+            let files = self.files;
+            self.diagnostics.error(|| {
+                let told = Diagnostic::error(format!("there is no {noun} `{name}`"))
+                    .at(format_args!("{path}.{key}"))
+                    .mark(files.mark(span, ""));
+                let known = defined(kind).into_iter().flat_map(Map::keys).map(|key| key.text.as_str());
+                match super::diagnostic::nearest(&name, known) {
+                    _ if own => told.help(
+                        "a service takes names that begin with `x-` for keys of your own; rename the network",
+                    ),
+                    Some(near) => told.help(format!("did you mean `{near}`?")),
+                    None => told.help(format!("define it below the top-level `{kind}:`")),
+                }
+            });
         }
     }
 
@@ -387,7 +390,8 @@ impl Check<'_> {
             if !required && off.is_some() {
                 continue;
             }
-            let told = match off {
+            let files = self.files;
+            let tell = || match off {
                 Some(service) => {
                     let profiles = service.get("profiles").map(Node::items).unwrap_or_default();
                     let names: Vec<_> = profiles.iter().filter_map(Node::as_str).collect();
@@ -398,7 +402,7 @@ impl Check<'_> {
                     .nearest(target, services.keys().map(|key| key.text.as_str())),
             };
             self.diagnostics
-                .push(told.at(format_args!("{path}.depends_on")).mark(self.files.mark(key.span, "")));
+                .error(|| tell().at(format_args!("{path}.depends_on")).mark(files.mark(key.span, "")));
         }
     }
 

@@ -2,7 +2,7 @@
 //! given what it includes, and laid on those before it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path as FilePath, PathBuf},
     rc::Rc,
 };
@@ -10,7 +10,7 @@ use std::{
 use super::{
     attributes::{Form, Merge, PROJECT, SERVICE_FORM},
     canonical::Canonical,
-    diagnostic::{Diagnostic, FileId, Files},
+    diagnostic::{Diagnostic, FileId, Files, Told, offset},
     discover::{self, Variables},
     explain::Trace,
     interpolate, legacy,
@@ -19,19 +19,24 @@ use super::{
     options::LoadOptions,
     path::Path,
     paths::Base,
+    remote,
     source::Source,
     tree::{self, Edit, Map, Node, Span, Value},
 };
 
-/// Most files that include or extend one another in a row.
-const MAX_CHAIN: usize = 32;
+/// Most files that include one another in a row.
+const MAX_INCLUDES: usize = 32;
+/// Most services that extend one another in a row.
+const MAX_EXTENDS: usize = 400;
+/// Most files of one project.
+const MAX_FILES: usize = 1_000;
 
 /// One load: where text comes from and what was found wrong so far.
 pub struct Loader<'a> {
     pub options: &'a LoadOptions,
     pub source: &'a dyn Source,
     pub files: Files,
-    pub diagnostics: Vec<Diagnostic>,
+    pub diagnostics: Told,
     /// Kept when every value is to be explained.
     pub trace: Option<Trace>,
     /// The project directory.
@@ -40,9 +45,14 @@ pub struct Loader<'a> {
     pub here: PathBuf,
     /// Names of variables that were told to be unset.
     unset: BTreeSet<String>,
+    /// Bytes of text that variables were replaced in.
+    substituted: usize,
     /// Files that services were extended from: interpolated services by path.
     bases: BTreeMap<PathBuf, Option<Rc<Map>>>,
 }
+
+/// Services of one model with what they extend, by file and name.
+type Known = HashMap<(PathBuf, String), Option<Node>>;
 
 /// The surroundings of a file: where its relative paths start and which variables it sees.
 #[derive(Clone)]
@@ -63,23 +73,32 @@ impl<'a> Loader<'a> {
             options,
             source,
             files: Files::default(),
-            diagnostics: Vec::new(),
+            diagnostics: Told::default(),
             trace: options.explain.then(Trace::default),
             root: PathBuf::new(),
             here: source.current_dir(),
             unset: BTreeSet::new(),
+            substituted: 0,
             bases: BTreeMap::new(),
         }
     }
 
     pub fn tell(&mut self, span: Span, path: impl std::fmt::Display, message: impl Into<String>) {
-        let mark = self.files.mark(span, "");
-        self.diagnostics.push(Diagnostic::error(message).at(path).mark(mark));
+        let files = &self.files;
+        self.diagnostics.error(|| Diagnostic::error(message).at(path).mark(files.mark(span, "")));
     }
 
     /// The documents of a file; `None` when it cannot be read or parsed, which has been told.
     pub fn parse_file(&mut self, path: &FilePath, named_at: Span) -> Option<Vec<Node>> {
         let shown = discover::shown(path, &self.here);
+        if self.files.count() >= MAX_FILES {
+            self.tell(
+                named_at,
+                "",
+                format!("`{shown}` is not read: a project has at most {MAX_FILES} files"),
+            );
+            return None;
+        }
         let text = if path.as_os_str() == "-" { self.source.read_stdin() } else { self.source.read(path) };
         match text {
             Ok(text) => {
@@ -205,35 +224,53 @@ impl<'a> Loader<'a> {
             Value::Text(text) if text.contains('$') => {
                 let lookup = |name: &str| environment.get(name).cloned();
                 match interpolate::substitute(text, &lookup) {
+                    Ok(done) if self.substituted + done.text.len() > tree::MAX_TEXT => {
+                        // Told once: what comes after this has no room either.
+                        if self.substituted <= tree::MAX_TEXT {
+                            let most = tree::MAX_TEXT >> 20;
+                            self.tell(
+                                node.span,
+                                path,
+                                format!("more than {most} MiB of text, variables replaced"),
+                            );
+                        }
+                        self.substituted = tree::MAX_TEXT + 1;
+                    }
                     Ok(done) => {
+                        self.substituted += done.text.len();
                         if let Some(trace) = &mut self.trace {
                             let names = interpolate::variables(text).into_iter().map(|used| used.name);
                             trace.variables(node.span, names.collect());
                         }
                         for (name, at) in &done.unset {
                             if self.unset.insert(name.clone()) {
-                                let span = self.inside(node.span, text, at.clone());
-                                let mark = self.files.mark(span, "");
-                                let warning =
-                                    format!("the variable `{name}` is not set; a blank string is used");
-                                self.diagnostics.push(
-                                    Diagnostic::warning(warning)
+                                let files = &self.files;
+                                self.diagnostics.warning(|| {
+                                    let span = inside(files, node.span, text, at.clone());
+                                    let text =
+                                        format!("the variable `{name}` is not set; a blank string is used");
+                                    Diagnostic::warning(text)
                                         .at(path)
-                                        .mark(mark)
-                                        .nearest(name, environment.keys().map(String::as_str)),
-                                );
+                                        .mark(files.mark(span, ""))
+                                        .nearest(name, environment.keys().map(String::as_str))
+                                });
                             }
                         }
                         *text = done.text;
                     }
                     Err(fault) => {
-                        let span = self.inside(node.span, text, fault.at());
-                        let mut told =
-                            Diagnostic::error(fault.to_string()).at(path).mark(self.files.mark(span, ""));
-                        if matches!(fault, interpolate::Fault::Format { .. }) {
-                            told = told.help("a `$` that is meant as such is written `$$`");
-                        }
-                        self.diagnostics.push(told);
+                        let files = &self.files;
+                        self.diagnostics.error(|| {
+                            let span = inside(files, node.span, text, fault.at());
+                            let told =
+                                Diagnostic::error(fault.to_string()).at(path).mark(files.mark(span, ""));
+                            match fault {
+                                interpolate::Fault::Format { .. } => {
+                                    told.help("a `$` that is meant as such is written `$$`")
+                                }
+                                _ => told,
+                            }
+                        });
                     }
                 }
             }
@@ -251,29 +288,6 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The part of a scalar that the bytes `at` of its text are, where the source shows them as they are.
-    fn inside(&self, span: Span, text: &str, at: std::ops::Range<usize>) -> Span {
-        let line: String = self
-            .files
-            .text(span.file)
-            .lines()
-            .nth(span.line.saturating_sub(1) as usize)
-            .unwrap_or_default()
-            .chars()
-            .skip(span.column.saturating_sub(1) as usize)
-            .collect();
-        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        let words = text.get(at).unwrap_or(text);
-        match line.find(words).filter(|_| !words.is_empty()) {
-            Some(found) => Span {
-                column: span.column + number(line[..found].chars().count()),
-                length: number(words.chars().count()),
-                ..span
-            },
-            None => span,
-        }
-    }
-
     // ---- extends ----
 
     fn extend_services(&mut self, model: &mut Node, scope: &Scope) {
@@ -282,14 +296,10 @@ impl<'a> Loader<'a> {
             return;
         }
         let services = Rc::new(services.clone());
+        let mut known = Known::new();
         let mut done = Map::with_capacity(services.len());
-        for (key, service) in services.iter() {
-            let mut chain = Vec::new();
-            let extended = if service.get("extends").is_some() {
-                self.extended(&key.text, &services, scope, &mut chain)
-            } else {
-                Some(service.clone())
-            };
+        for key in services.keys() {
+            let extended = self.extended(&key.text, &services, scope, &mut Vec::new(), &mut known);
             done.extend(extended.map(|service| (key.clone(), service)));
         }
         if let Some(place) = model.get_mut("services") {
@@ -303,17 +313,41 @@ impl<'a> Loader<'a> {
         services: &Rc<Map>,
         scope: &Scope,
         chain: &mut Vec<(PathBuf, String, Span)>,
+        known: &mut Known,
+    ) -> Option<Node> {
+        let key = (scope.file.clone(), name.to_owned());
+        if let Some(found) = known.get(&key) {
+            return found.clone();
+        }
+        let found = self.extend(name, services, scope, chain, known);
+        // Within a circle each service says something else of it.
+        if found.is_some() || chain.is_empty() {
+            known.insert(key, found.clone());
+        }
+        found
+    }
+
+    fn extend(
+        &mut self,
+        name: &str,
+        services: &Rc<Map>,
+        scope: &Scope,
+        chain: &mut Vec<(PathBuf, String, Span)>,
+        known: &mut Known,
     ) -> Option<Node> {
         let mut service = services.get(name)?.clone();
         let Some(extends) = service.as_map_mut().and_then(|map| map.shift_remove("extends")) else {
             return Some(service);
         };
         let step = (scope.file.clone(), name.to_owned(), extends.span);
-        if chain.iter().any(|(file, service, _)| *file == step.0 && *service == step.1)
-            || chain.len() > MAX_CHAIN
-        {
+        if chain.iter().any(|(file, service, _)| *service == step.1 && *file == step.0) {
             chain.push(step);
             self.extends_cycle(chain);
+            return None;
+        }
+        if chain.len() >= MAX_EXTENDS {
+            let message = format!("more than {MAX_EXTENDS} services extend one another in a row");
+            self.tell(extends.span, format_args!("services.{name}.extends"), message);
             return None;
         }
         chain.push(step);
@@ -326,7 +360,7 @@ impl<'a> Loader<'a> {
         let (bases, base_scope) = match extends.get("file").and_then(Node::as_str) {
             Some(file) => {
                 let span = extends.get("file").map(|node| node.span).unwrap_or_default();
-                let file = absolute(scope, file);
+                let file = self.file_of(scope, file, span, &path)?;
                 let dir = file.parent().unwrap_or(&scope.dir).to_owned();
                 (self.base_services(&file, span, &scope.environment)?, Scope { dir, file, ..scope.clone() })
             }
@@ -352,7 +386,7 @@ impl<'a> Loader<'a> {
             service.set("extends", extends.value);
             return Some(service);
         }
-        let mut base = self.extended(&wanted, &bases, &base_scope, chain)?;
+        let mut base = self.extended(&wanted, &bases, &base_scope, chain, known)?;
         chain.pop();
         if base_scope.file != scope.file {
             settle(&mut base);
@@ -409,6 +443,19 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// The file that a name in `extends` or `include` stands for; `None` when it cannot be fetched, which
+    /// has been told.
+    fn file_of(&mut self, scope: &Scope, name: &str, span: Span, path: &str) -> Option<PathBuf> {
+        match remote::local(self.source, name) {
+            None => Some(absolute(scope, name)),
+            Some(Ok(file)) => Some(file),
+            Some(Err(why)) => {
+                self.tell(span, path, why);
+                None
+            }
+        }
+    }
+
     // ---- include ----
 
     fn include(&mut self, model: &mut Node, scope: &Scope) {
@@ -425,20 +472,26 @@ impl<'a> Loader<'a> {
     }
 
     fn included(&mut self, entry: &Node, scope: &Scope) -> Option<Node> {
-        let paths: Vec<(PathBuf, Span)> = entry
-            .get("path")
-            .map(Node::items)
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|node| Some((absolute(scope, node.as_str()?), node.span)))
-            .collect();
+        let mut paths: Vec<(PathBuf, Span)> = Vec::new();
+        for node in entry.get("path").map(Node::items).unwrap_or_default() {
+            let Some(name) = node.as_str() else { continue };
+            paths.push((self.file_of(scope, name, node.span, "include")?, node.span));
+        }
         let Some((first, span)) = paths.first().cloned() else {
             self.tell(entry.span, "include", "`include` needs a `path`");
             return None;
         };
         let mut chain = scope.chain.clone();
         chain.push(scope.file.clone());
-        if chain.contains(&first) || chain.len() > MAX_CHAIN {
+        if chain.len() > MAX_INCLUDES {
+            self.tell(
+                span,
+                "include",
+                format!("more than {MAX_INCLUDES} files include one another in a row"),
+            );
+            return None;
+        }
+        if chain.contains(&first) {
             let steps: Vec<_> =
                 chain.iter().chain([&first]).map(|file| discover::shown(file, &self.here)).collect();
             let message = format!("files include one another in a circle: {}", steps.join(" -> "));
@@ -489,6 +542,22 @@ impl<'a> Loader<'a> {
                 None
             }
         }
+    }
+}
+
+/// The part of a scalar that the bytes `at` of its text are, where the source shows them as they are.
+fn inside(files: &Files, span: Span, text: &str, at: std::ops::Range<usize>) -> Span {
+    let line = files.line(span);
+    let line = &line[offset(line, span.column.saturating_sub(1) as usize)..];
+    let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    let words = text.get(at).unwrap_or(text);
+    match line.find(words).filter(|_| !words.is_empty()) {
+        Some(found) => Span {
+            column: span.column + number(line[..found].chars().count()),
+            length: number(words.chars().count()),
+            ..span
+        },
+        None => span,
     }
 }
 

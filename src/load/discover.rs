@@ -7,14 +7,16 @@ use std::{
 };
 
 use super::{
-    diagnostic::{Diagnostic, Files},
+    diagnostic::{Diagnostic, Files, Told},
     dotenv, legacy,
     options::LoadOptions,
+    remote,
     source::Source,
     tree::Span,
 };
 
-const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
+/// Names of Compose files, the best one first.
+pub const NAMES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
 const OVERRIDES: [&str; 4] = [
     "compose.override.yaml",
     "compose.override.yml",
@@ -46,17 +48,17 @@ pub fn discover(
     options: &LoadOptions,
     source: &dyn Source,
     files: &mut Files,
-    warnings: &mut Vec<Diagnostic>,
+    warnings: &mut Told,
 ) -> Result<Site, Vec<Diagnostic>> {
     let here = source.current_dir();
     let mut site = Site { environment: source.environment(), ..Site::default() };
     let given_dir = options.project_directory.as_ref().map(|dir| absolute(&here, dir));
-    site.files = options.files.iter().map(|file| absolute_file(&here, file)).collect();
+    site.files = named_files(options.files.iter().map(String::as_str), source, &here)?;
     // The file of variables may itself say which Compose files there are.
     let dir = working_dir(given_dir.as_deref(), &site.files, &here);
     add_variables(options, source, files, &here, &dir, &mut site.environment)?;
     if site.files.is_empty() {
-        site.files = from_variable(&site.environment, &here)?;
+        site.files = from_variable(&site.environment, source, &here)?;
     }
     if site.files.is_empty() {
         site.files = search(given_dir.as_deref().unwrap_or(&here), source, warnings)?;
@@ -77,12 +79,26 @@ pub fn finds_nothing(options: &LoadOptions, source: &dyn Source) -> bool {
     let here = source.current_dir();
     let from = options.project_directory.as_ref().map_or_else(|| here.clone(), |dir| absolute(&here, dir));
     options.files.is_empty()
-        && from_variable(&source.environment(), &here).is_ok_and(|files| files.is_empty())
-        && search(&from, source, &mut Vec::new()).is_err()
+        && !source.environment().contains_key("COMPOSE_FILE")
+        && search(&from, source, &mut Told::default()).is_err()
 }
 
 fn absolute(here: &Path, path: &Path) -> PathBuf {
     PathBuf::from(super::canonical::clean(&here.join(path).to_string_lossy()))
+}
+
+/// Files as they were named: paths, `-`, or places in repositories.
+fn named_files<'a>(
+    names: impl Iterator<Item = &'a str>,
+    source: &dyn Source,
+    here: &Path,
+) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
+    let file = |name| match remote::local(source, name) {
+        Some(Ok(path)) => Ok(path),
+        Some(Err(why)) => Err(vec![Diagnostic::error(why)]),
+        None => Ok(absolute_file(here, name)),
+    };
+    names.map(file).collect()
 }
 
 fn absolute_file(here: &Path, file: &str) -> PathBuf {
@@ -94,7 +110,11 @@ fn working_dir(given: Option<&Path>, files: &[PathBuf], here: &Path) -> PathBuf 
     given.or_else(of_file).unwrap_or(here).to_owned()
 }
 
-fn from_variable(environment: &Variables, here: &Path) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
+fn from_variable(
+    environment: &Variables,
+    source: &dyn Source,
+    here: &Path,
+) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
     let Some(list) = environment.get("COMPOSE_FILE") else { return Ok(Vec::new()) };
     if list.is_empty() {
         let told = Diagnostic::error("COMPOSE_FILE is set but empty");
@@ -102,15 +122,14 @@ fn from_variable(environment: &Variables, here: &Path) -> Result<Vec<PathBuf>, V
     }
     let separator =
         environment.get("COMPOSE_PATH_SEPARATOR").filter(|text| !text.is_empty()).map_or(":", String::as_str);
-    Ok(list.split(separator).map(|file| absolute_file(here, file)).collect())
+    if remote::Remote::parse(list).is_some() {
+        return named_files([list.as_str()].into_iter(), source, here);
+    }
+    named_files(list.split(separator), source, here)
 }
 
 /// The Compose file of a directory or of the nearest one above it, with its override file.
-fn search(
-    from: &Path,
-    source: &dyn Source,
-    warnings: &mut Vec<Diagnostic>,
-) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
+fn search(from: &Path, source: &dyn Source, warnings: &mut Told) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
     for dir in from.ancestors() {
         let present = |names: &[&str]| -> Vec<PathBuf> {
             names.iter().map(|name| dir.join(name)).filter(|path| source.is_file(path)).collect()

@@ -15,6 +15,9 @@ pub struct Fault {
     pub message: String,
 }
 
+/// Most bytes of all values of a file, variables replaced.
+const MAX_VALUES: usize = 16 << 20;
+
 /// A lookup of variables by name.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -25,7 +28,7 @@ pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// The first mistake.
 pub fn parse(text: &str, outer: Lookup<'_>, earlier: Lookup<'_>) -> Result<IndexMap<String, String>, Fault> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
-    let mut reader = Reader { text: &text, at: 0, found: IndexMap::new(), outer, earlier };
+    let mut reader = Reader { text: &text, at: 0, found: IndexMap::new(), size: 0, outer, earlier };
     while reader.find_statement() {
         reader.statement()?;
     }
@@ -65,6 +68,8 @@ struct Reader<'a> {
     text: &'a str,
     at: usize,
     found: IndexMap<String, String>,
+    /// Bytes of the values so far.
+    size: usize,
     outer: Lookup<'a>,
     earlier: Lookup<'a>,
 }
@@ -102,6 +107,11 @@ impl<'a> Reader<'a> {
         }
         if assigned {
             let value = self.value()?;
+            self.size += value.len();
+            if self.size > MAX_VALUES {
+                let message = format!("the values of this file are longer than {} MiB", MAX_VALUES >> 20);
+                return Err(self.fault(start, name.len(), message));
+            }
             self.found.insert(name.to_owned(), value);
         } else if let Some(value) = (self.outer)(name).or_else(|| (self.earlier)(name)) {
             self.found.insert(name.to_owned(), value);

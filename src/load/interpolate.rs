@@ -5,6 +5,8 @@ use std::ops::Range;
 
 /// Deepest nesting of `${A:-${B:-...}}`.
 const MAX_NESTING: usize = 32;
+/// Longest text that comes out, in bytes.
+pub const MAX_RESULT: usize = 4 << 20;
 
 /// What came of a text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,13 +25,15 @@ pub enum Fault {
     Format { text: String, at: Range<usize> },
     #[error("required variable `{name}` is missing a value{}", if message.is_empty() { String::new() } else { format!(": {message}") })]
     Required { name: String, message: String, at: Range<usize> },
+    #[error("with its variables this is longer than {} MiB", MAX_RESULT >> 20)]
+    TooLong { at: Range<usize> },
 }
 
 impl Fault {
     #[must_use]
     pub fn at(&self) -> Range<usize> {
         match self {
-            Self::Format { at, .. } | Self::Required { at, .. } => at.clone(),
+            Self::Format { at, .. } | Self::Required { at, .. } | Self::TooLong { at } => at.clone(),
         }
     }
 }
@@ -169,6 +173,9 @@ fn walk(
     let mut at = 0;
     while let Some(dollar) = text[at..].find('$').map(|found| found + at) {
         result.push_str(&text[at..dollar]);
+        if result.len() > MAX_RESULT {
+            return Err(Fault::TooLong { at: offset..offset + text.len() });
+        }
         let after = &text[dollar + 1..];
         let name = name_length(after);
         if after.starts_with('$') {
@@ -221,6 +228,9 @@ fn walk(
         }
     }
     result.push_str(&text[at..]);
+    if result.len() > MAX_RESULT.max(text.len()) {
+        return Err(Fault::TooLong { at: offset..offset + text.len() });
+    }
     Ok(result)
 }
 

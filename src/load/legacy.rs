@@ -3,7 +3,7 @@
 
 use super::{
     attributes::{self, PROJECT, SERVICE},
-    diagnostic::{Diagnostic, Files},
+    diagnostic::{Diagnostic, Files, Told},
     mounts,
     tree::{Key, Map, Node, Span, Value},
 };
@@ -36,7 +36,7 @@ pub fn format(map: &Map) -> Format {
 }
 
 /// Brings a document to today's form; tells what it did. Leaves today's documents alone.
-pub fn modernise(document: &mut Node, files: &Files, told: &mut Vec<Diagnostic>) {
+pub fn modernise(document: &mut Node, files: &Files, told: &mut Told) {
     let span = document.span;
     let Some(map) = document.as_map_mut() else { return };
     match format(map) {

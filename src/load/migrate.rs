@@ -4,7 +4,7 @@
 //! its meaning.
 
 use super::{
-    diagnostic::{Diagnostic, FileId, Files},
+    diagnostic::{Diagnostic, FileId, Files, Told},
     legacy, ports,
     tree::{self, Key, Map, Node, Span, Value},
 };
@@ -55,7 +55,7 @@ fn verify(
     let written = again.add("migrated", &migrated.text);
     let found = tree::parse(&again, written).unwrap_or_default();
     let wanted = documents.into_iter().map(|mut document| {
-        legacy::modernise(&mut document, files, &mut Vec::new());
+        legacy::modernise(&mut document, files, &mut Told::default());
         today(&mut document);
         document
     });

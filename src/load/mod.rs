@@ -16,6 +16,7 @@ mod discover;
 pub mod dotenv;
 mod envfiles;
 mod explain;
+mod git;
 pub mod interpolate;
 mod legacy;
 mod merge;
@@ -26,6 +27,7 @@ mod options;
 mod path;
 mod paths;
 mod ports;
+pub mod remote;
 mod scalars;
 pub mod schema;
 mod select;
@@ -89,15 +91,11 @@ pub fn load(options: &LoadOptions, source: &dyn Source) -> Result<Loaded, Vec<Di
         file: PathBuf::new(),
     };
     let mut model = loader.model(documents, &scope);
-    if model.as_map().is_none_or(Map::is_empty) && !failed(&loader) {
+    if model.as_map().is_none_or(Map::is_empty) && !loader.diagnostics.has_errors() {
         let names: Vec<_> = site.files.iter().map(|file| discover::shown(file, &loader.here)).collect();
         loader.diagnostics.push(Diagnostic::error(format!("empty compose file: `{}`", names.join("`, `"))));
     }
     finish(&mut loader, &mut model, &site, &name)
-}
-
-fn failed(loader: &Loader<'_>) -> bool {
-    loader.diagnostics.iter().any(|told| told.severity == Severity::Error)
 }
 
 fn read_all(loader: &mut Loader<'_>, files: &[PathBuf]) -> Result<Vec<(PathBuf, Node)>, Vec<Diagnostic>> {
@@ -106,8 +104,8 @@ fn read_all(loader: &mut Loader<'_>, files: &[PathBuf]) -> Result<Vec<(PathBuf, 
         let found = loader.parse_file(file, Span::default()).unwrap_or_default();
         documents.extend(found.into_iter().map(|document| (file.clone(), document)));
     }
-    if failed(loader) {
-        return Err(std::mem::take(&mut loader.diagnostics));
+    if loader.diagnostics.has_errors() {
+        return Err(loader.diagnostics.take());
     }
     Ok(documents)
 }
@@ -199,8 +197,9 @@ fn finish(
     project.places = bind::places(model, &loader.files);
     project.root.clone_from(&site.root);
     project.files.clone_from(&site.files);
-    let told = std::mem::take(&mut loader.diagnostics);
-    if told.iter().any(|told| told.severity == Severity::Error) {
+    let failed = loader.diagnostics.has_errors();
+    let told = loader.diagnostics.take();
+    if failed {
         return Err(told);
     }
     Ok(Loaded {

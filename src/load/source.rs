@@ -7,8 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::{git, remote::Remote};
+
 /// Largest file that is read, in bytes: a Compose file of this size is a mistake or an attack.
-pub const MAX_FILE: u64 = 16 << 20;
+pub const MAX_FILE: u64 = 8 << 20;
 
 /// What loading asks of the world around it.
 pub trait Source {
@@ -36,6 +38,14 @@ pub trait Source {
 
     /// The environment of the process.
     fn environment(&self) -> BTreeMap<String, String>;
+
+    /// The directory of a copy of a repository, made if it is not there.
+    ///
+    /// # Errors
+    /// Why there is none, for the user.
+    fn fetch(&self, remote: &Remote) -> Result<PathBuf, String> {
+        Err(format!("`{remote}` is not fetched here"))
+    }
 }
 
 /// The machine as it is.
@@ -82,6 +92,22 @@ impl Source for System {
         let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
         std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
     }
+
+    fn fetch(&self, remote: &Remote) -> Result<PathBuf, String> {
+        git::fetch(remote, &cache_directory()?)
+    }
+}
+
+/// Where copies of repositories are kept: below FICELLE_ROOT, else in the user's cache.
+fn cache_directory() -> Result<PathBuf, String> {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let ours = |base: PathBuf| base.join("ficelle");
+    let base = variable("FICELLE_ROOT")
+        .map(|root| root.join("cache"))
+        .or_else(|| variable("XDG_CACHE_HOME").map(ours))
+        .or_else(|| variable("HOME").map(|home| ours(home.join(".cache"))))
+        .ok_or("repositories are kept in a cache, and neither HOME nor XDG_CACHE_HOME says where")?;
+    Ok(base.join("git"))
 }
 
 fn bounded(reader: impl Read) -> io::Result<String> {

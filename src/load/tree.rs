@@ -11,16 +11,20 @@ use std::{
 use indexmap::IndexMap;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
-use super::diagnostic::{Diagnostic, FileId, Files};
+use super::diagnostic::{Diagnostic, FileId, Files, MAX_TOLD};
 
 /// Deepest nesting. Also what makes walking and dropping a tree by recursion safe.
 pub const MAX_DEPTH: usize = 64;
 /// Most values of one file, aliases expanded.
-pub const MAX_NODES: usize = 250_000;
+pub const MAX_NODES: usize = 100_000;
 /// Most aliases of one file.
 pub const MAX_ALIASES: usize = 50_000;
+/// Most anchors of one document.
+pub const MAX_ANCHORS: usize = 20_000;
+/// Longest key, in bytes.
+pub const MAX_KEY: usize = 4 << 10;
 /// Most bytes of text of one file, aliases expanded.
-pub const MAX_TEXT: usize = 64 << 20;
+pub const MAX_TEXT: usize = 16 << 20;
 
 /// Where something was written: line and column from 1 in characters, the length within the line.
 /// Line 0 is no place.
@@ -254,6 +258,13 @@ pub fn parse(files: &Files, file: FileId) -> Result<Vec<Node>, Vec<Diagnostic>> 
 /// What the text has refused so far and the first mistake of its syntax, or the budget that it exceeds.
 pub fn read(files: &Files, file: FileId) -> Result<Reading, Vec<Diagnostic>> {
     let text = files.text(file);
+    if let Some(at) = text.find('\0') {
+        let line = text[..at].matches('\n').count() + 1;
+        let column = text[..at].chars().rev().take_while(|c| *c != '\n').count() + 1;
+        let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        let span = Span { file, line: number(line), column: number(column), length: 1 };
+        return Err(vec![Fault::new(span, "invalid YAML: a zero byte is no text").diagnostic(files)]);
+    }
     let mut text = Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text));
     let mut moved = HashSet::new();
     loop {
@@ -266,7 +277,11 @@ pub fn read(files: &Files, file: FileId) -> Result<Reading, Vec<Diagnostic>> {
                 return Ok(Reading { documents: builder.documents, refused });
             }
             // A bracket may close at the indentation of its key: common, and read by every other reader.
-            Err((_, Some(line))) if moved.len() < MAX_MOVED && !moved.contains(&line) => {
+            Err((_, Some(line)))
+                if moved.len() < MAX_MOVED
+                    && moved.len() * text.len() < MAX_AGAIN
+                    && !moved.contains(&line) =>
+            {
                 text = Cow::Owned(move_line(&text, line));
                 moved.insert(line);
             }
@@ -279,6 +294,8 @@ pub fn read(files: &Files, file: FileId) -> Result<Reading, Vec<Diagnostic>> {
 const MAX_MOVED: usize = 200;
 /// How far they are moved, in characters.
 const MOVE: usize = 2 * MAX_DEPTH;
+/// Most bytes that are read again for them.
+const MAX_AGAIN: usize = 4 << 20;
 
 /// Whether the parser complains of a line within brackets that stands no deeper than their key. At the
 /// margin only a closing bracket may stand.
@@ -302,7 +319,7 @@ fn move_line(text: &str, line: usize) -> String {
 /// What may help with a mistake of the syntax, from the parser's words and the line.
 fn syntax_help(text: &str, marker: Marker, info: &str) -> Option<String> {
     let line = |number: usize| text.lines().nth(number.saturating_sub(1)).unwrap_or_default();
-    let mut near = (marker.line().saturating_sub(1)..=marker.line() + 1).map(line);
+    let mut near = text.lines().skip(marker.line().saturating_sub(2)).take(3);
     if near.any(|line| line.trim_start_matches(' ').starts_with('\t')) {
         return Some("YAML forbids tabs in the indentation; use spaces".to_owned());
     }
@@ -407,7 +424,14 @@ impl<'a> Builder<'a> {
         while let Some(event) = parser.next_event() {
             match event {
                 Ok((event, span)) => {
-                    self.take(event, self.span(span.start, span.end)).map_err(|fault| (fault, None))?;
+                    let span = self.span(span.start, span.end);
+                    self.take(event, span).map_err(|fault| (fault, None))?;
+                    if self.refused.len() >= MAX_TOLD {
+                        return Err((
+                            Fault::new(span, "too many mistakes; nothing after this is read"),
+                            None,
+                        ));
+                    }
                 }
                 Err(error) => {
                     let at = *error.marker();
@@ -522,6 +546,9 @@ impl<'a> Builder<'a> {
         self.total.nodes += new.nodes;
         self.total.text += new.text;
         if anchor > 0 {
+            if self.anchors.len() >= MAX_ANCHORS {
+                return Err(Fault::new(node.span, format!("more than {MAX_ANCHORS} anchors")));
+            }
             self.anchors.insert(anchor, (node.clone(), size));
         }
         let Some(open) = self.open.last_mut() else {
@@ -542,6 +569,9 @@ impl<'a> Builder<'a> {
                 (None, None) if node.as_str() == Some("<<") => open.inheriting = Some(node.span),
                 (None, None) => {
                     let span = node.span;
+                    if size.text > MAX_KEY {
+                        return Err(Fault::new(span, format!("a key of more than {MAX_KEY} bytes")));
+                    }
                     let text = key_text(node).unwrap_or_else(|fault| {
                         self.refused.push(fault);
                         // No other key is this one.

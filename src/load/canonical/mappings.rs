@@ -74,6 +74,9 @@ impl Canonical<'_> {
         table: Table,
         path: &Path<'_>,
     ) -> Option<&'static str> {
+        if self.diagnostics.overflows() {
+            return None;
+        }
         let name = key.text.as_str();
         let is = |other: Table| std::ptr::eq(table, other);
         let near = nearest(name, table.iter().map(|row| row.name));

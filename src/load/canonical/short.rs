@@ -5,6 +5,9 @@ use super::{
     mounts, ports,
 };
 
+/// Most ports of one service, ranges written out: each twice.
+const MAX_PORTS: usize = 2 << 16;
+
 impl Canonical<'_> {
     pub(super) fn short(&mut self, node: Node, short: Short, table: Table, path: &Path<'_>) -> Option<Node> {
         let span = node.span;
@@ -102,6 +105,9 @@ impl Canonical<'_> {
                     }
                 }
                 _ => drop(self.expected(&item, "a string or a mapping", &path)),
+            }
+            if found.len() > MAX_PORTS {
+                return self.tell(span, &path, format!("more than {MAX_PORTS} ports of one service"));
             }
         }
         Some(Node::new(Value::List(found), node.span))
