@@ -2,6 +2,7 @@
 
 mod faults;
 mod make;
+mod push;
 mod registry;
 
 use std::{

@@ -449,7 +449,7 @@ fn stop_start_and_restart_follow_the_graph() {
     stop container demo-db-1 (asked for)
     "#);
     assert!(stage.play(&shop, &stop).report.is_success());
-    assert_snapshot!(text(&stage, &shop, &Goal::Started { selection }), @r#"
+    assert_snapshot!(text(&stage, &shop, &Goal::Started { selection, wait: None }), @r#"
     start container demo-db-1 (not running)
     wait until container demo-db-1 is healthy (needed by migrate, web)
     start container demo-migrate-1 (not running)
@@ -457,7 +457,7 @@ fn stop_start_and_restart_follow_the_graph() {
     start container demo-web-1 (not running)
     "#);
     let empty = Stage::new();
-    assert_snapshot!(text(&empty, &shop, &Goal::Started { selection: select(&shop, &["web"]) }), @r#"error: service "web" has no container to start [services.web] ["`ficelle up` makes it"]"#);
+    assert_snapshot!(text(&empty, &shop, &Goal::Started { selection: select(&shop, &["web"]), wait: None }), @r#"error: service "web" has no container to start [services.web] ["`ficelle up` makes it"]"#);
 }
 
 #[test]
@@ -562,16 +562,16 @@ fn images_are_pulled_or_built_once() {
     let all = stage.observe(&project);
     assert_eq!(all.images["demo-web"].id, all.images["demo-worker"].id);
     assert_snapshot!(images(&project, &options, &all), @"nothing to do");
-    let always = ImageOptions { build: BuildMode::Always, pull: Some(PullPolicy::Always) };
+    let always = ImageOptions { build: BuildMode::Always, pull: Some(PullPolicy::Always), locked: None };
     assert_snapshot!(images(&project, &always, &all), @r#"
     pull image db:1 (asked by --pull)
     build image demo-web, demo-worker (asked by --build)
     "#);
-    let never = ImageOptions { build: BuildMode::Never, pull: None };
+    let never = ImageOptions { build: BuildMode::Never, pull: None, locked: None };
     assert_snapshot!(images(&project, &never, &nothing), @r#"error: image demo-web of service `web` is not there and may not be built [services.web.build] ["leave out `--no-build`, or run `ficelle build` first"]"#);
-    let no_pull = ImageOptions { build: BuildMode::Missing, pull: Some(PullPolicy::Never) };
+    let no_pull = ImageOptions { build: BuildMode::Missing, pull: Some(PullPolicy::Never), locked: None };
     assert_snapshot!(images(&project, &no_pull, &nothing), @r#"error: image db:1 of service `db` is not there and may not be pulled [services.db.image] ["load it with `ficelle image load`, or use the pull policy `missing`"]"#);
-    let pull = ImageOptions { build: BuildMode::Never, pull: Some(PullPolicy::Always) };
+    let pull = ImageOptions { build: BuildMode::Never, pull: Some(PullPolicy::Always), locked: None };
     let both = change(&project, |p| p.services["web"].container.image = "acme/web".to_owned());
     let both = change(&both, |p| drop(p.services.shift_remove("worker")));
     assert_snapshot!(images(&both, &pull, &all), @r"

@@ -124,6 +124,14 @@ fn directory(store: &Store) -> PathBuf {
     store.root().parent().unwrap_or(store.root()).join("build-cache")
 }
 
+/// Forgets every step and every cache mount: the next build makes all of it again.
+pub fn forget(store: &Store) -> io::Result<()> {
+    match fs::remove_dir_all(directory(store)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The diff ids that records name: a clean-up of the store must keep them, or the next build makes
 /// them again.
 #[must_use]

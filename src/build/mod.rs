@@ -46,7 +46,7 @@ use crate::{
     model::{Build, ImageRef},
     runtime::Core,
 };
-pub use cache::layers as cached_layers;
+pub use cache::{forget as forget_cache, layers as cached_layers};
 
 /// What a build says while it goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -339,4 +339,23 @@ fn finish(solver: &Solver<'_>, stage: &solve::Stage, references: &[ImageRef]) ->
     document.rootfs.diff_ids = stage.layers.iter().map(|layer| layer.diff_id.clone()).collect();
     let (config, docker) = document.split()?;
     Ok(solver.store.commit_image_with(&config, &docker, references)?)
+}
+
+/// The images that a build starts from or copies out of, as its Dockerfile writes them. What triggers
+/// of those bases name is known only when they are there.
+pub fn bases(build: &Build) -> Result<Vec<String>, BuildError> {
+    let silent: Arc<dyn Fn(BuildEvent) + Send + Sync> = Arc::new(|_| {});
+    let (graph, _) = arrange(build, &Text::read(build)?, &silent)?;
+    let mut names = std::collections::BTreeSet::new();
+    for stage in graph.reachable() {
+        if let Base::Image(name) = &graph.stages[stage].base {
+            names.insert(name.clone());
+        }
+        for (source, _) in graph.sources(stage) {
+            if let Source::Image(name) = source {
+                names.insert(name);
+            }
+        }
+    }
+    Ok(names.into_iter().collect())
 }

@@ -22,8 +22,8 @@ use super::{
 use crate::{
     model::Limits,
     runtime::{
-        ContainerConfig, Core, Error, Exit, MountConfig, MountKind, NetworkNamespace, RestartConfig, Rootfs,
-        Upper,
+        ContainerConfig, Core, Error, Exit, LogConfig, MountConfig, MountKind, NetworkNamespace,
+        RestartConfig, Rootfs, Upper,
     },
 };
 
@@ -289,7 +289,8 @@ fn carry_out(
         rlimits: Vec::new(),
         limits: Limits::default(),
         shm_size: 64 << 20,
-        logs: false,
+        log: LogConfig::default(),
+        once: None,
         replaces: None,
     };
     let mut lines = Lines { events: solver.events, parts: [Vec::new(), Vec::new()] };

@@ -4,7 +4,9 @@ use super::{
     context::{Context, Quiet, select},
     failure::Failure,
 };
-use crate::session::{Build, BuildMode, ImageOptions, PullPolicy, Selection, Wish, WithDependencies};
+use crate::session::{
+    Build, BuildMode, ImageOptions, OnFailure, PullPolicy, Selection, Wish, WithDependencies,
+};
 
 /// Build the images of services
 #[derive(Debug, clap::Args)]
@@ -28,6 +30,10 @@ pub(super) struct Args {
     /// Build, too, what the named services need
     #[arg(long)]
     with_dependencies: bool,
+
+    /// Push what was built to its registries
+    #[arg(long)]
+    push: bool,
 
     /// Do not print the output of the builds
     #[arg(short, long)]
@@ -56,11 +62,16 @@ impl Args {
             context.say("note", "no service to build: none has a `build` section");
             return Ok(0);
         }
-        let images = ImageOptions { build: BuildMode::Always, pull: Some(PullPolicy::Missing) };
+        let images = ImageOptions { build: BuildMode::Always, pull: Some(PullPolicy::Missing), locked: None };
+        let wanted = built.clone();
         let wish = Wish { command: "build", images: Some((built, images)), goal: None };
-        let quiet = Quiet { pull: self.quiet, build: self.quiet };
+        let quiet = Quiet { transfer: self.quiet, build: self.quiet };
         let cancel = context.signals.cancel.clone();
+        let pushed = session.plan_push(&wanted, OnFailure::Stop);
         context.pursue(&session, &wish, quiet, &cancel).await?;
+        if self.push {
+            context.push(&session, &pushed, quiet).await?;
+        }
         Ok(0)
     }
 
@@ -88,6 +99,7 @@ mod tests {
             build_arg: vec!["A=2".into(), "B".into()],
             no_cache: true,
             pull: false,
+            push: false,
             with_dependencies: false,
             quiet: false,
         };

@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Dependency,
     /// A registry or other peer could not be reached or refused.
     Remote,
+    /// It is not what was locked.
+    Drift,
     /// Out of disk, memory, addresses.
     Exhausted,
     /// Stopped because the user asked.

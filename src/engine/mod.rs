@@ -4,6 +4,7 @@
 //! say. It decides nothing: the planner does.
 
 mod error;
+mod images;
 mod observed;
 mod op;
 mod process;
@@ -14,12 +15,13 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use error::{EngineError, ErrorKind};
+pub use images::{ImageAct, ImageAnswer, ImageStep, Prune};
 pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
     VolumeInfo,
 };
-pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, WaitFor};
-pub use process::{Chunk, Control, Conversation, ExecRequest, Size};
+pub use op::{BuildRequest, CreateContainer, OneOff, Op, Outcome, PullRequest, PushRequest, WaitFor};
+pub use process::{AttachRequest, Chunk, Control, Conversation, ExecRequest, Size};
 
 use crate::model::ImageRef;
 // What a [`WaitFor`] speaks of.
@@ -150,6 +152,10 @@ pub trait Engine: Send + Sync {
     /// The same for a program that nobody talks with and that outlives this one.
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError>;
 
+    /// Talks with a container's own program: types to it when `stdin`, and reads what it writes from now
+    /// on, or from its beginning. One that has ended has nothing to say but its code.
+    async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError>;
+
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;
 
@@ -160,6 +166,17 @@ pub trait Engine: Send + Sync {
         path: &std::path::Path,
         progress: Arc<dyn Progress>,
     ) -> Result<Vec<String>, EngineError>;
+
+    /// Carries out one act on images.
+    async fn act_on_images(
+        &self,
+        act: ImageAct,
+        _progress: Arc<dyn Progress>,
+    ) -> Result<ImageAnswer, EngineError> {
+        let engine = self.capabilities().engine;
+        let message = format!("the {engine} engine has no `{}` of images", act.name());
+        Err(EngineError::new(ErrorKind::Unsupported, message))
+    }
 
     /// Removes a reference, and the content that nothing else uses.
     async fn remove_image(&self, image: &ImageRef, force: bool) -> Result<(), EngineError>;

@@ -16,8 +16,8 @@ use serde::Deserialize;
 use super::{
     ImageError, Report, Store,
     archive::{Archive, Opened},
-    arrival::{Arrival, KeptBlob, has_blob, oci_blob, parse_manifest},
-    codec::digest,
+    arrival::{Arrival, KeptBlob, has_blob, is_plain, oci_blob, parse_manifest},
+    codec::{Hashing, digest},
     ingest::Wanted,
     layout::hex,
     lease::Lease,
@@ -67,7 +67,7 @@ impl Store {
             let Found { arrival, references, target, .. } = image;
             let (id, manifest) = arrival.complete(&self.layout, &lease)?;
             let source = format!("archive {}", path.display());
-            let record = RefRecord { image: id.clone(), target: target.unwrap_or(manifest), source };
+            let record = RefRecord::new(&id, target.unwrap_or(manifest), source);
             self.publish(&id, &references, &record)?;
             loaded.extend(references);
         }
@@ -117,13 +117,21 @@ impl Store {
                 report(&job.what, done.fetch_add(bytes, Ordering::Relaxed) + bytes, size);
             },
         };
-        let wanted = Wanted { diff_id: job.diff_id, blob: job.blob, what: &job.what };
-        let Some(blob) = job.blob else {
-            return self.layout.ingest(lease, &wanted, source, || Ok(None));
+        let compressed = job.blob.filter(|blob| !is_plain(blob));
+        let recipe = compressed.is_none();
+        let wanted = Wanted { diff_id: job.diff_id, blob: job.blob, recipe, what: &job.what };
+        let Some(blob) = compressed else {
+            return self.layout.ingest(lease, &wanted, source, |facts| {
+                if !facts.replaced {
+                    return Ok(None);
+                }
+                let (source, _) = open_layer(archive, job.file)?;
+                self.layout.keep_tar(lease, job.diff_id, source).map(Some)
+            });
         };
         let kept = KeptBlob::new(lease)?;
         let source = kept.tee(source)?;
-        self.layout.ingest(lease, &wanted, source, || {
+        self.layout.ingest(lease, &wanted, source, |_| {
             kept.store(&self.layout, blob)?;
             oci_blob(blob).map(Some)
         })
@@ -131,13 +139,13 @@ impl Store {
 
     /// The layer is there already; its compressed form may not be.
     fn keep_only(&self, archive: &Archive, job: &Job<'_>, lease: &Lease) -> Result<(), ImageError> {
-        let Some(blob) = job.blob else { return Ok(()) };
+        let Some(blob) = job.blob.filter(|blob| !is_plain(blob)) else { return Ok(()) };
         if has_blob(&self.layout, blob)? {
             return Ok(());
         }
         let (source, _) = open_layer(archive, job.file)?;
         let kept = KeptBlob::new(lease)?;
-        let mut hashing = super::codec::Hashing::new(kept.tee(source)?);
+        let mut hashing = Hashing::new(kept.tee(source)?);
         std::io::copy(&mut hashing, &mut std::io::sink())
             .map_err(|error| archive.wrong(&format!("cannot be read at `{}`: {error}", job.file)))?;
         let (found, size) = hashing.finish();
@@ -168,11 +176,12 @@ fn open_layer(archive: &Archive, file: &str) -> Result<Opened, ImageError> {
 }
 
 fn find_images(archive: &Archive) -> Result<Vec<Found>, ImageError> {
-    if let Some(bytes) = archive.document("manifest.json")? {
-        return docker_archive(archive, &bytes);
-    }
+    // An archive may be of both forms; the layout has the manifests, too.
     if let Some(bytes) = archive.document("index.json")? {
         return oci_layout(archive, &bytes);
+    }
+    if let Some(bytes) = archive.document("manifest.json")? {
+        return docker_archive(archive, &bytes);
     }
     Err(archive.wrong("is no image archive: it has neither a `manifest.json` nor an `index.json`"))
 }

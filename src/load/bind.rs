@@ -1,7 +1,7 @@
 //! A canonical, checked tree to the types of the model. What a type has no room for is in
 //! `Loaded.unsupported`; what cannot be bound although its form was right is told here.
 
-use std::{net::IpAddr, path::PathBuf, str::FromStr};
+use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use indexmap::IndexMap;
 
@@ -415,10 +415,20 @@ impl Reader<'_, '_> {
             "never" => PullPolicy::Never,
             "missing" | "if_not_present" => PullPolicy::Missing,
             "build" => PullPolicy::Build,
+            // Compose gives it no length of its own.
+            "refresh" => PullPolicy::Missing,
+            "daily" => PullPolicy::Every(Duration::from_secs(86_400)),
+            "weekly" => PullPolicy::Every(Duration::from_secs(7 * 86_400)),
             other => {
-                let message = format!("the pull policy `{other}` is not supported yet");
-                self.tell(policy, "pull_policy", message);
-                return None;
+                let Some(every) = other.strip_prefix("every_").and_then(calendar) else {
+                    let message = format!(
+                        "`{other}` is no pull policy: expected `always`, `never`, `missing`, `build`, `daily`, \
+                         `weekly` or `every_` and a time such as `12h` or `1w2d`"
+                    );
+                    self.tell(policy, "pull_policy", message);
+                    return None;
+                };
+                PullPolicy::Every(every)
             }
         })
     }
@@ -611,4 +621,24 @@ fn collect(node: &Node, path: &str, files: &Files, found: &mut Vec<(String, crat
         }
         _ => {}
     }
+}
+/// `1w2d12h30m10s`, as `every_` takes it.
+fn calendar(text: &str) -> Option<Duration> {
+    let mut whole: u64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest[..end].parse().ok()?;
+        let unit = match rest.as_bytes()[end] {
+            b'w' => 7 * 86_400,
+            b'd' => 86_400,
+            b'h' => 3_600,
+            b'm' => 60,
+            b's' => 1,
+            _ => return None,
+        };
+        whole = whole.checked_add(number.checked_mul(unit)?)?;
+        rest = &rest[end + 1..];
+    }
+    (!text.is_empty()).then(|| Duration::from_secs(whole))
 }

@@ -1,6 +1,6 @@
 //! A service: a container specification and what is arranged around it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -84,4 +84,6 @@ pub enum PullPolicy {
     Never,
     Missing,
     Build,
+    /// When it was last pulled (built, loaded, tagged) so long ago.
+    Every(Duration),
 }

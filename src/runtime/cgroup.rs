@@ -20,7 +20,7 @@ use rustix::{
 use serde_json::Value;
 
 use super::{
-    Result, rootless,
+    Error, Result, rootless,
     state::{Group, entries, failed, file_error, remove_file, write_file},
 };
 
@@ -100,6 +100,41 @@ pub fn missing() -> Option<Missing> {
     (!controllers.is_empty()).then_some(Missing { controllers, why })
 }
 
+/// Makes the groups at `path` of a unified hierarchy, with all controllers for the last: the launcher's way of
+/// making them fails when another container's worker is as far at the same moment.
+pub fn prepare(path: &str) -> Result<()> {
+    /// Another container's end may take an empty parent away.
+    const ATTEMPTS: usize = 10;
+    if !is_unified() {
+        return Ok(());
+    }
+    let directory = Path::new(ROOT).join(path.trim_start_matches('/'));
+    for _ in 1..ATTEMPTS {
+        if make(&directory).is_ok() {
+            return Ok(());
+        }
+    }
+    make(&directory).map_err(|e| file_error("cannot make control group", &directory, e))
+}
+
+fn make(directory: &Path) -> io::Result<()> {
+    let above: Vec<&Path> = directory.ancestors().skip(1).take_while(|dir| dir.starts_with(ROOT)).collect();
+    for parent in above.into_iter().rev() {
+        match fs::create_dir(parent) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        for controller in CONTROLLERS {
+            // One that is not there, or not given to this user, fails where a limit needs it.
+            let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+    match fs::create_dir(directory) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
 /// Takes out of a document's `linux.resources` what no group at `path` could take: there is a word about it
 /// where the project is loaded.
 pub fn honour(path: &str, resources: &mut Value) {
@@ -146,6 +181,19 @@ pub fn of_process(pid: i32) -> Result<Vec<PathBuf>> {
     let text = fs::read_to_string(&path).map_err(|e| file_error("cannot read", &path, e))?;
     let hierarchies = hierarchies();
     Ok(text.lines().filter_map(|line| directory(line, &hierarchies)).collect())
+}
+
+/// The directories of a container's own groups, by its main process. Where a user can have none, the process
+/// is in groups with others, and they are not for us to freeze.
+pub fn of_container(pid: i32, id: &str) -> Result<Vec<PathBuf>> {
+    let own = |group: &PathBuf| {
+        group.ancestors().find(|dir| dir.file_name().is_some_and(|name| name == id)).map(Path::to_owned)
+    };
+    let groups: Vec<_> = of_process(pid)?.iter().filter_map(own).collect();
+    if groups.is_empty() {
+        return Err(Error::Unsupported("freezing: this user has no control groups".to_owned()));
+    }
+    Ok(groups)
 }
 
 /// Of a line `4:memory:/path` or `0::/path`.
@@ -212,6 +260,43 @@ pub fn enter(directories: &[PathBuf], pid: i32) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Freezes the processes of a container's groups, or lets them go on; returns when it is so.
+pub fn freeze(directories: &[PathBuf], frozen: bool) -> Result<()> {
+    let unified = |directory: &&PathBuf| directory.join("cgroup.freeze").exists();
+    let legacy = |directory: &&PathBuf| directory.join("freezer.state").exists();
+    if let Some(directory) = directories.iter().find(legacy) {
+        let file = directory.join("freezer.state");
+        let word = if frozen { "FROZEN" } else { "THAWED" };
+        // Processes that come to be meanwhile keep it at FREEZING until it is asked for again.
+        for _ in 0..1000 {
+            fs::write(&file, word).map_err(|e| file_error("cannot write", &file, e))?;
+            let now = fs::read_to_string(&file).map_err(|e| file_error("cannot read", &file, e))?;
+            if now.trim() == word {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        return Err(Error::Helper("the container's processes cannot be frozen".to_owned()));
+    }
+    let Some(directory) = directories.iter().find(unified) else {
+        return Err(Error::Unsupported(
+            "freezing: this machine has no freezer for control groups".to_owned(),
+        ));
+    };
+    let file = directory.join("cgroup.freeze");
+    fs::write(&file, if frozen { "1" } else { "0" }).map_err(|e| file_error("cannot write", &file, e))?;
+    let events = directory.join("cgroup.events");
+    let wanted = if frozen { "frozen 1" } else { "frozen 0" };
+    for _ in 0..1000 {
+        let now = fs::read_to_string(&events).map_err(|e| file_error("cannot read", &events, e))?;
+        if now.contains(wanted) {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Err(Error::Helper("the container's processes cannot be frozen".to_owned()))
 }
 
 /// Kills every process in the groups at `path`.

@@ -49,12 +49,13 @@ pub use self::{
     attended::{Attended, write_all},
     cgroup::{Missing, missing as limits_missing},
     config::{
-        ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, MountConfig, MountKind, NetworkConfig,
-        NetworkNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Upper, VolumeConfig,
+        ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, LogConfig, MountConfig, MountKind,
+        NetworkConfig, NetworkNamespace, OneOff, PortConfig, RestartConfig, Rlimit, Rootfs, Upper,
+        VolumeConfig,
     },
     core::{
-        BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest, NetworkRecord,
-        Phase, PortConflict, Roots, Until, VolumeRecord,
+        Attachment, BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest,
+        NetworkRecord, Phase, PortConflict, RawRecord, Roots, Until, VolumeRecord,
     },
     error::{Error, Result},
     exe::{program, use_program},

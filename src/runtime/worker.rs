@@ -29,6 +29,7 @@ use super::{
     protocol::{Report, Started, Wire, borrow, send},
     rootfs, seccomp,
     state::{Group, Identity, Place, Spec, entries, failed, file_error, make_dir, write_file},
+    terminal,
     users::{self, User},
     volumes,
 };
@@ -63,6 +64,21 @@ pub fn fork(socket: &OwnedFd, job: impl FnOnce() -> Result<(Report, Vec<OwnedFd>
             unsafe { libc::_exit(code) }
         }
         pid => Ok(pid),
+    }
+}
+
+/// Forks a process that does `job` and that nobody hears. The caller has one thread.
+pub fn fork_apart(job: impl FnOnce() -> Result<()>) -> Result<()> {
+    // SAFETY: as in `fork`.
+    match unsafe { libc::fork() } {
+        -1 => Err(Error::System { what: "cannot fork".into(), source: std::io::Error::last_os_error() }),
+        0 => {
+            process::set_name("ficelle-worker");
+            let code = i32::from(job().is_err());
+            // SAFETY: as in `fork`.
+            unsafe { libc::_exit(code) }
+        }
+        _ => Ok(()),
     }
 }
 
@@ -123,6 +139,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let mut document = oci::document(&config, &resolved)?;
     let devices = document["linux"]["resources"]["devices"].clone();
     if let Some(cgroup) = &cgroup {
+        cgroup::prepare(cgroup)?;
         cgroup::honour(cgroup, &mut document["linux"]["resources"]);
     }
     let created = Libcontainer.create(Launch {
@@ -141,7 +158,11 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let (dns, terminal) = (!names.is_empty(), console.is_some());
     descriptors.extend(names);
     if let Some((listener, path)) = console {
-        descriptors.push(master(&listener)?);
+        let master = master(&listener)?;
+        if let Some(size) = config.once.as_ref().and_then(|once| once.size) {
+            terminal::resize(master.as_fd(), size)?;
+        }
+        descriptors.push(master);
         fs::remove_file(&path).map_err(|e| file_error("cannot remove", &path, e))?;
     }
     if !leases.is_empty() {

@@ -45,12 +45,14 @@ const PERMISSION: &str = "root may (`sudo ficelle ...`); for this user, look at 
 pub(super) fn image(error: &ImageError, what: impl Into<String>) -> EngineError {
     let kind = match error {
         ImageError::NotFound(_) => ErrorKind::NotFound,
-        ImageError::Remote(_) | ImageError::Unreachable { .. } => ErrorKind::Remote,
+        ImageError::Remote { .. } | ImageError::Unreachable { .. } => ErrorKind::Remote,
         ImageError::Invalid(_) | ImageError::Platform { .. } => ErrorKind::Invalid,
+        ImageError::Drift { .. } => ErrorKind::Drift,
         ImageError::InUse(..) => ErrorKind::Conflict,
         ImageError::File { source, .. } => of_io(source),
     };
-    let told = EngineError::new(kind, what).caused_by(error);
+    let mut told = EngineError::new(kind, what).caused_by(error);
+    told.help.extend_from_slice(error.help());
     if kind == ErrorKind::Permission { told.help(PERMISSION) } else { told }
 }
 

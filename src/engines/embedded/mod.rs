@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod exec;
 mod health;
+mod images;
 mod logs;
 mod observe;
 mod perform;
@@ -21,8 +22,9 @@ use tokio::sync::mpsc;
 
 use crate::{
     engine::{
-        Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest, ImageInfo, LogItem,
-        LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope, Unlimited,
+        AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
+        ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock,
+        Scope, Unlimited,
     },
     image::Store,
     model::ImageRef,
@@ -132,6 +134,10 @@ impl Engine for Embedded {
         exec::exec(self, request).await
     }
 
+    async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError> {
+        exec::attach(self, request).await
+    }
+
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {
         exec::detached(self, request).await
     }
@@ -160,6 +166,14 @@ impl Engine for Embedded {
         .await
     }
 
+    async fn act_on_images(
+        &self,
+        act: ImageAct,
+        progress: Arc<dyn Progress>,
+    ) -> Result<ImageAnswer, EngineError> {
+        images::act(self, act, progress).await
+    }
+
     async fn remove_image(&self, image: &ImageRef, force: bool) -> Result<(), EngineError> {
         let image = image.clone();
         self.blocking(move |this| {
@@ -181,7 +195,7 @@ impl Engine for Embedded {
                 )
                 .help("remove the container first, or use `--force` to take the name away"));
             }
-            let used: Vec<String> = containers.iter().flat_map(observe::used_content).collect();
+            let used = images::needed(this)?;
             this.store.remove(&image, &used).map_err(failed)
         })
         .await

@@ -6,12 +6,13 @@ use rustix::process::{WaitOptions, wait};
 
 use super::{
     super::{
-        cgroup, network,
+        Core, cgroup, network,
         restart::Next,
         signal,
         state::{Ended, Stage, remove_file, write_json},
+        worker,
     },
-    DRAIN, Ending, Held, Keeper, Purpose,
+    DRAIN, Ending, Held, Keeper, Purpose, close_all_but,
 };
 
 impl Keeper {
@@ -58,6 +59,7 @@ impl Keeper {
         }
         // Others may share its network namespace; the name server was for it alone.
         held.dns.clear();
+        let _ = remove_file(&held.place.run.join("paused"));
         if let Some(cgroup) = self.group.cgroup(id).filter(|cgroup| cgroup::remove(cgroup).is_err()) {
             self.remains.push(cgroup);
         }
@@ -85,7 +87,22 @@ impl Keeper {
         held.state.ports.clear();
         let _ = held.place.write_state(&held.state);
         let _ = remove_file(&held.place.run.join("exit"));
+        let spec = held.place.spec().ok();
         self.containers.remove(id);
+        if spec.is_some_and(|spec| spec.config.once.is_some_and(|once| once.remove)) {
+            self.remove(id);
+        }
+    }
+
+    /// In a process of its own: it waits for the commands that have the group's lock, and for us.
+    fn remove(&self, id: &str) {
+        let (group, id) = (self.group.clone(), id.to_owned());
+        let _ = worker::fork_apart(move || {
+            close_all_but(&mut []);
+            let core = Core::new(group.roots.clone());
+            let _lock = core.lock(&group.name, "the end of a one-off container", &mut |_| {})?;
+            core.remove(&group.name, &id, true)
+        });
     }
 
     pub(super) fn check_times(&mut self) {
