@@ -5,14 +5,15 @@
 #   make test        every test, on a fresh machine too
 #   make test-vm     ficelle in a QEMU machine: cgroups of version 2, with and without systemd (some minutes)
 #   make lint        formatting and clippy
-#   make bench       ficelle beside docker compose
+#   make bench       ficelle beside docker, docker compose and BuildKit
+#   make compare     builds of ficelle and of a real BuildKit, path by path
 #   make fuzz        hostile input, ten minutes for each of its 11 readers (TIME=seconds)
 #   make images      the images of the samples, from Debian's packages
 #   make setup       what building and testing needs, installed
 
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help setup images build demo capture clean-demo test test-vm lint bench fuzz
+.PHONY: help setup images build demo capture clean-demo test test-vm lint bench compare fuzz
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -54,6 +55,12 @@ lint:
 
 bench: build
 	@scripts/as-root benches/compose_peer
+	@scripts/as-root benches/build_peer
+	@scripts/as-root benches/images_peer
+
+compare:
+	cargo build --locked
+	@scripts/as-root scripts/compare-build
 
 fuzz:
 	@scripts/fuzz

@@ -23,14 +23,15 @@ use crate::{
 pub use crate::{
     apply::{Event, Report},
     engine::{
-        AttachRequest, Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError,
-        ErrorKind, ExecRequest, Health, ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed,
-        OneOff, Op, Progress, Prune, PublishedPort, Silent, Size, Stream,
+        AttachRequest, Chunk, Container, ContainerState, Control, Conversation, CopyRequest, Engine,
+        EngineError, ErrorKind, ExecRequest, Finding, Health, ImageAct, ImageAnswer, ImageInfo, LogItem,
+        LogQuery, Observed, OneOff, Op, ProcessInfo, Progress, Prune, PublishedPort, Silent, Size, Source,
+        Stream, Target, Usage, Verdict,
     },
     engines::connect::{Choice, Connected, connect, prepare},
     model::{
-        Build, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol, PullPolicy,
-        RestartPolicy, Selection, Service, UnknownService, WithDependencies,
+        Build, BuildSecret, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol,
+        PullPolicy, RestartPolicy, SecretSource, Selection, Service, UnknownService, WithDependencies,
     },
     plan::{
         BuildMode, Cause, Goal, ImageOptions, OnFailure, Once, Plan, PlanError, Recreate, Step, StepId,
@@ -172,8 +173,9 @@ impl Session {
 
     fn scope(&self) -> Scope {
         let project = &self.project;
-        let mut images: Vec<String> =
-            project.services.values().map(|service| service.image().to_owned()).collect();
+        let run = project.services.values().map(Service::image);
+        let mounted = project.services.values().flat_map(|service| service.container.mounted_images());
+        let mut images: Vec<String> = run.chain(mounted).map(ToOwned::to_owned).collect();
         images.sort_unstable();
         images.dedup();
         let networks = project.networks.values().filter(|n| n.external).map(|n| n.name.clone());

@@ -6,7 +6,7 @@ use ficelle::{
     apply::Event,
     engine::{Container, Engine, Health, Op, Silent},
     engines::simulated::{Behaviour, Effect},
-    model::{Condition, NetworkMode, Project},
+    model::{Condition, Lender, NetworkMode, Project},
     plan::{Goal, WaitOptions},
 };
 
@@ -54,7 +54,7 @@ fn changes() -> Vec<(&'static str, Project, Project)> {
     let db = service("db").anonymous("/var");
     let tied = project([db.clone(), service("web").needs_and_restarts("db")]);
     let mut side = service("side").anonymous("/tmp");
-    side.container.network = NetworkMode::Service("db".to_owned());
+    side.container.network = NetworkMode::Of(Lender::Service("db".to_owned()));
     let sharing = project([db.clone(), side]);
     let ended = project([db.clone().command("exit 0"), service("web").scale(2)]);
     let new_db = |new: &mut Project| new.services["db"] = service("db").anonymous("/var").env("A", "1");
@@ -106,7 +106,7 @@ fn stops_at(what: &str, old: &Project, new: &Project, at: usize) -> bool {
             let service = &new.services[&container.service];
             assert!(container.state.is_running(), "{about}: {}", container.name);
             assert_eq!(container.spec.as_ref(), Some(&service.container), "{about}");
-            if let NetworkMode::Service(owner) = &service.container.network {
+            if let NetworkMode::Of(Lender::Service(owner)) = &service.container.network {
                 let owner = containers.iter().find(|c| c.service == *owner).unwrap();
                 assert!(container.created > owner.created, "{about}: its namespace is gone");
             }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ficelle::{
     engine::{ContainerState, Op},
     engines::simulated::Effect,
-    model::{Condition, NetworkMode, Project, Service},
+    model::{Condition, Lender, NetworkMode, Project, Service},
     plan::{Goal, Plan},
 };
 use proptest::prelude::*;
@@ -110,7 +110,7 @@ fn build(shape: &Shape) -> Project {
             built = built.anonymous("/scratch");
         }
         if one.shares && at > 0 && can_own(shape) {
-            built.container.network = NetworkMode::Service(name(0));
+            built.container.network = NetworkMode::Of(Lender::Service(name(0)));
         } else {
             if one.back_network {
                 built = built.on_network("back");
@@ -154,7 +154,7 @@ fn assert_reached(stage: &Stage, project: &Project) {
         let wanted =
             if is_one_shot(service) { ContainerState::Exited(Some(0)) } else { ContainerState::Running };
         assert_eq!(container.state, wanted, "{}", container.name);
-        if let NetworkMode::Service(owner) = &service.container.network {
+        if let NetworkMode::Of(Lender::Service(owner)) = &service.container.network {
             let owner = observed.containers.iter().find(|c| c.service == *owner).unwrap();
             assert!(container.created > owner.created, "{} is in a namespace that is gone", container.name);
             assert!(container.started > owner.started, "{} is in a namespace that is gone", container.name);
@@ -324,7 +324,7 @@ proptest! {
         let mut recreated: BTreeSet<String> = [format!("s{at}")].into();
         let mut tied = recreated.clone();
         for service in new.services.values().filter(|service| service.name != format!("s{at}")) {
-            if matches!(&service.container.network, NetworkMode::Service(owner) if recreated.contains(owner)) {
+            if matches!(&service.container.network, NetworkMode::Of(Lender::Service(owner)) if recreated.contains(owner)) {
                 recreated.insert(service.name.clone());
             }
             let on = |(on, dependency): (&String, &ficelle::model::Dependency)| {

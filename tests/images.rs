@@ -1,9 +1,12 @@
 //! Images: archives, layers and the store, on real file systems and through real overlays.
 
+mod archives;
 mod faults;
+mod hostile;
+mod login;
 mod make;
 mod push;
-mod registry;
+pub mod registry;
 
 use std::{
     fs,

@@ -2,6 +2,8 @@
 
 #![expect(clippy::print_stderr, reason = "a test that cannot run says so aloud")]
 
+#[cfg(target_os = "linux")]
+mod attributes;
 mod build;
 mod commands;
 mod conformance;
@@ -10,7 +12,10 @@ mod convergence_properties;
 mod images;
 #[cfg(target_os = "linux")]
 mod kills;
+mod life;
 mod network;
+#[cfg(target_os = "linux")]
+mod oci;
 mod plan_text;
 mod readme;
 mod runtime;

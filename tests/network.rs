@@ -54,7 +54,7 @@ impl Stage {
             .map(|network| Endpoint {
                 network: (*network).to_owned(),
                 names: vec![service.to_owned(), id.to_owned()],
-                address: None,
+                ..Endpoint::default()
             })
             .collect();
         let leases = network::lease(&self.roots, "demo", id, &endpoints, None).unwrap();

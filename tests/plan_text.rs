@@ -2,7 +2,7 @@
 
 use ficelle::{
     engine::Observed,
-    model::{Build, Condition, NetworkMode, Place, Project, PullPolicy, RestartPolicy, Service},
+    model::{Build, Condition, Lender, NetworkMode, Place, Project, PullPolicy, RestartPolicy, Service},
     plan::{self, BuildMode, Goal, ImageOptions, Recreate, WaitOptions},
 };
 use insta::assert_snapshot;
@@ -185,7 +185,7 @@ fn dependents_with_restart_stop_before_and_start_after() {
 fn who_shares_a_namespace_is_recreated_with_its_owner() {
     let stage = Stage::new();
     let mut side = service("side");
-    side.container.network = NetworkMode::Service("app".to_owned());
+    side.container.network = NetworkMode::Of(Lender::Service("app".to_owned()));
     let old = project([service("app"), side]);
     running(&stage, &old);
     let new = change(&old, |new| new.services["app"] = service("app").env("A", "1"));
@@ -476,8 +476,8 @@ fn what_cannot_be_is_told_before_anything_is_done() {
     let undeclared = change(&base, |p| drop(p.networks.shift_remove("default")));
     assert_snapshot!(text(&stage, &undeclared, &up(&undeclared)), @r#"error: service `web` uses network `demo_default`, which is not declared [services.web.networks] ["declare it under `networks:` at the top level"]"#);
     let mut circle = [service("a"), service("b")];
-    circle[0].container.network = NetworkMode::Service("b".to_owned());
-    circle[1].container.network = NetworkMode::Service("a".to_owned());
+    circle[0].container.network = NetworkMode::Of(Lender::Service("b".to_owned()));
+    circle[1].container.network = NetworkMode::Of(Lender::Service("a".to_owned()));
     let circle = project(circle);
     assert_snapshot!(text(&stage, &circle, &up(&circle)), @"error: services need each other in a circle: a -> b -> a [services.a.network_mode] []");
 }
@@ -541,6 +541,32 @@ fn images(project: &Project, options: &ImageOptions, observed: &Observed) -> Str
 }
 
 #[test]
+fn a_build_from_another_services_image_comes_after_it() {
+    let build = |context: &str, base: &str| {
+        let additional_contexts = [("base".to_owned(), format!("service:{base}"))].into_iter().collect();
+        Some(Build { context: context.into(), additional_contexts, ..Build::default() })
+    };
+    let mut project = change(&project([service("web"), service("base")]), |p| {
+        p.services["web"].build = build("/work/web", "base");
+        p.services["web"].container.image = "demo-web".to_owned();
+        p.services["base"].build = Some(Build { context: "/work/base".into(), ..Build::default() });
+        p.services["base"].container.image = "demo-base".to_owned();
+    });
+    let base = project.services.shift_remove("base").unwrap();
+    project.disabled.insert("base".to_owned(), base.clone());
+    let stage = Stage::new();
+    let nothing = stage.observe(&project);
+    assert_snapshot!(images(&project, &ImageOptions::default(), &nothing), @r"
+    build image demo-base (needed by web)
+    build image demo-web (missing)
+    ");
+    project.disabled["base"].build = build("/work/base", "web");
+    assert_snapshot!(images(&project, &ImageOptions::default(), &nothing), @"error: the builds of services `base` and `web` need each other [services.base.build.additional_contexts] []");
+    project.disabled["base"].build = None;
+    assert_snapshot!(images(&project, &ImageOptions::default(), &nothing), @r#"error: service `web` builds from service `base`, which is not there or builds nothing [services.web.build.additional_contexts] ["name a service with a `build` section"]"#);
+}
+
+#[test]
 fn images_are_pulled_or_built_once() {
     let build = |context: &str| Some(Build { context: context.into(), ..Build::default() });
     let project =
@@ -578,4 +604,61 @@ fn images_are_pulled_or_built_once() {
     pull image acme/web (asked by --pull, may fail)
     pull image db:1 (asked by --pull)
     ");
+}
+
+#[test]
+fn an_image_that_was_brought_long_ago_is_pulled_again() {
+    let stage = Stage::new();
+    let day = std::time::Duration::from_secs(86_400);
+    let daily = project([service("web")]);
+    let daily = change(&daily, |p| p.services["web"].pull_policy = Some(PullPolicy::Every(day)));
+    let options = ImageOptions::default();
+    assert_snapshot!(images(&daily, &options, &stage.observe(&daily)), @"pull image web:1 (missing)");
+    stage.pull(&daily);
+    let mut there = stage.observe(&daily);
+    there.images.get_mut("web:1").unwrap().age = Some(day / 2);
+    assert_snapshot!(images(&daily, &options, &there), @"nothing to do");
+    for age in [Some(day), Some(day * 30), None] {
+        there.images.get_mut("web:1").unwrap().age = age;
+        assert_eq!(images(&daily, &options, &there).trim(), "pull image web:1 (asked by pull_policy)");
+    }
+}
+
+#[test]
+fn a_lock_refuses_what_it_does_not_name_or_names_otherwise() {
+    let stage = Stage::new();
+    let web = project([service("web")]);
+    let locked = |pairs: &[(&str, &str)]| ImageOptions {
+        locked: Some(pairs.iter().map(|(name, digest)| ((*name).to_owned(), (*digest).to_owned())).collect()),
+        ..ImageOptions::default()
+    };
+    assert_snapshot!(images(&web, &locked(&[]), &stage.observe(&web)), @r#"error: image web:1 of service `web` is not in ficelle.lock [services.web.image] ["`ficelle lock` writes it there"]"#);
+    stage.pull(&web);
+    let mut there = stage.observe(&web);
+    there.images.get_mut("web:1").unwrap().digest = Some("sha256:new".to_owned());
+    assert_snapshot!(images(&web, &locked(&[("web:1", "sha256:new")]), &there), @"nothing to do");
+    let drifted = images(&web, &locked(&[("web:1", "sha256:old")]), &there);
+    assert!(
+        drifted.starts_with("error: image web:1 is locked to sha256:old, and the store has sha256:new"),
+        "{drifted}"
+    );
+}
+
+#[test]
+fn what_is_built_under_a_name_of_its_own_is_pushed_once() {
+    let build = |image: &str| {
+        let mut built = service("web");
+        built.container.image = image.to_owned();
+        built.build = Some(Build { tags: vec!["acme/web:2".to_owned()], ..Build::default() });
+        built
+    };
+    let push = |web: Service| {
+        let project = project([web, service("db")]);
+        plan::pushes(&project, &select(&project, &[]), plan::OnFailure::Stop).to_string()
+    };
+    assert_snapshot!(push(build("acme/web:1")), @r"
+    push image acme/web:1 (asked by push)
+    push image acme/web:2 (asked by push)
+    ");
+    assert_snapshot!(push(build("demo-web")), @"push image acme/web:2 (asked by push)");
 }

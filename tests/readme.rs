@@ -3,8 +3,8 @@
 use std::{fs, path::Path, process::Command};
 
 use ficelle::load::attributes::{
-    self, Support,
-    Support::{Cluster, Missing},
+    self, CLUSTER,
+    Support::{Elsewhere, Missing},
     Table,
 };
 
@@ -62,6 +62,8 @@ const PARTS: &[(&str, Table)] = &[
     ("`deploy.restart_policy`", attributes::RESTART_POLICY),
     ("a service's network", attributes::SERVICE_NETWORK),
     ("a service's mount", attributes::MOUNT),
+    ("`bind` of a mount", attributes::MOUNT_BIND),
+    ("`volume` of a mount", attributes::MOUNT_VOLUME),
     ("a network", attributes::NETWORK),
     ("`ipam`", attributes::IPAM),
     ("`ipam.config`", attributes::IPAM_POOL),
@@ -70,22 +72,29 @@ const PARTS: &[(&str, Table)] = &[
 
 #[test]
 fn generated_list_of_keys_is_that_of_the_attribute_table() {
-    let keys = |table: Table, support: Support| -> String {
-        let mut names: Vec<_> =
-            table.iter().filter(|row| row.support == support).map(|row| format!("`{}`", row.name)).collect();
+    let keys = |table: Table, missing: bool| -> String {
+        let mut names: Vec<_> = table
+            .iter()
+            .filter_map(|row| match row.support {
+                Missing if missing => Some(format!("`{}`", row.name)),
+                Elsewhere(place) if !missing && place == CLUSTER => Some(format!("`{}`", row.name)),
+                Elsewhere(place) if !missing => Some(format!("`{}` ({place})", row.name)),
+                _ => None,
+            })
+            .collect();
         names.sort_unstable();
         names.join(", ")
     };
     let rows: String = PARTS
         .iter()
-        .map(|(part, table)| (part, keys(table, Missing), keys(table, Cluster)))
+        .map(|(part, table)| (part, keys(table, true), keys(table, false)))
         .filter(|(_, missing, cluster)| !missing.is_empty() || !cluster.is_empty())
         .map(|(part, missing, cluster)| format!("| {part} | {missing} | {cluster} |\n"))
         .collect();
     generated(
         "keys",
         &format!(
-            "\n| of | not carried out yet | means something on a cluster only |\n|---|---|---|\n{rows}\n"
+            "\n| of | not carried out yet | means something on a cluster only, or where it says |\n|---|---|---|\n{rows}\n"
         ),
     );
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use ficelle::runtime::{
-    ContainerConfig, ContainerRecord, Core, Error, Exit, HealthConfig, LogConfig, LogRecord, LogRequest,
+    ContainerConfig, ContainerRecord, Core, Error, Exit, HealthConfig, LogRecord, LogRequest,
     NetworkNamespace, Phase, RestartConfig, Rootfs, Roots, Until, Upper,
 };
 
@@ -89,40 +89,16 @@ impl Machine {
             id: Core::new_id(),
             group: self.group.clone(),
             name: name.into(),
-            annotations: indexmap::IndexMap::new(),
             rootfs: Rootfs { layers: vec![self.layer.clone()], upper: Upper::Own },
             args: ["sh", "-c", script].map(String::from).to_vec(),
             env: vec!["PATH=/bin".into()],
             cwd: "/".into(),
-            user: String::new(),
-            groups: Vec::new(),
-            hostname: None,
-            domainname: None,
-            network: NetworkNamespace::None,
-            ports: Vec::new(),
-            extra_hosts: Vec::new(),
-            mounts: Vec::new(),
-            devices: Vec::new(),
-            health: None,
-            restart: RestartConfig::No,
             stop_signal: 15,
             stop_grace: Duration::from_secs(10),
-            init: false,
-            tty: false,
-            stdin_open: false,
-            read_only: false,
-            privileged: false,
             capabilities: CAPABILITIES.map(String::from).to_vec(),
-            no_new_privileges: false,
-            seccomp: true,
             mask_paths: true,
-            sysctls: indexmap::IndexMap::new(),
-            rlimits: Vec::new(),
-            limits: ficelle::model::Limits::default(),
             shm_size: 64 << 20,
-            log: LogConfig::default(),
-            once: None,
-            replaces: None,
+            ..ContainerConfig::default()
         }
     }
 
@@ -785,7 +761,7 @@ fn networks(machine: &Machine, names: &[&str]) -> Vec<ficelle::runtime::Endpoint
     };
     machine.core.create_network(&config).unwrap();
     let names = names.iter().map(|name| (*name).to_owned()).collect();
-    vec![ficelle::runtime::Endpoint { network, names, address: None }]
+    vec![ficelle::runtime::Endpoint { network, names, ..Default::default() }]
 }
 
 /// The first line that the web server at a published port of this machine gives.

@@ -14,7 +14,7 @@ use oci_spec::image::{Descriptor, ImageIndex, MediaType};
 use serde::Deserialize;
 
 use super::{
-    ImageError, Report, Store,
+    Image, ImageError, Report, Store,
     archive::{Archive, Opened},
     arrival::{Arrival, KeptBlob, has_blob, is_plain, oci_blob, parse_manifest},
     codec::{Hashing, digest},
@@ -72,6 +72,30 @@ impl Store {
             loaded.extend(references);
         }
         Ok(loaded)
+    }
+
+    /// One image of an OCI layout, by its tag or digest (the only one when that is empty), without a
+    /// name in the store. It stays while this store is held.
+    pub fn load_one(&self, path: &Path, wanted: &str) -> Result<Image, ImageError> {
+        let lease = self.lease()?;
+        let archive = Archive::open(path, &lease)?;
+        let bytes = archive.document("index.json")?.ok_or_else(|| archive.wrong("has no `index.json`"))?;
+        let index: ImageIndex = serde_json::from_slice(&bytes)
+            .map_err(|error| archive.wrong(&format!("has a malformed `index.json`: {error}")))?;
+        let is_wanted = |entry: &&Descriptor| {
+            let named = oci_name(entry).is_some_and(|name| {
+                name == wanted || name.rsplit_once(':').is_some_and(|(_, tag)| tag == wanted)
+            });
+            named || entry.digest().as_ref() == wanted || (wanted.is_empty() && index.manifests().len() == 1)
+        };
+        let entry = index.manifests().iter().find(is_wanted);
+        let entry = entry.ok_or_else(|| archive.wrong(&format!("has no image `{wanted}`")))?;
+        let found = [oci_image(&archive, entry, Vec::new())?];
+        found[0].arrival.hold(&lease)?;
+        self.unpack_all(&archive, &found, &lease, &|_, _, _| {})?;
+        let [Found { arrival, .. }] = found;
+        let (id, _) = arrival.complete(&self.layout, &lease)?;
+        self.find_id(&id)?.ok_or(ImageError::NotFound(id))
     }
 
     fn unpack_all(

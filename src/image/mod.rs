@@ -8,6 +8,7 @@ mod codec;
 mod commit;
 mod extract;
 mod fetch;
+pub mod files;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod gc;
@@ -40,5 +41,5 @@ pub use extract::{ArchiveKind, archive_kind, extract};
 pub use lookup::{Found, Made};
 pub use platform::Platform;
 pub use push::Pushed;
-pub use registry::{Endpoint, LoggedIn, Registries, log_in, log_out};
+pub use registry::{Download, Endpoint, LoggedIn, Registries, download, log_in, log_out};
 pub use store::{Image, ImageError, LayerRef, Named, Report, Store};

@@ -185,11 +185,13 @@ pub enum PathRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Support {
     Yes,
-    /// Means something on a cluster only.
-    Cluster,
+    /// Means something only there: on a cluster, on Windows, with SELinux.
+    Elsewhere(&'static str),
     /// Valid, but not carried out yet.
     Missing,
 }
+
+pub const CLUSTER: &str = "on a cluster";
 
 const fn row(name: &'static str, form: Form) -> Attribute {
     Attribute {
@@ -240,7 +242,17 @@ impl Attribute {
     }
 
     const fn cluster(mut self) -> Self {
-        self.support = Support::Cluster;
+        self.support = Support::Elsewhere(CLUSTER);
+        self
+    }
+
+    const fn windows(mut self) -> Self {
+        self.support = Support::Elsewhere("on Windows");
+        self
+    }
+
+    const fn selinux(mut self) -> Self {
+        self.support = Support::Elsewhere("with SELinux");
         self
     }
 }
@@ -284,31 +296,31 @@ pub static SERVICE: Table = &[
     row("attach", Flag).kept(),
     row("build", Short(Short::Build, BUILD)),
     row("develop", ObjectOrNull(DEVELOP)).kept(),
-    row("blkio_config", Closed(BLKIO)).kept().missing(),
+    row("blkio_config", Closed(BLKIO)).kept(),
     row("cap_add", Strings).unique(KeyOf::Item),
     row("cap_drop", Strings).unique(KeyOf::Item),
-    row("cgroup_parent", Text).missing(),
-    row("cgroup", Choice(&["host", "private"])).missing(),
-    row("cpu_count", Integer(0, i64::MAX)).missing(),
-    row("cpu_percent", Integer(0, 100)).missing(),
-    row("cpu_period", Whole).missing(),
-    row("cpu_quota", Whole).missing(),
-    row("cpu_rt_period", Whole).missing(),
-    row("cpu_rt_runtime", Whole).missing(),
+    row("cgroup_parent", Text),
+    row("cgroup", Choice(&["host", "private"])),
+    row("cpu_count", Integer(0, i64::MAX)).windows(),
+    row("cpu_percent", Integer(0, 100)).windows(),
+    row("cpu_period", Whole),
+    row("cpu_quota", Whole),
+    row("cpu_rt_period", Whole),
+    row("cpu_rt_runtime", Whole),
     row("cpus", Number),
     row("cpuset", Text),
     row("cpu_shares", Whole),
     row("command", Words).merge(Merge::Replace).kept(),
-    row("configs", List(&Short(Short::FileMount, FILE_MOUNT))).unique(KeyOf::MountedAt("")).missing(),
+    row("configs", List(&Short(Short::FileMount, FILE_MOUNT))).unique(KeyOf::MountedAt("")),
     row("container_name", ContainerName),
     row("credential_spec", Object(CREDENTIAL_SPEC)).missing(),
     row("depends_on", Names(&Object(DEPENDENCY), NameDefault::Dependency)),
     row("deploy", ObjectOrNull(DEPLOY)).kept(),
-    row("device_cgroup_rules", Strings).merge(Merge::Distinct).missing(),
-    row("devices", List(&Short(Short::Device, DEVICE))).unique(KeyOf::Target).missing(),
-    row("dns", StringOrList).unique(KeyOf::Item).missing(),
-    row("dns_opt", Strings).unique(KeyOf::Item).missing(),
-    row("dns_search", StringOrList).unique(KeyOf::Item).missing(),
+    row("device_cgroup_rules", Strings).merge(Merge::Distinct),
+    row("devices", List(&Short(Short::Device, DEVICE))).unique(KeyOf::Target),
+    row("dns", StringOrList).unique(KeyOf::Item),
+    row("dns_opt", Strings).unique(KeyOf::Item),
+    row("dns_search", StringOrList).unique(KeyOf::Item),
     row("domainname", Text),
     row("entrypoint", Words).merge(Merge::Replace).kept(),
     row("provider", Object(PROVIDER)).missing(),
@@ -316,31 +328,31 @@ pub static SERVICE: Table = &[
     row("env_file", List(&Short(Short::EnvFile, ENV_FILE))).unique(KeyOf::Path),
     row("expose", Scalars).unique(KeyOf::Item),
     row("extends", Short(Short::Extends, EXTENDS)),
-    row("external_links", Strings).merge(Merge::Distinct).missing(),
+    row("external_links", Strings).merge(Merge::Distinct),
     row("extra_hosts", Hosts).merge(Merge::Hosts),
     row("group_add", Scalars).merge(Merge::Distinct),
-    row("gpus", Gpus).missing(),
+    row("gpus", Gpus),
     row("hostname", Text),
     row("healthcheck", Object(HEALTHCHECK)).kept(),
     row("image", Text),
     row("init", Flag).kept(),
-    row("ipc", Text).missing(),
-    row("isolation", Text).missing(),
+    row("ipc", Text),
+    row("isolation", Text),
     row("labels", LABELS),
     row("label_file", StringOrList).path(PathRule::Local),
     row("links", Strings).unique(KeyOf::Item),
-    row("logging", Object(LOGGING)).merge(Merge::Logging).missing(),
+    row("logging", Object(LOGGING)).merge(Merge::Logging),
     row("mem_limit", Bytes),
     row("mem_reservation", WholeBytes),
     row("memswap_limit", Bytes),
-    row("mem_swappiness", WholeBytes).missing(),
-    row("mac_address", Text).missing(),
+    row("mem_swappiness", WholeBytes),
+    row("mac_address", Text),
     row("models", Names(&ObjectOrNull(SERVICE_MODEL), NameDefault::Null)).missing(),
     row("network_mode", Text),
     row("networks", Names(&ObjectOrNull(SERVICE_NETWORK), NameDefault::Null)),
-    row("oom_kill_disable", Flag).missing(),
-    row("oom_score_adj", Integer(-1000, 1000)).missing(),
-    row("pid", TextOrNull).missing(),
+    row("oom_kill_disable", Flag),
+    row("oom_score_adj", Integer(-1000, 1000)),
+    row("pid", TextOrNull),
     row("pids_limit", Whole),
     row("platform", Text),
     row("ports", Ports).unique(KeyOf::Port),
@@ -349,11 +361,9 @@ pub static SERVICE: Table = &[
     row("pull_refresh_after", Text).hidden().missing(),
     row("read_only", Flag),
     row("restart", Text),
-    row("runtime", Text).missing(),
+    row("runtime", Text),
     row("scale", ANY_INTEGER).kept(),
-    row("secrets", List(&Short(Short::FileMount, FILE_MOUNT)))
-        .unique(KeyOf::MountedAt("/run/secrets"))
-        .missing(),
+    row("secrets", List(&Short(Short::FileMount, FILE_MOUNT))).unique(KeyOf::MountedAt("/run/secrets")),
     row("security_opt", Strings).merge(Merge::Distinct),
     row("shm_size", Bytes),
     row("stdin_open", Flag),
@@ -366,10 +376,10 @@ pub static SERVICE: Table = &[
     row("ulimits", Keyed(&Short(Short::Ulimit, ULIMIT))),
     row("use_api_socket", StrictFlag).missing(),
     row("user", Text),
-    row("userns_mode", Text).missing(),
-    row("uts", Text).missing(),
+    row("userns_mode", Text),
+    row("uts", Text),
     row("volumes", List(&Short(Short::Volume, MOUNT))).unique(KeyOf::Target),
-    row("volumes_from", Strings).merge(Merge::Distinct).missing(),
+    row("volumes_from", Strings).merge(Merge::Distinct),
     row("working_dir", Text),
     row("pre_start", List(&Object(HOOK))).missing(),
     row("post_start", List(&Object(HOOK))).missing(),
@@ -380,27 +390,28 @@ pub static BUILD: Table = &[
     row("context", Text).path(PathRule::Context),
     row("dockerfile", Text),
     row("dockerfile_inline", Text),
-    row("entitlements", Strings).missing(),
+    row("entitlements", Strings),
     row("args", ENVIRONMENT),
-    row("provenance", TextOrFlag).missing(),
-    row("sbom", TextOrFlag).missing(),
-    row("ssh", Ssh).path(PathRule::Ssh).missing(),
+    row("provenance", TextOrFlag),
+    row("sbom", TextOrFlag),
+    row("ssh", Ssh).path(PathRule::Ssh),
     row("labels", LABELS),
-    row("cache_from", Strings).missing(),
-    row("cache_to", Strings).missing(),
+    row("cache_from", Strings),
+    row("cache_to", Strings),
     row("no_cache", Flag),
-    row("additional_contexts", LABELS).path(PathRule::Context).missing(),
+    row("no_cache_filter", StringOrList),
+    row("additional_contexts", LABELS).path(PathRule::Context),
     row("pull", Flag),
-    row("extra_hosts", Hosts).merge(Merge::Hosts).missing(),
-    row("isolation", Text).missing(),
-    row("network", Text).missing(),
+    row("extra_hosts", Hosts).merge(Merge::Hosts),
+    row("isolation", Text),
+    row("network", Text),
     row("target", Text),
-    row("secrets", List(&Short(Short::FileMount, FILE_MOUNT))).missing(),
-    row("shm_size", WholeBytes).missing(),
+    row("secrets", List(&Short(Short::FileMount, FILE_MOUNT))),
+    row("shm_size", WholeBytes),
     row("tags", Strings).unique(KeyOf::Item),
-    row("ulimits", Keyed(&Short(Short::Ulimit, ULIMIT))).missing(),
-    row("platforms", Strings).missing(),
-    row("privileged", Flag).missing(),
+    row("ulimits", Keyed(&Short(Short::Ulimit, ULIMIT))),
+    row("platforms", Strings),
+    row("privileged", Flag),
 ];
 
 pub static DEPLOY: Table = &[
@@ -432,7 +443,7 @@ pub static LIMITS: Table = &[row("cpus", Number), row("memory", BytesText), row(
 pub static RESERVATIONS: Table = &[
     row("cpus", Number).cluster(),
     row("memory", BytesText),
-    row("devices", List(&Object(DEVICE_REQUEST))).missing(),
+    row("devices", List(&Object(DEVICE_REQUEST))),
     row("generic_resources", List(&Object(GENERIC_RESOURCE))).cluster(),
 ];
 
@@ -529,13 +540,13 @@ pub static SERVICE_MODEL: Table = &[row("endpoint_var", Text), row("model_var", 
 
 pub static SERVICE_NETWORK: Table = &[
     row("aliases", Strings).unique(KeyOf::Item),
-    row("driver_opts", DRIVER_OPTIONS).missing(),
-    row("gw_priority", StrictNumber).missing(),
-    row("interface_name", Text).missing(),
+    row("driver_opts", DRIVER_OPTIONS),
+    row("gw_priority", StrictNumber),
+    row("interface_name", Text),
     row("ipv4_address", Text),
-    row("ipv6_address", Text).missing(),
-    row("link_local_ips", Strings).unique(KeyOf::Item).missing(),
-    row("mac_address", Text).missing(),
+    row("ipv6_address", Text),
+    row("link_local_ips", Strings).unique(KeyOf::Item),
+    row("mac_address", Text),
     row("priority", StrictNumber),
 ];
 
@@ -560,14 +571,14 @@ pub static MOUNT: Table = &[
     row("bind", Object(MOUNT_BIND)).kept(),
     row("volume", Object(MOUNT_VOLUME)).kept(),
     row("tmpfs", Object(MOUNT_TMPFS)).kept(),
-    row("image", Object(MOUNT_IMAGE)).kept().missing(),
+    row("image", Object(MOUNT_IMAGE)).kept(),
 ];
 
 pub static MOUNT_BIND: Table = &[
-    row("selinux", Choice(&["z", "Z"])),
+    row("selinux", Choice(&["z", "Z"])).selinux(),
     row("propagation", Text),
     row("create_host_path", Flag),
-    row("recursive", Choice(&["enabled", "disabled", "writable", "readonly"])).missing(),
+    row("recursive", Choice(&["enabled", "disabled", "writable", "readonly"])),
 ];
 
 pub static MOUNT_VOLUME: Table =
@@ -583,14 +594,14 @@ pub static FILE_MOUNT: Table =
 pub static NETWORK: Table = &[
     row("name", Text),
     row("driver", Text),
-    row("driver_opts", DRIVER_OPTIONS).missing(),
+    row("driver_opts", DRIVER_OPTIONS),
     row("ipam", Object(IPAM)).kept(),
     row("external", External),
     row("internal", Flag),
-    row("attachable", Flag).cluster(),
+    row("attachable", Flag),
     row("labels", LABELS),
     row("enable_ipv4", Flag).kept(),
-    row("enable_ipv6", Flag).kept().missing(),
+    row("enable_ipv6", Flag).kept(),
 ];
 
 pub static IPAM: Table = &[
@@ -602,8 +613,8 @@ pub static IPAM: Table = &[
 pub static IPAM_POOL: Table = &[
     row("subnet", Text),
     row("gateway", Text),
-    row("ip_range", Text).missing(),
-    row("aux_addresses", Options(OptionValues::Text)).missing(),
+    row("ip_range", Text),
+    row("aux_addresses", Options(OptionValues::Text)),
 ];
 
 pub static VOLUME: Table = &[
@@ -683,7 +694,6 @@ pub static FORMER: &[(Table, &str, &str)] = &[
     (HEALTHCHECK, "command", "write `test:`"),
     (HEALTHCHECK, "cmd", "write `test:`"),
     (HEALTHCHECK, "start-period", "write `start_period:`"),
-    (PROJECT, "service", "write `services:`"),
     (
         PROJECT,
         "environment",

@@ -1,32 +1,63 @@
 //! A canonical, checked tree to the types of the model. What a type has no room for is in
 //! `Loaded.unsupported`; what cannot be bound although its form was right is told here.
 
-use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
+mod devices;
+mod files;
+mod networks;
+mod security;
+mod sharing;
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use indexmap::IndexMap;
 
 use super::{
     config,
     diagnostic::{Diagnostic, Files},
+    discover::Variables,
     ports, scalars,
     tree::{Map, Node, Span, Value},
 };
 use crate::model::{
-    Attachment, Build, Condition, ContainerSpec, Dependency, HealthTest, Healthcheck, Limits, Mount,
-    MountSource, Network, NetworkMode, Places, Port, PortRange, Project, Protocol, PullPolicy, RestartPolicy,
-    SecurityOption, Service, Subnet, TmpfsOptions, Ulimit, Volume, VolumeOptions,
+    Build, BuildSecret, Condition, ContainerSpec, Dependency, HealthTest, Healthcheck, Hidden, Logging,
+    Mount, MountSource, Places, Port, PortRange, Project, Protocol, PullPolicy, RestartPolicy, SecretSource,
+    Service, TmpfsOptions, Ulimit, Volume, VolumeOptions,
 };
+use files::Contents;
 
 /// What binding reads and where it tells.
 #[derive(Debug)]
 pub struct Bind<'a> {
-    pub files: &'a Files,
-    pub diagnostics: &'a mut Vec<Diagnostic>,
+    files: &'a Files,
+    diagnostics: &'a mut Vec<Diagnostic>,
+    /// The top-level `secrets`.
+    secrets: Option<&'a Map>,
+    /// Variables of the shell and of `.env`, that secrets and configs may be made from.
+    environment: &'a Variables,
+    /// The project directory.
+    root: &'a Path,
+    contents: Contents,
 }
 
 /// The project of a tree; `name`, root and files are the caller's to fill in.
-impl Bind<'_> {
+impl<'a> Bind<'a> {
+    pub fn new(
+        files: &'a Files,
+        diagnostics: &'a mut Vec<Diagnostic>,
+        secrets: Option<&'a Map>,
+        environment: &'a Variables,
+        root: &'a Path,
+    ) -> Self {
+        Self { files, diagnostics, secrets, environment, root, contents: Contents::default() }
+    }
+
     pub fn project(&mut self, model: &Node, disabled: &Map, name: &str) -> Project {
+        self.contents = self.contents(model);
         let mut project = Project { name: name.to_owned(), ..Project::default() };
         for (key, node) in entries(model, "networks") {
             let mut network = self.network(node, &format!("networks.{key}"));
@@ -63,35 +94,6 @@ impl Bind<'_> {
     fn tell(&mut self, span: Span, path: &str, message: impl Into<String>) {
         self.diagnostics.push(Diagnostic::error(message).at(path).mark(self.files.mark(span, "")));
     }
-
-    fn network(&mut self, node: &Node, path: &str) -> Network {
-        let pools = node.get("ipam").and_then(|ipam| ipam.get("config"));
-        let mut subnets = Vec::new();
-        for pool in pools.map(Node::items).unwrap_or_default() {
-            let Some(subnet) = pool.get("subnet") else { continue };
-            let text = subnet.as_str().unwrap_or_default();
-            let parsed = text.split_once('/').and_then(|(address, prefix)| {
-                Some((address.parse::<IpAddr>().ok()?, prefix.parse::<u8>().ok()?))
-            });
-            match parsed {
-                Some((IpAddr::V4(address), prefix)) if prefix <= 32 => {
-                    let gateway = pool.get_str("gateway").and_then(|text| text.parse().ok());
-                    subnets.push(Subnet { address, prefix, gateway });
-                }
-                // An IPv6 pool asks for what `enable_ipv6` asks for, which is told as unsupported.
-                Some((IpAddr::V6(_), prefix)) if prefix <= 128 => {}
-                _ => self.tell(subnet.span, path, format!("`{text}` is no subnet such as 172.28.0.0/16")),
-            }
-        }
-        Network {
-            name: text(node, "name").unwrap_or_default(),
-            external: flag(node, "external"),
-            driver: text(node, "driver"),
-            internal: flag(node, "internal"),
-            subnets,
-            labels: pairs(node.get("labels")),
-        }
-    }
 }
 
 fn volume(node: &Node) -> Volume {
@@ -117,7 +119,8 @@ impl Reader<'_, '_> {
     }
 
     fn service(&mut self, name: &str, node: &Node, project: &Project) -> Service {
-        self.links(node);
+        self.userns(node);
+        self.runtime(node);
         let deploy = node.get("deploy");
         let scale = integer(node.get("scale")).or_else(|| integer(deploy.and_then(|d| d.get("replicas"))));
         Service {
@@ -151,10 +154,22 @@ impl Reader<'_, '_> {
             hostname: text(node, "hostname"),
             domainname: text(node, "domainname"),
             network: self.network_mode(node, project),
+            mac_address: self.service_mac(node),
+            dns: self.dns(node),
+            links: Self::links(node),
+            ipc: self.ipc(node),
+            pid: self.pid(node),
+            host_uts: self.is_host(node, "uts", ""),
+            host_cgroup: self.is_host(node, "cgroup", "private"),
             ports: self.ports(node),
             expose: strings(node.get("expose")),
             extra_hosts: self.extra_hosts(node),
             mounts: self.mounts(node, project),
+            volumes_from: self.volumes_from(node),
+            files: self.files(node),
+            devices: self.devices(node),
+            device_rules: self.device_rules(node),
+            device_requests: Self::device_requests(node),
             healthcheck: node.get("healthcheck").map(healthcheck),
             restart: self.restart(node),
             stop_signal: text(node, "stop_signal"),
@@ -169,53 +184,13 @@ impl Reader<'_, '_> {
             security_opt: self.security_options(node),
             sysctls: pairs(node.get("sysctls")),
             ulimits: ulimits(node.get("ulimits")),
-            limits: limits(node),
+            limits: self.limits(node),
+            cgroup_parent: self.cgroup_parent(node),
+            oom_score_adj: integer(node.get("oom_score_adj")).and_then(|score| i32::try_from(score).ok()),
             shm_size: node.get_str("shm_size").and_then(|size| size.parse().ok()),
+            logging: logging(node),
             container_name: text(node, "container_name"),
         }
-    }
-
-    fn network_mode(&mut self, node: &Node, project: &Project) -> NetworkMode {
-        match node.get_str("network_mode") {
-            None | Some("" | "bridge" | "default") => self.attachments(node, project),
-            Some("none") => NetworkMode::None,
-            Some("host") => NetworkMode::Host,
-            Some(mode) => {
-                if let Some(service) = mode.strip_prefix("service:") {
-                    return NetworkMode::Service(service.to_owned());
-                }
-                if let Some(container) = mode.strip_prefix("container:") {
-                    return NetworkMode::Container(container.to_owned());
-                }
-                let name = mode.to_owned();
-                NetworkMode::Networks([(name, Attachment::default())].into_iter().collect())
-            }
-        }
-    }
-
-    /// Networks by the name the engine knows, highest priority first, then by key.
-    fn attachments(&mut self, node: &Node, project: &Project) -> NetworkMode {
-        let mut found: Vec<(&str, String, Attachment)> = Vec::new();
-        for (key, attached) in node.get("networks").and_then(Node::as_map).into_iter().flatten() {
-            let name = project.networks.get(&key.text).map_or_else(|| key.text.clone(), |n| n.name.clone());
-            let ipv4_address = attached.get("ipv4_address").and_then(|node| {
-                let address = node.as_str().unwrap_or_default().parse().ok();
-                if address.is_none() {
-                    let key = format!("networks.{key}.ipv4_address");
-                    self.tell(
-                        node,
-                        &key,
-                        format!("`{}` is no IPv4 address", node.as_str().unwrap_or_default()),
-                    );
-                }
-                address
-            });
-            let priority = integer(attached.get("priority")).unwrap_or_default();
-            let aliases = strings(attached.get("aliases"));
-            found.push((&key.text, name, Attachment { aliases, ipv4_address, priority }));
-        }
-        found.sort_by(|a, b| b.2.priority.cmp(&a.2.priority).then(a.0.cmp(b.0)));
-        NetworkMode::Networks(found.into_iter().map(|(_, name, attachment)| (name, attachment)).collect())
     }
 
     fn ports(&mut self, node: &Node) -> Vec<Port> {
@@ -252,31 +227,6 @@ impl Reader<'_, '_> {
                 continue;
             }
             found.push(Port { target, published, host_ip: host_ip.and_then(Result::ok), protocol });
-        }
-        found
-    }
-
-    /// A link is a dependency, which it implies already, and perhaps a further name, which nothing carries.
-    fn links(&mut self, node: &Node) {
-        for (at, link) in node.get("links").map(Node::items).unwrap_or_default().iter().enumerate() {
-            let text = link.as_str().unwrap_or_default();
-            if text.split_once(':').is_some_and(|(service, alias)| service != alias) {
-                let message = format!("the alias of the link `{text}` is not supported yet");
-                self.tell(link, &format!("links[{at}]"), message);
-            }
-        }
-    }
-
-    fn extra_hosts(&mut self, node: &Node) -> Vec<(String, IpAddr)> {
-        let mut found = Vec::new();
-        for (at, entry) in node.get("extra_hosts").map(Node::items).unwrap_or_default().iter().enumerate() {
-            let Some((host, ip)) = entry.as_str().and_then(|text| text.split_once('=')) else { continue };
-            match ip.parse() {
-                Ok(ip) => found.push((host.to_owned(), ip)),
-                Err(_) => {
-                    self.tell(entry, &format!("extra_hosts[{at}]"), format!("`{ip}` is no IP address"));
-                }
-            }
         }
         found
     }
@@ -319,6 +269,7 @@ impl Reader<'_, '_> {
                 path: PathBuf::from(source),
                 create: part("bind", "create_host_path").is_none_or(|node| node.value == Value::Bool(true)),
                 propagation: part("bind", "propagation").and_then(Node::as_str).map(ToOwned::to_owned),
+                recursive: part("bind", "recursive").and_then(Node::as_str) != Some("disabled"),
             }),
             ("bind", None) => {
                 self.tell(mount, &format!("volumes[{at}]"), "a bind mount needs a `source`");
@@ -332,8 +283,16 @@ impl Reader<'_, '_> {
                 }),
                 options: Vec::new(),
             })),
+            ("image", Some(source)) => Some(MountSource::Image {
+                reference: source.to_owned(),
+                subpath: part("image", "subpath").and_then(Node::as_str).map(ToOwned::to_owned),
+            }),
+            ("image", None) => {
+                self.tell(mount, &format!("volumes[{at}]"), "a mount of an image needs a `source`");
+                None
+            }
             (other, _) => {
-                let message = format!("mounts of type `{other}` are not supported yet");
+                let message = format!("mounts of type `{other}` are not for Linux machines on their own");
                 self.tell(mount, &format!("volumes[{at}].type"), message);
                 None
             }
@@ -375,39 +334,6 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn security_options(&mut self, node: &Node) -> Vec<SecurityOption> {
-        let mut found = Vec::new();
-        for (at, entry) in node.get("security_opt").map(Node::items).unwrap_or_default().iter().enumerate() {
-            let text = entry.as_str().unwrap_or_default();
-            let (name, value) = text.split_once(['=', ':']).unwrap_or((text, ""));
-            found.push(match (name, value) {
-                ("no-new-privileges", "" | "true") => SecurityOption::NoNewPrivileges(true),
-                ("no-new-privileges", "false") => SecurityOption::NoNewPrivileges(false),
-                ("seccomp", "unconfined") => SecurityOption::SeccompUnconfined,
-                ("apparmor", "unconfined") => SecurityOption::ApparmorUnconfined,
-                ("systempaths", "unconfined") => SecurityOption::SystempathsUnconfined,
-                _ => {
-                    let known = [
-                        "no-new-privileges:true",
-                        "seccomp=unconfined",
-                        "apparmor=unconfined",
-                        "systempaths=unconfined",
-                    ];
-                    let told = Diagnostic::error(format!(
-                        "the security option `{text}` is not supported yet; known are {}",
-                        known.join(", ")
-                    ))
-                    .at(format_args!("{}.security_opt[{at}]", self.path))
-                    .mark(self.bind.files.mark(entry.span, ""))
-                    .nearest(text, known);
-                    self.bind.diagnostics.push(told);
-                    continue;
-                }
-            });
-        }
-        found
-    }
-
     fn pull_policy(&mut self, node: &Node) -> Option<PullPolicy> {
         let policy = node.get("pull_policy")?;
         Some(match policy.as_str().unwrap_or_default() {
@@ -434,25 +360,65 @@ impl Reader<'_, '_> {
     }
 
     fn build(&mut self, build: &Node, service: &Node) -> Build {
-        let context = text(build, "context").unwrap_or_default();
-        if super::paths::is_remote(&context) {
-            let message =
-                format!("the build context `{context}` is no directory, which is not supported yet");
-            self.tell(build.get("context").unwrap_or(build), "build.context", message);
-        }
         let inline = text(build, "dockerfile_inline");
+        let network = text(build, "network");
+        if let Some(other) = network.as_deref().filter(|name| !["default", "host", "none"].contains(name)) {
+            let message = format!("RUN cannot join the network `{other}`; it is default, host or none");
+            self.tell(build.get("network").unwrap_or(build), "build.network", message);
+        }
         Build {
-            context: PathBuf::from(context),
+            context: PathBuf::from(text(build, "context").unwrap_or_default()),
+            additional_contexts: pairs(build.get("additional_contexts")),
             dockerfile: text(build, "dockerfile").filter(|_| inline.is_none()).map(PathBuf::from),
             dockerfile_inline: inline,
             args: optional_pairs(build.get("args")),
             labels: pairs(build.get("labels")),
             target: text(build, "target"),
             no_cache: flag(build, "no_cache"),
+            no_cache_filter: strings(build.get("no_cache_filter")),
+            cache_from: strings(build.get("cache_from")),
+            cache_to: strings(build.get("cache_to")),
             pull: flag(build, "pull"),
             tags: strings(build.get("tags")),
             platform: text(service, "platform"),
+            platforms: strings(build.get("platforms")),
+            secrets: self.build_secrets(build),
+            ssh: optional_pairs(build.get("ssh")),
+            network,
+            extra_hosts: self.extra_hosts(build),
+            shm_size: build.get_str("shm_size").and_then(|size| size.parse().ok()),
+            ulimits: ulimits(build.get("ulimits")),
+            privileged: flag(build, "privileged"),
+            entitlements: strings(build.get("entitlements")),
+            isolation: text(build, "isolation"),
+            provenance: text_or_flag(build, "provenance"),
+            sbom: text_or_flag(build, "sbom"),
         }
+    }
+
+    /// By the id that the Dockerfile says: the target, or the name of the secret.
+    fn build_secrets(&mut self, build: &Node) -> Vec<BuildSecret> {
+        let mut found = Vec::new();
+        for (at, mount) in build.get("secrets").map(Node::items).unwrap_or_default().iter().enumerate() {
+            let name = mount.get_str("source").unwrap_or_default();
+            // A name that no secret has was told before.
+            let Some(secret) = self.bind.secrets.and_then(|secrets| secrets.get(name)) else { continue };
+            let source = match (text(secret, "file"), text(secret, "environment")) {
+                (Some(file), _) => SecretSource::File(PathBuf::from(file)),
+                (None, Some(name)) => {
+                    let value = self.bind.environment.get(&name).cloned().map(Hidden);
+                    SecretSource::Environment { name, value }
+                }
+                (None, None) => {
+                    let message = format!("the secret `{name}` of a build must be a file or a variable");
+                    self.tell(mount, &format!("build.secrets[{at}]"), message);
+                    continue;
+                }
+            };
+            let id = text(mount, "target").unwrap_or_else(|| name.to_owned());
+            found.push(BuildSecret { id, source });
+        }
+        found
     }
 }
 
@@ -498,6 +464,11 @@ fn tmpfs(target: String, options: &str) -> Mount {
     Mount { target, read_only, source: MountSource::Tmpfs(tmpfs) }
 }
 
+fn logging(node: &Node) -> Logging {
+    let Some(logging) = node.get("logging") else { return Logging::default() };
+    Logging { driver: text(logging, "driver"), options: pairs(logging.get("options")) }
+}
+
 fn depends_on(node: &Node) -> IndexMap<String, Dependency> {
     let entries = node.get("depends_on").and_then(Node::as_map).into_iter().flatten();
     entries
@@ -525,29 +496,6 @@ fn ulimits(node: Option<&Node>) -> IndexMap<String, Ulimit> {
         .collect()
 }
 
-fn limits(node: &Node) -> Limits {
-    let within = |section: &str, key: &str| {
-        node.get("deploy").and_then(|deploy| deploy.get("resources")?.get(section)?.get(key))
-    };
-    let bytes = |node: Option<&Node>| node.and_then(Node::as_str).and_then(|size| size.parse::<i64>().ok());
-    let cpus = node.get("cpus").or_else(|| within("limits", "cpus")).and_then(|node| match node.value {
-        Value::Float(cpus) => Some(cpus),
-        #[expect(clippy::cast_precision_loss, reason = "nobody has 2^52 CPUs")]
-        Value::Int(cpus) => Some(cpus as f64),
-        _ => None,
-    });
-    Limits {
-        memory: bytes(node.get("mem_limit").or_else(|| within("limits", "memory"))).filter(|n| *n != 0),
-        memory_swap: bytes(node.get("memswap_limit")).filter(|n| *n != 0),
-        memory_reservation: bytes(node.get("mem_reservation").or_else(|| within("reservations", "memory"))),
-        #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
-        nano_cpus: cpus.filter(|cpus| *cpus > 0.0).map(|cpus| (cpus * 1e9).round() as i64),
-        cpu_shares: integer(node.get("cpu_shares")).and_then(|n| u64::try_from(n).ok()),
-        cpuset: text(node, "cpuset"),
-        pids: integer(node.get("pids_limit").or_else(|| within("limits", "pids"))).filter(|n| *n != 0),
-    }
-}
-
 // ---- reading canonical values ----
 
 fn entries<'a>(model: &'a Node, key: &str) -> impl Iterator<Item = (&'a str, &'a Node)> {
@@ -561,6 +509,13 @@ fn text(node: &Node, key: &str) -> Option<String> {
 
 fn flag(node: &Node, key: &str) -> bool {
     node.get(key).is_some_and(|node| node.value == Value::Bool(true))
+}
+
+fn text_or_flag(node: &Node, key: &str) -> Option<String> {
+    match node.get(key).map(|node| &node.value) {
+        Some(Value::Bool(flag)) => Some(flag.to_string()),
+        _ => text(node, key),
+    }
 }
 
 fn integer(node: Option<&Node>) -> Option<i64> {

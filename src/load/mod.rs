@@ -193,8 +193,9 @@ fn finish(
         select::drop_unused(model);
     }
     let mut unbound = Vec::new();
-    let mut project =
-        Bind { files: &loader.files, diagnostics: &mut unbound }.project(model, &disabled, name);
+    let secrets = model.get("secrets").and_then(Node::as_map);
+    let mut bind = Bind::new(&loader.files, &mut unbound, secrets, &site.environment, &site.root);
+    let mut project = bind.project(model, &disabled, name);
     project.places = bind::places(model, &loader.files);
     project.root.clone_from(&site.root);
     project.files.clone_from(&site.files);
@@ -235,11 +236,11 @@ fn unsupported(model: &Node, unbound: Vec<Diagnostic>, loader: &Loader<'_>) -> V
     config::walk_unsupported(model, Form::Object(PROJECT), "", &mut found);
     let rows = found.into_iter().map(|(path, _, span, support)| Unsupported {
         text: match support {
-            Support::Cluster => format!("`{path}` means something on a cluster only"),
+            Support::Elsewhere(place) => format!("`{path}` means something {place} only"),
             _ => format!("`{path}` is not supported yet"),
         },
         place: loader.files.place(span),
-        effect: if support == Support::Cluster { Effect::Ignored } else { Effect::Refused },
+        effect: if matches!(support, Support::Elsewhere(_)) { Effect::Ignored } else { Effect::Refused },
         path,
     });
     let values = unbound.into_iter().map(|told| Unsupported {

@@ -53,7 +53,7 @@ fn an_unknown_key_at_the_top() {
 #[test]
 fn a_key_of_another_level() {
     insta::assert_snapshot!(told(&[("compose.yaml", "services:\n  web:\n    image: busybox\n    replicas: 2\nports: [80]\n")]), @r"
-    compose.yaml:4:5: error: unknown key `replicas` (write it below `deploy:`)
+    compose.yaml:4:5: error: unknown key `replicas` (write it below `deploy:`, or `scale:`)
     compose.yaml:5:1: error: unknown key `ports` (`ports` belongs to a service, below `services:`)
     ");
 }
@@ -152,14 +152,13 @@ fn three_mistakes_in_one_file() {
     insta::assert_snapshot!(told(&[("compose.yaml", "services:\n  web:\n    imgae: busybox\n    ports: [\"x\"]\n    networks: [nowhere]\n")]), @r"
     compose.yaml:3:5: error: unknown key `imgae` (did you mean `image`?)
     compose.yaml:4:13: error: `x` is no port: `x` is no port or range of ports (0 to 65535)
-    compose.yaml:2:3: error: this service has neither an `image` nor a `build`
     compose.yaml:5:16: error: there is no network `nowhere` (define it below the top-level `networks:`)
     ");
 }
 
 #[test]
 fn an_alias_without_anchor() {
-    insta::assert_snapshot!(told(&[("compose.yaml", "services:\n  web: *base\n")]), @"compose.yaml:2:8: error: invalid YAML: while parsing node, found unknown anchor");
+    insta::assert_snapshot!(told(&[("compose.yaml", "services:\n  web: *base\n")]), @"compose.yaml:2:8: error: invalid YAML: while parsing node, found unknown anchor (no `&name` stands before this alias; a value that begins with `*` must stand in quotes)");
 }
 
 #[test]
@@ -652,27 +651,22 @@ volumes: {data: {name: shared, external: true}}
     let build = web.build.as_ref().unwrap();
     assert_eq!((build.context.as_path(), build.target.as_deref()), (Path::new("/project/web"), Some("prod")));
     assert_eq!(web.container.stop_grace_period, Some(Duration::from_secs(90)));
-    insta::assert_snapshot!(serde_json::to_string_pretty(&web.container).unwrap(), @r#"
+    let mut spec = serde_json::to_value(&web.container).unwrap();
+    let unset = serde_json::to_value(crate::model::ContainerSpec::default()).unwrap();
+    // What is as if nothing had been written says nothing.
+    spec.as_object_mut().unwrap().retain(|key, value| *value != unset[key.as_str()]);
+    insta::assert_snapshot!(serde_json::to_string_pretty(&spec).unwrap(), @r#"
     {
       "image": "shop-web",
-      "platform": null,
       "command": [
         "serve",
         "--port",
         "80"
       ],
-      "entrypoint": null,
       "environment": {
         "A": "1",
         "GONE": null
       },
-      "labels": {},
-      "annotations": {},
-      "user": null,
-      "group_add": [],
-      "working_dir": null,
-      "hostname": null,
-      "domainname": null,
       "network": {
         "networks": {
           "shop_back": {
@@ -680,12 +674,24 @@ volumes: {data: {name: shared, external: true}}
               "w"
             ],
             "ipv4_address": null,
-            "priority": 10
+            "ipv6_address": null,
+            "link_local_ips": [],
+            "priority": 10,
+            "gw_priority": 0,
+            "mac_address": null,
+            "interface_name": null,
+            "driver_opts": {}
           },
           "shop_front": {
             "aliases": [],
             "ipv4_address": null,
-            "priority": 0
+            "ipv6_address": null,
+            "link_local_ips": [],
+            "priority": 0,
+            "gw_priority": 0,
+            "mac_address": null,
+            "interface_name": null,
+            "driver_opts": {}
           }
         }
       },
@@ -706,11 +712,12 @@ volumes: {data: {name: shared, external: true}}
           "protocol": "udp"
         }
       ],
-      "expose": [],
       "extra_hosts": [
         [
           "a",
-          "1.2.3.4"
+          {
+            "address": "1.2.3.4"
+          }
         ]
       ],
       "mounts": [
@@ -734,7 +741,8 @@ volumes: {data: {name: shared, external: true}}
             "bind": {
               "path": "/project/src",
               "create": true,
-              "propagation": null
+              "propagation": null,
+              "recursive": true
             }
           }
         },
@@ -782,25 +790,16 @@ volumes: {data: {name: shared, external: true}}
           "max_retries": 3
         }
       },
-      "stop_signal": null,
       "stop_grace_period": {
         "secs": 90,
         "nanos": 0
       },
-      "init": false,
-      "tty": false,
-      "stdin_open": false,
-      "read_only": false,
-      "privileged": false,
-      "cap_add": [],
-      "cap_drop": [],
       "security_opt": [
         {
           "no_new_privileges": true
         },
         "seccomp_unconfined"
       ],
-      "sysctls": {},
       "ulimits": {
         "nofile": {
           "soft": 1,
@@ -814,13 +813,25 @@ volumes: {data: {name: shared, external: true}}
         "nano_cpus": 500000000,
         "cpu_shares": null,
         "cpuset": null,
-        "pids": 10
-      },
-      "shm_size": null,
-      "container_name": null
+        "pids": 10,
+        "cpu_period": null,
+        "cpu_quota": null,
+        "cpu_rt_period": null,
+        "cpu_rt_runtime": null,
+        "memory_swappiness": null,
+        "oom_kill_disable": false,
+        "blkio": {
+          "weight": null,
+          "weight_device": [],
+          "read_bps": [],
+          "write_bps": [],
+          "read_iops": [],
+          "write_iops": []
+        }
+      }
     }
     "#);
-    insta::assert_snapshot!(serde_json::to_string(&loaded.project.networks["back"]).unwrap(), @r#"{"name":"shop_back","external":false,"driver":null,"internal":true,"subnets":[{"address":"10.9.0.0","prefix":24,"gateway":"10.9.0.1"}],"labels":{}}"#);
+    insta::assert_snapshot!(serde_json::to_string(&loaded.project.networks["back"]).unwrap(), @r#"{"name":"shop_back","external":false,"driver":null,"internal":true,"ipv6":false,"subnets":[{"address":"10.9.0.0","prefix":24,"gateway":"10.9.0.1","range":null,"aux_addresses":{}}],"driver_opts":{},"labels":{}}"#);
     let place = |path: &str| loaded.project.places.nearest(path).unwrap().to_string();
     assert_eq!(place("services.web.ports[1]"), "compose.yaml:8:24");
     assert_eq!(place("services.web.command"), "compose.yaml:6:14");
@@ -828,13 +839,12 @@ volumes: {data: {name: shared, external: true}}
 
 #[test]
 fn what_is_not_honoured_is_listed_with_its_place() {
-    let text = "services:\n  web:\n    image: x\n    devices: [/dev/fuse]\n    links: [\"db:alias\"]\n    restart: sometimes\n    deploy: {mode: global}\n  db: {image: x}\n";
+    let text = "services:\n  web:\n    image: x\n    use_api_socket: true\n    links: [\"db:alias\"]\n    restart: sometimes\n    deploy: {mode: global}\n  db: {image: x}\n";
     let list = loaded(&[("compose.yaml", text)]).unsupported;
     let short: Vec<_> = list.iter().map(|entry| format!("{:?} {}", entry.effect, entry.short())).collect();
     insta::assert_snapshot!(short.join("\n"), @r"
-    Refused compose.yaml:4:5: `services.web.devices` is not supported yet
+    Refused compose.yaml:4:5: `services.web.use_api_socket` is not supported yet
     Ignored compose.yaml:7:14: `services.web.deploy.mode` means something on a cluster only
-    Refused compose.yaml:5:13: the alias of the link `db:alias` is not supported yet
     Refused compose.yaml:6:14: `sometimes` is no restart policy; known are no, always, on-failure[:retries] and unless-stopped
     ");
     assert!(list.iter().any(|entry| entry.effect == Effect::Ignored));

@@ -1,14 +1,22 @@
 //! All that one container must be, whoever runs it.
 
-use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::{Device, DeviceRequest, DeviceRule, FileMount, IpcMode, Lender, PidMode, VolumesFrom};
+
 /// All that one container must be. Networks and volumes are named as the engine knows them
 /// (`project_default`); other services are named by their key and resolved when planning.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ContainerSpec {
     /// Image reference as written, or `<project>-<service>` for a service that only builds.
     pub image: String,
@@ -29,11 +37,28 @@ pub struct ContainerSpec {
     pub hostname: Option<String>,
     pub domainname: Option<String>,
     pub network: NetworkMode,
+    /// Hardware address on the primary network.
+    pub mac_address: Option<[u8; 6]>,
+    pub dns: Dns,
+    /// Names that it alone uses for others on its networks: (service or container, alias).
+    pub links: Vec<(String, String)>,
+    pub ipc: IpcMode,
+    pub pid: PidMode,
+    /// The host's name is its own, too.
+    pub host_uts: bool,
+    /// It sees the control groups of the host, not only its own.
+    pub host_cgroup: bool,
     pub ports: Vec<Port>,
     /// Ports named for the reader, `8000` or `8000/udp`; opens nothing.
     pub expose: Vec<String>,
-    pub extra_hosts: Vec<(String, IpAddr)>,
+    pub extra_hosts: Vec<(String, ExtraHost)>,
     pub mounts: Vec<Mount>,
+    pub volumes_from: Vec<VolumesFrom>,
+    /// Secrets and configs.
+    pub files: Vec<FileMount>,
+    pub devices: Vec<Device>,
+    pub device_rules: Vec<DeviceRule>,
+    pub device_requests: Vec<DeviceRequest>,
     pub healthcheck: Option<Healthcheck>,
     pub restart: RestartPolicy,
     pub stop_signal: Option<String>,
@@ -50,8 +75,13 @@ pub struct ContainerSpec {
     pub sysctls: IndexMap<String, String>,
     pub ulimits: IndexMap<String, Ulimit>,
     pub limits: Limits,
+    /// Path of a control group to live in, below the roots of the hierarchies.
+    pub cgroup_parent: Option<String>,
+    /// -1000 (never killed) to 1000 (first) when memory is short.
+    pub oom_score_adj: Option<i32>,
     /// Size of /dev/shm in bytes; 64 MiB when absent.
     pub shm_size: Option<u64>,
+    pub logging: Logging,
     /// Fixed name of the container in place of `project-service-1`.
     pub container_name: Option<String>,
 }
@@ -60,6 +90,14 @@ pub struct ContainerSpec {
 const DIGEST_VERSION: u32 = 1;
 
 impl ContainerSpec {
+    /// References of images that it mounts.
+    pub fn mounted_images(&self) -> impl Iterator<Item = &str> {
+        self.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Image { reference, .. } => Some(reference.as_str()),
+            _ => None,
+        })
+    }
+
     /// What tells it from others: 64 hex digits of SHA-256 over the canonical JSON of this value. The order in
     /// which a mapping was written says nothing, so it changes nothing.
     ///
@@ -81,6 +119,13 @@ impl fmt::LowerHex for HexDigest {
     }
 }
 
+/// Where what the container writes goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Logging {
+    pub driver: Option<String>,
+    pub options: IndexMap<String, String>,
+}
+
 /// Which network namespace the container lives in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -89,10 +134,7 @@ pub enum NetworkMode {
     Networks(IndexMap<String, Attachment>),
     None,
     Host,
-    /// That of a container of this service of the project.
-    Service(String),
-    /// That of any container, by name or id.
-    Container(String),
+    Of(Lender),
 }
 
 impl Default for NetworkMode {
@@ -103,12 +145,51 @@ impl Default for NetworkMode {
 
 /// How a container is joined to one network.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Attachment {
     /// Names it answers to on this network beside its service and container name.
     pub aliases: Vec<String>,
-    pub ipv4_address: Option<std::net::Ipv4Addr>,
-    /// Networks are joined from the highest priority down; the first gives the default route.
+    pub ipv4_address: Option<Ipv4Addr>,
+    pub ipv6_address: Option<Ipv6Addr>,
+    /// Further addresses of the interface, not those of its network.
+    pub link_local_ips: Vec<IpAddr>,
+    /// Networks are joined from the highest priority down.
     pub priority: i64,
+    /// The highest gives the default route; of equal ones the network joined first.
+    pub gw_priority: i64,
+    pub mac_address: Option<[u8; 6]>,
+    /// Name of the interface; `eth` and a number when absent.
+    pub interface_name: Option<String>,
+    pub driver_opts: IndexMap<String, String>,
+}
+
+/// What stands behind a name of `extra_hosts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExtraHost {
+    Address(IpAddr),
+    /// `host-gateway`: where the container reaches the host.
+    HostGateway,
+}
+
+impl fmt::Display for ExtraHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::HostGateway => f.write_str("host-gateway"),
+        }
+    }
+}
+
+/// Where a container asks for names that are no names of containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// Those of the host when empty.
+    pub servers: Vec<IpAddr>,
+    /// Those of the host when empty; `.` alone is none.
+    pub search: Vec<String>,
+    /// Those of the host when empty.
+    pub options: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -175,8 +256,15 @@ pub enum MountSource {
         create: bool,
         /// Mount propagation (`rprivate`, `rshared`, ...).
         propagation: Option<String>,
+        /// What is mounted below it comes along.
+        recursive: bool,
     },
     Tmpfs(TmpfsOptions),
+    /// What an image holds, or a path of it; read only.
+    Image {
+        reference: String,
+        subpath: Option<String>,
+    },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -236,8 +324,10 @@ pub enum RestartPolicy {
 pub enum SecurityOption {
     NoNewPrivileges(bool),
     SeccompUnconfined,
-    /// No AppArmor profile.
-    ApparmorUnconfined,
+    /// A filter of the user's own: a JSON file as Docker reads it.
+    SeccompProfile(PathBuf),
+    /// A profile that the machine has loaded; `unconfined` is none.
+    Apparmor(String),
     /// /proc and /sys neither masked nor read-only.
     SystempathsUnconfined,
 }
@@ -251,6 +341,7 @@ pub struct Ulimit {
 
 /// Resource limits; absent is unlimited.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// Bytes.
     pub memory: Option<i64>,
@@ -263,17 +354,69 @@ pub struct Limits {
     pub cpu_shares: Option<u64>,
     pub cpuset: Option<String>,
     pub pids: Option<i64>,
+    /// Microseconds.
+    pub cpu_period: Option<u64>,
+    /// Microseconds in each period.
+    pub cpu_quota: Option<i64>,
+    /// Microseconds.
+    pub cpu_rt_period: Option<u64>,
+    /// Microseconds in each period.
+    pub cpu_rt_runtime: Option<i64>,
+    /// 0 to 100.
+    pub memory_swappiness: Option<u64>,
+    /// Out of memory it waits instead of being killed.
+    pub oom_kill_disable: bool,
+    pub blkio: Blkio,
+}
+
+/// Shares and limits of block devices, those by their path on the host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Blkio {
+    /// 10 to 1000.
+    pub weight: Option<u16>,
+    pub weight_device: Vec<(String, u16)>,
+    /// Bytes a second.
+    pub read_bps: Vec<(String, u64)>,
+    pub write_bps: Vec<(String, u64)>,
+    /// Operations a second.
+    pub read_iops: Vec<(String, u64)>,
+    pub write_iops: Vec<(String, u64)>,
 }
 
 impl Limits {
     /// What of the kernel's they need, by the names of its controllers.
     #[must_use]
     pub fn controllers(&self) -> Vec<&'static str> {
-        let Self { memory, memory_swap, memory_reservation, nano_cpus, cpu_shares, cpuset, pids } = self;
+        let Self {
+            memory,
+            memory_swap,
+            memory_reservation,
+            nano_cpus,
+            cpu_shares,
+            cpuset,
+            pids,
+            cpu_period,
+            cpu_quota,
+            cpu_rt_period,
+            cpu_rt_runtime,
+            memory_swappiness,
+            oom_kill_disable,
+            blkio,
+        } = self;
+        let times =
+            [cpu_period.is_some(), cpu_quota.is_some(), cpu_rt_period.is_some(), cpu_rt_runtime.is_some()];
+        let memories = [
+            memory.is_some(),
+            memory_swap.is_some(),
+            memory_reservation.is_some(),
+            memory_swappiness.is_some(),
+            *oom_kill_disable,
+        ];
         let wanted = [
-            ("cpu", nano_cpus.is_some() || cpu_shares.is_some()),
+            ("cpu", nano_cpus.is_some() || cpu_shares.is_some() || times.contains(&true)),
             ("cpuset", cpuset.is_some()),
-            ("memory", memory.is_some() || memory_swap.is_some() || memory_reservation.is_some()),
+            ("io", *blkio != Blkio::default()),
+            ("memory", memories.contains(&true)),
             ("pids", pids.is_some()),
         ];
         wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name).collect()

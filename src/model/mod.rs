@@ -3,7 +3,10 @@
 //! Nothing here does I/O, and nothing here knows an engine. Short forms, variables, merges and
 //! relative paths are the business of `load`; what runs is the business of `engine` and below.
 
+mod build;
 mod container;
+mod device;
+mod files;
 mod graph;
 mod image_ref;
 mod names;
@@ -11,15 +14,23 @@ mod place;
 mod project;
 mod selection;
 mod service;
+mod sharing;
+mod signal;
 
+pub use build::{Build, BuildSecret, Hidden, SecretSource};
 pub use container::{
-    Attachment, ContainerSpec, HealthTest, Healthcheck, Limits, Mount, MountSource, NetworkMode, Port,
-    PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions,
+    Attachment, Blkio, ContainerSpec, Dns, ExtraHost, HealthTest, Healthcheck, Limits, Logging, Mount,
+    MountSource, NetworkMode, Port, PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit,
+    VolumeOptions,
 };
+pub use device::{Device, DeviceRequest, DeviceRule, is_access};
+pub use files::{FileMount, FileSource, Sealed};
 pub use graph::{Cycle, Graph};
 pub use image_ref::{ImageRef, ImageRefError};
 pub use names::{container_name, label};
 pub use place::{Place, Places};
 pub use project::{Network, Project, Subnet, Volume};
 pub use selection::{Selection, UnknownService, WithDependencies};
-pub use service::{Build, Condition, Dependency, PullPolicy, Service};
+pub use service::{Condition, Dependency, PullPolicy, Service};
+pub use sharing::{IpcMode, Lender, PidMode, VolumesFrom};
+pub use signal::number as signal_number;

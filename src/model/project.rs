@@ -1,6 +1,6 @@
 //! The whole of what one Compose project asks for.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -35,15 +35,22 @@ pub struct Network {
     pub driver: Option<String>,
     /// No way out of it, and none in but published ports.
     pub internal: bool,
+    /// Containers get an IPv6 address as well.
+    pub ipv6: bool,
     pub subnets: Vec<Subnet>,
+    pub driver_opts: IndexMap<String, String>,
     pub labels: IndexMap<String, String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     pub prefix: u8,
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
+    /// Containers get their addresses from this part of it.
+    pub range: Option<(IpAddr, u8)>,
+    /// Addresses that no container gets, by what they are kept for.
+    pub aux_addresses: IndexMap<String, IpAddr>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     engine::{Container, ContainerState, CreateContainer, Health, Op, WaitFor},
-    model::{HealthTest, Mount, MountSource, NetworkMode, Service},
+    model::{HealthTest, Mount, MountSource, Service},
 };
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     converge::{Decision, Fate, Replica, fixed_ports, networks},
     draft::Draft,
     labels,
-    order::Scene,
+    order::{Scene, lenders},
     resources::{Made, Resources},
 };
 
@@ -226,13 +226,15 @@ impl<'a> Writer<'_, 'a> {
         let joined = networks(service).filter_map(|name| self.made.networks.get(name.as_str())).copied();
         let volumes = service.container.mounts.iter().filter_map(|mount| match &mount.source {
             MountSource::Volume { name, .. } => self.made.volumes.get(name.as_str()).copied(),
-            MountSource::Anonymous { .. } | MountSource::Bind { .. } | MountSource::Tmpfs(_) => None,
+            MountSource::Anonymous { .. }
+            | MountSource::Bind { .. }
+            | MountSource::Tmpfs(_)
+            | MountSource::Image { .. } => None,
         });
         self.draft.need_all(create, joined.chain(volumes));
-        if let NetworkMode::Service(owner) = &service.container.network {
-            let owners = self.tracks.get(owner.as_str()).into_iter().flatten();
-            let created: Vec<StepId> = owners.filter_map(|track| track.create).collect();
-            self.draft.need_all(create, created);
+        for lender in lenders(service) {
+            let created = self.tracks.get(lender).into_iter().flatten().filter_map(|track| track.create);
+            self.draft.need_all(create, created.collect::<Vec<_>>());
         }
         create
     }

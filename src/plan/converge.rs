@@ -224,10 +224,10 @@ impl<'a> Judge<'_, 'a> {
             Policy::Of(Recreate::Diverged) => self.diverged(service, container),
             Policy::Untouched => None,
         };
-        let owner = needs.iter().find(|need| need.namespace);
         of_itself.or_else(|| {
-            let owner = owner.filter(|owner| self.namespace_is_gone(owner.on, container))?;
-            Some(Cause::Dependency { on: owner.on.to_owned() })
+            let mut lenders = needs.iter().filter(|need| need.namespace || need.volumes);
+            let gone = lenders.find(|lender| self.lender_is_gone(lender.on, container))?;
+            Some(Cause::Dependency { on: gone.on.to_owned() })
         })
     }
 
@@ -255,9 +255,9 @@ impl<'a> Judge<'_, 'a> {
     }
 
     /// The owner's container is made anew by this plan, or was after this container was made.
-    fn namespace_is_gone(&self, owner: &str, container: &Container) -> bool {
+    fn lender_is_gone(&self, owner: &str, container: &Container) -> bool {
         let Some(owner) = self.decisions.get(owner) else { return false };
-        // The first replica is the one whose namespace is shared.
+        // The first replica is the one that lends.
         owner.replicas.first().is_some_and(|replica| match &replica.fate {
             Fate::Create | Fate::Recreate { .. } => true,
             Fate::Keep(owner) => container.created < owner.created,
@@ -299,7 +299,7 @@ pub(super) fn fixed_ports(service: &Service) -> impl Iterator<Item = u16> {
 pub(super) fn networks(service: &Service) -> impl Iterator<Item = &String> {
     let joined = match &service.container.network {
         NetworkMode::Networks(networks) => Some(networks.keys()),
-        NetworkMode::None | NetworkMode::Host | NetworkMode::Service(_) | NetworkMode::Container(_) => None,
+        NetworkMode::None | NetworkMode::Host | NetworkMode::Of(_) => None,
     };
     joined.into_iter().flatten()
 }

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use crate::{
     engine::Container,
     model::{
-        Attachment, ContainerSpec, HealthTest, Healthcheck, Mount, MountSource, NetworkMode, Port, Project,
-        RestartPolicy, Service, TmpfsOptions, VolumeOptions,
+        Attachment, ContainerSpec, Dns, FileMount, FileSource, HealthTest, Healthcheck, Mount, MountSource,
+        NetworkMode, Port, Project, RestartPolicy, Service, TmpfsOptions, VolumeOptions,
     },
 };
 
@@ -100,6 +100,26 @@ fn fields(project: &Project, spec: &ContainerSpec) -> Map<String, Value> {
                 let hosts = spec.extra_hosts.iter().map(|(host, ip)| format!("{host}={ip}"));
                 named.insert(field, list(hosts));
             }
+            "mac_address" => drop(named.insert(field, spec.mac_address.map(mac_text).into())),
+            "dns" => dns(&spec.dns, &mut named),
+            "links" => {
+                let links = spec.links.iter().map(|(name, alias)| format!("{name}:{alias}"));
+                named.insert(field, list(links));
+            }
+            "ipc" => drop(named.insert(field, spec.ipc.to_string().into())),
+            "pid" => drop(named.insert(field, spec.pid.to_string().into())),
+            "host_uts" => drop(named.insert("uts".to_owned(), host(spec.host_uts))),
+            "host_cgroup" => drop(named.insert("cgroup".to_owned(), host(spec.host_cgroup))),
+            "volumes_from" => {
+                drop(named.insert(field, list(spec.volumes_from.iter().map(ToString::to_string))));
+            }
+            "devices" => drop(named.insert(field, list(spec.devices.iter().map(ToString::to_string)))),
+            "device_rules" => {
+                let rules = list(spec.device_rules.iter().map(ToString::to_string));
+                named.insert("device_cgroup_rules".to_owned(), rules);
+            }
+            "device_requests" => drop(named.insert("gpus".to_owned(), value)),
+            "files" => drop(named.insert("secrets and configs".to_owned(), files(&spec.files))),
             "limits" => limits(value, &mut named),
             "restart" => drop(named.insert(field, restart(spec.restart).into())),
             "stop_grace_period" => drop(named.insert(field, duration(spec.stop_grace_period))),
@@ -123,8 +143,7 @@ fn network(project: &Project, spec: &ContainerSpec) -> (&'static str, Value) {
     match &spec.network {
         NetworkMode::None => mode("none".to_owned()),
         NetworkMode::Host => mode("host".to_owned()),
-        NetworkMode::Service(service) => mode(format!("service:{service}")),
-        NetworkMode::Container(container) => mode(format!("container:{container}")),
+        NetworkMode::Of(lender) => mode(lender.to_string()),
         NetworkMode::Networks(networks) => {
             let key_of = |name: &String| {
                 let declared = project.networks.iter().find(|(_, network)| network.name == *name);
@@ -136,18 +155,46 @@ fn network(project: &Project, spec: &ContainerSpec) -> (&'static str, Value) {
     }
 }
 
-fn attachment(Attachment { aliases, ipv4_address, priority }: &Attachment) -> String {
+fn attachment(attachment: &Attachment) -> String {
+    let Attachment {
+        aliases,
+        ipv4_address,
+        ipv6_address,
+        link_local_ips,
+        priority,
+        gw_priority,
+        mac_address,
+        interface_name,
+        driver_opts,
+    } = attachment;
     let mut text = "joined".to_owned();
     if !aliases.is_empty() {
         text += &format!(" as {}", aliases.join(", "));
     }
-    if let Some(address) = ipv4_address {
-        text += &format!(" with {address}");
+    let v4 = ipv4_address.iter().map(ToString::to_string);
+    let v6 = ipv6_address.iter().map(ToString::to_string);
+    let addresses: Vec<_> = v4.chain(v6).chain(link_local_ips.iter().map(ToString::to_string)).collect();
+    if !addresses.is_empty() {
+        text += &format!(" with {}", addresses.join(", "));
+    }
+    if let Some(mac) = mac_address {
+        text += &format!(", {}", mac_text(*mac));
+    }
+    if let Some(name) = interface_name {
+        text += &format!(", interface {name}");
     }
     if *priority != 0 {
         text += &format!(", priority {priority}");
     }
+    if *gw_priority != 0 {
+        text += &format!(", gateway priority {gw_priority}");
+    }
+    driver_opts.iter().for_each(|(name, value)| text += &format!(", {name}={value}"));
     text
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// `127.0.0.1:8080:80/tcp`, as in the file.
@@ -175,10 +222,11 @@ fn mount_text(project: &Project, mount: &Mount) -> String {
             format!("volume {}{}", declared.map_or(name, |(key, _)| key), volume_text(options))
         }
         MountSource::Anonymous { options } => format!("anonymous volume{}", volume_text(options)),
-        MountSource::Bind { path, create, propagation } => {
+        MountSource::Bind { path, create, propagation, recursive } => {
+            let recursive = if *recursive { "" } else { ", not recursive" };
             let create = if *create { "" } else { ", not created" };
             let propagation = propagation.iter().map(|mode| format!(", {mode}")).collect::<String>();
-            format!("{}{create}{propagation}", path.display())
+            format!("{}{create}{propagation}{recursive}", path.display())
         }
         MountSource::Tmpfs(TmpfsOptions { size, mode, options }) => {
             let size = size.map(|size| format!(", {size} bytes"));
@@ -186,6 +234,10 @@ fn mount_text(project: &Project, mount: &Mount) -> String {
             let options = options.iter().map(|option| format!(", {option}"));
             let all: String = size.into_iter().chain(mode).chain(options).collect();
             format!("tmpfs{all}")
+        }
+        MountSource::Image { reference, subpath } => {
+            let subpath = subpath.iter().map(|path| format!(", subpath {path}")).collect::<String>();
+            format!("image {reference}{subpath}")
         }
     };
     if mount.read_only {
@@ -198,6 +250,29 @@ fn volume_text(VolumeOptions { nocopy, subpath }: &VolumeOptions) -> String {
     let nocopy = if *nocopy { ", nocopy" } else { "" };
     let subpath = subpath.iter().map(|path| format!(", subpath {path}")).collect::<String>();
     format!("{nocopy}{subpath}")
+}
+
+fn dns(Dns { servers, search, options }: &Dns, named: &mut Map<String, Value>) {
+    named.insert("dns".to_owned(), list(servers.iter().map(ToString::to_string)));
+    named.insert("dns_search".to_owned(), list(search.iter().cloned()));
+    named.insert("dns_opt".to_owned(), list(options.iter().cloned()));
+}
+
+fn host(shared: bool) -> Value {
+    if shared { "host".into() } else { Value::Null }
+}
+
+/// By target; of a text only that it is another one.
+fn files(files: &[FileMount]) -> Value {
+    let by_target = files.iter().map(|file| {
+        let FileMount { target, source, uid, gid, mode } = file;
+        let source = match source {
+            FileSource::Path(path) => path.display().to_string(),
+            FileSource::Text(text) => format!("{text:?}"),
+        };
+        (format!("[{target}]"), format!("{source}, {uid}:{gid}, mode {mode:04o}").into())
+    });
+    Value::Object(by_target.collect())
 }
 
 fn restart(policy: RestartPolicy) -> String {
@@ -242,6 +317,8 @@ fn limits(value: Value, named: &mut Map<String, Value>) {
             "memory_reservation" => "mem_reservation",
             "nano_cpus" => "cpus",
             "pids" => "pids_limit",
+            "memory_swappiness" => "mem_swappiness",
+            "blkio" => "blkio_config",
             other => other,
         };
         named.insert(name.to_owned(), value);
@@ -328,7 +405,8 @@ mod tests {
 
     #[test]
     fn a_mount_is_told_by_its_target() {
-        let source = MountSource::Bind { path: "/src".into(), create: true, propagation: None };
+        let source =
+            MountSource::Bind { path: "/src".into(), create: true, propagation: None, recursive: true };
         let mount = Mount { target: "/app".to_owned(), read_only: true, source };
         assert_eq!(told(|new| new.mounts.push(mount)), "volumes[/app]:  -> /src, read only");
     }

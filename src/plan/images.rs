@@ -37,8 +37,15 @@ pub fn images(
             Need::Pull(policy, cause) => round.pull(service, policy, cause),
             Need::Build(build, cause) => round.build(project, service, build, cause),
         }
+        for image in service.container.mounted_images() {
+            if !observed.images.contains_key(image) {
+                let wanted = (service, PullPolicy::Missing, Cause::Missing);
+                round.pulls.entry((image, service.container.platform.as_deref())).or_insert(wanted);
+            }
+        }
     }
-    round.finish()
+    round.bases(project)?;
+    round.finish(project)
 }
 
 /// What becomes of a command when one image cannot be pushed.
@@ -210,7 +217,23 @@ impl<'a> Round<'a> {
         self.lock.map(|lock| locked(service, lock)).transpose()
     }
 
-    fn finish(mut self) -> Result<Plan, PlanError> {
+    /// What builds start from is built before, selected or not.
+    fn bases(&mut self, project: &'a Project) -> Result<(), PlanError> {
+        let mut at = 0;
+        while let Some((service, build, ..)) = self.builds.get(at).cloned() {
+            for name in base_services(build) {
+                let base = find(project, name).filter(|base| base.build.is_some());
+                let Some((base, build)) = base.and_then(|base| Some((base, base.build.as_ref()?))) else {
+                    return Err(no_base(service, name));
+                };
+                self.build(project, base, build, Cause::Needed { by: vec![service.name.clone()] });
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, project: &Project) -> Result<Plan, PlanError> {
         let built: Vec<&str> =
             self.builds.iter().flat_map(|(_, _, names, ..)| names.iter().copied()).collect();
         self.pulls.retain(|(image, _), _| !built.contains(image));
@@ -225,16 +248,23 @@ impl<'a> Round<'a> {
             self.draft.step_mut(step).optional = optional;
         }
         let mut last: BTreeMap<&str, (StepId, &str)> = BTreeMap::new();
-        for (service, build, names, cause, project) in self.builds {
-            let mut build = build.clone();
+        let mut steps: Vec<(&Service, &Build, StepId)> = Vec::new();
+        for (service, of, names, cause, name_of_project) in self.builds {
+            let mut build = of.clone();
             build.tags.extend(names.iter().skip(1).map(|name| (*name).to_owned()));
+            for text in build.additional_contexts.values_mut() {
+                if let Some(base) = text.strip_prefix(SERVICE).and_then(|name| find(project, name)) {
+                    *text = format!("stored-image://{}", base.image());
+                }
+            }
             let op = Op::Build(Box::new(BuildRequest {
-                project: project.to_owned(),
+                project: name_of_project.to_owned(),
                 service: service.name.clone(),
                 build,
                 image: service.image().to_owned(),
             }));
             let step = self.draft.add(op, cause);
+            steps.push((service, of, step));
             for name in names {
                 if let Some((before, other)) = last.insert(name, (step, &service.name)) {
                     self.draft.need(step, before);
@@ -246,6 +276,45 @@ impl<'a> Round<'a> {
                 }
             }
         }
+        for (service, build, step) in &steps {
+            for base in base_services(build).filter_map(|name| find(project, name)?.build.as_ref()) {
+                let Some((of, _, on)) = steps.iter().find(|(_, other, _)| *other == base) else { continue };
+                if self.draft.reaches(*on, *step) {
+                    return Err(circle(service, of));
+                }
+                self.draft.need(*step, *on);
+            }
+        }
         self.draft.finish()
     }
+}
+
+const SERVICE: &str = "service:";
+
+/// The services whose images a build reads as named contexts.
+fn base_services(build: &Build) -> impl Iterator<Item = &str> {
+    build.additional_contexts.values().filter_map(|text| text.strip_prefix(SERVICE))
+}
+
+/// Also one whose profile is off.
+fn find<'a>(project: &'a Project, name: &str) -> Option<&'a Service> {
+    project.services.get(name).or_else(|| project.disabled.get(name))
+}
+
+fn no_base(service: &Service, name: &str) -> PlanError {
+    PlanError::at(
+        format!("services.{}.build.additional_contexts", service.name),
+        format!(
+            "service `{}` builds from service `{name}`, which is not there or builds nothing",
+            service.name
+        ),
+    )
+    .help("name a service with a `build` section")
+}
+
+fn circle(service: &Service, other: &Service) -> PlanError {
+    PlanError::at(
+        format!("services.{}.build.additional_contexts", service.name),
+        format!("the builds of services `{}` and `{}` need each other", service.name, other.name),
+    )
 }

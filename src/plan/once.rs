@@ -2,7 +2,7 @@
 
 use crate::{
     engine::{CreateContainer, Op},
-    model::{MountSource, NetworkMode, Service, label},
+    model::{Lender, MountSource, NetworkMode, Service, label},
 };
 
 use super::{
@@ -103,7 +103,7 @@ fn comes_before(op: &Op, service: &Service) -> bool {
             )
         }
         Op::Create(create) => {
-            matches!(&service.container.network, NetworkMode::Service(owner) if *owner == create.service)
+            matches!(&service.container.network, NetworkMode::Of(Lender::Service(owner)) if *owner == create.service)
         }
         _ => false,
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::{
     engine::{Container, Observed},
-    model::{Condition, Graph, NetworkMode, Project, Service, label},
+    model::{Condition, Graph, IpcMode, Lender, NetworkMode, PidMode, Project, Service, label},
 };
 
 use super::PlanError;
@@ -27,8 +27,10 @@ pub(super) struct Need<'a> {
     pub restart: bool,
     /// The dependent cannot start without it.
     pub required: bool,
-    /// The dependent lives in its network namespace, and cannot outlive it.
+    /// The dependent lives in one of its namespaces, and cannot outlive it.
     pub namespace: bool,
+    /// The dependent mounts its volumes, and is made anew with it.
+    pub volumes: bool,
 }
 
 impl<'a> Scene<'a> {
@@ -40,7 +42,7 @@ impl<'a> Scene<'a> {
         let order = sorted(services.len(), |at| {
             let service = services[at];
             let mut on: Vec<usize> = graph.dependencies(&service.name).filter_map(index).collect();
-            on.extend(namespace_owner(service).and_then(index));
+            on.extend(lenders(service).filter_map(index));
             on.sort_unstable();
             on
         })
@@ -87,7 +89,8 @@ impl<'a> Scene<'a> {
 
     /// What `service` needs among the enabled services.
     pub fn needs<'s>(&self, service: &'s Service) -> Vec<Need<'s>> {
-        let owner = namespace_owner(service);
+        let namespaces: Vec<&str> = namespace_owners(service).collect();
+        let volumes: Vec<&str> = volume_owners(service).collect();
         let mut needs: Vec<Need<'s>> = service
             .depends_on
             .iter()
@@ -96,23 +99,52 @@ impl<'a> Scene<'a> {
                 condition: dependency.condition,
                 restart: dependency.restart,
                 required: dependency.required,
-                namespace: owner == Some(on.as_str()),
+                namespace: namespaces.contains(&on.as_str()),
+                volumes: volumes.contains(&on.as_str()),
             })
             .collect();
-        if let Some(on) = owner.filter(|on| !service.depends_on.contains_key(*on)) {
-            let condition = Condition::ServiceStarted;
-            needs.push(Need { on, condition, restart: true, required: true, namespace: true });
+        for on in lenders(service) {
+            if needs.iter().all(|need| need.on != on) {
+                let namespace = namespaces.contains(&on);
+                needs.push(Need {
+                    on,
+                    condition: Condition::ServiceStarted,
+                    restart: namespace,
+                    required: true,
+                    namespace,
+                    volumes: volumes.contains(&on),
+                });
+            }
         }
         needs.retain(|need| self.project.services.contains_key(need.on));
         needs
     }
 }
 
-fn namespace_owner(service: &Service) -> Option<&str> {
-    match &service.container.network {
-        NetworkMode::Service(owner) => Some(owner),
-        NetworkMode::Networks(_) | NetworkMode::None | NetworkMode::Host | NetworkMode::Container(_) => None,
-    }
+/// Services whose container must be there before one of this service can be made.
+pub(super) fn lenders(service: &Service) -> impl Iterator<Item = &str> {
+    namespace_owners(service).chain(volume_owners(service))
+}
+
+fn namespace_owners(service: &Service) -> impl Iterator<Item = &str> {
+    let spec = &service.container;
+    let network = match &spec.network {
+        NetworkMode::Of(lender) => Some(lender),
+        NetworkMode::Networks(_) | NetworkMode::None | NetworkMode::Host => None,
+    };
+    let ipc = match &spec.ipc {
+        IpcMode::Of(lender) => Some(lender),
+        IpcMode::Private | IpcMode::Shareable | IpcMode::None | IpcMode::Host => None,
+    };
+    let pid = match &spec.pid {
+        PidMode::Of(lender) => Some(lender),
+        PidMode::Private | PidMode::Host => None,
+    };
+    [network, ipc, pid].into_iter().flatten().filter_map(Lender::service)
+}
+
+fn volume_owners(service: &Service) -> impl Iterator<Item = &str> {
+    service.container.volumes_from.iter().filter_map(|from| from.lender.service())
 }
 
 /// The numbers below `count`, each after those it needs and else in their own order; or the numbers

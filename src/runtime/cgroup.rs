@@ -249,6 +249,26 @@ pub fn fence(path: &str, devices: &Value) -> Result<()> {
     Ok(())
 }
 
+/// Lets processes wait for memory instead of ending them (version 1; version 2 has no such thing, and the
+/// launcher does not pass it on).
+pub fn disable_oom_killer(path: &str) -> Result<()> {
+    for hierarchy in hierarchies() {
+        if hierarchy.controllers.iter().any(|controller| controller == "memory") {
+            let file = hierarchy.mount.join(path.trim_start_matches('/')).join("memory.oom_control");
+            fs::write(&file, "1").map_err(|e| file_error("cannot write", &file, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether this machine has a file of this name in any group of this controller (version 1).
+#[must_use]
+pub fn knows(controller: &str, file: &str) -> bool {
+    hierarchies().iter().any(|hierarchy| {
+        hierarchy.controllers.iter().any(|c| c == controller) && hierarchy.mount.join(file).exists()
+    })
+}
+
 /// Moves the process with this number (0: the caller) into groups. An ordinary user stays in those that
 /// are not this user's.
 pub fn enter(directories: &[PathBuf], pid: i32) -> Result<()> {
@@ -299,6 +319,15 @@ pub fn freeze(directories: &[PathBuf], frozen: bool) -> Result<()> {
     Err(Error::Helper("the container's processes cannot be frozen".to_owned()))
 }
 
+/// Numbers of all processes in the groups at `path`, of the first hierarchy that has them.
+pub fn processes(path: &str) -> Vec<i32> {
+    let found = hierarchies().into_iter().find_map(|hierarchy| {
+        let file = hierarchy.mount.join(path.trim_start_matches('/')).join("cgroup.procs");
+        fs::read_to_string(file).ok().filter(|text| !text.is_empty())
+    });
+    found.unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
+}
+
 /// Kills every process in the groups at `path`.
 pub fn kill(path: &str) {
     for hierarchy in hierarchies() {
@@ -329,7 +358,7 @@ pub fn remove(path: &str) -> Result<()> {
             result = Err(e);
         }
         let mut parent = directory.as_path();
-        // A scope is systemd's to remove.
+        // A scope is systemd's to remove, and a parent that somebody asked for is theirs.
         while path.starts_with("/ficelle/")
             && let Some(next) = parent.parent().filter(|next| *next != hierarchy.mount)
         {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ContainerConfig, Error, MountKind, Result, process, state::plain_name, worker};
+use super::{ContainerConfig, Content, Error, MountKind, Result, cdi, process, state::plain_name, worker};
 
 /// All that is wrong with `config` on this machine, now.
 pub fn check(config: &ContainerConfig) -> Vec<Error> {
@@ -30,6 +30,8 @@ pub fn check(config: &ContainerConfig) -> Vec<Error> {
             Err(Error::Invalid(format!("no device `{}`", device.host.display())))
         });
     }
+    note(cdi::check(&config.cdi));
+    note(worker::filter(config).map(drop));
     if let Some(name) = config.hostname.as_ref().filter(|name| name.is_empty() || name.len() > 63) {
         note(Err(Error::Invalid(format!("`{name}` cannot be a host name: 1 to 63 characters"))));
     }
@@ -45,6 +47,18 @@ pub fn check(config: &ContainerConfig) -> Vec<Error> {
         targets.push(target);
         note(source(&mount.kind));
     }
+    for file in &config.files {
+        let target = Path::new(&file.target);
+        if targets.contains(&target) {
+            note(Err(Error::Invalid(format!("two mounts at `{}`", file.target))));
+        }
+        targets.push(target);
+        if let Content::Path(path) = &file.content
+            && !path.exists()
+        {
+            note(Err(Error::Invalid(format!("`{}` for `{}` does not exist", path.display(), file.target))));
+        }
+    }
     errors
 }
 
@@ -52,7 +66,8 @@ fn source(kind: &MountKind) -> Result<()> {
     match kind {
         // A volume may well be made between this check and the container.
         MountKind::Volume { .. } | MountKind::Anonymous { .. } | MountKind::Tmpfs { .. } => Ok(()),
-        MountKind::Bind { path, create, propagation } => {
+        MountKind::Layers { layers, .. } => layers.iter().try_for_each(|layer| directory("layer", layer)),
+        MountKind::Bind { path, create, propagation, .. } => {
             if let Some(wanted) = propagation.as_deref()
                 && !matches!(wanted, "private" | "rprivate" | "slave" | "rslave")
             {

@@ -18,15 +18,16 @@ use super::{
     network::{self, Lease},
     ports,
     protocol::Request,
-    run, signal,
+    rootfs, run, signal,
     state::{
         Group, Place, Spec, Stage, State, entries, failed, file_error, make_dir, plain_name, read_json,
         remove_dir, remove_file, write_file, write_json,
     },
-    volumes,
+    usage, volumes,
     wait::{self, Deadline, Watcher},
     worker,
 };
+use super::{ProcessRecord, Usage};
 use crate::model::Protocol;
 
 /// The two state trees.
@@ -214,6 +215,8 @@ impl Core {
         }
         self.remove_remains(&group, &ids)?;
         volumes::sweep(&self.roots)?;
+        let volumes = volumes::list(&self.roots)?;
+        self.unmount_volumes(volumes.iter().map(|volume| volume.config.name.as_str()))?;
         network::sweep(&self.roots)?;
         network::retain(&self.roots, &group.name, &ids.iter().map(String::as_str).collect::<Vec<_>>())?;
         if unattended { client::ensure(&group) } else { Ok(()) }
@@ -344,14 +347,16 @@ impl Core {
         let place = group.place(id)?;
         let name = place.spec()?.config.name;
         let process = place.state()?.and_then(|state| state.process);
-        let process = process.ok_or_else(|| Error::Condition(format!("container {name} is not running")))?;
+        let gone = || Error::Condition(format!("container {name} is not running"));
+        let process = process.ok_or_else(gone)?;
         // First: a freeze that nobody knows of would be thawed by nobody.
         write_file(&place.run.join("paused"), b"", 0o600)?;
         let frozen = cgroup::of_container(process.pid, id).and_then(|groups| cgroup::freeze(&groups, true));
         if frozen.is_err() {
             remove_file(&place.run.join("paused"))?;
         }
-        frozen
+        // It may have ended at this moment.
+        if process.lives() { frozen } else { Err(gone()) }
     }
 
     /// Lets a frozen container go on; no error for one that is not frozen.
@@ -415,7 +420,8 @@ impl Core {
         if place.data.exists() {
             std::fs::rename(&place.data, &grave).map_err(|e| file_error("cannot remove", &place.data, e))?;
         }
-        let buried = self.bury(&grave);
+        let names = spec.iter().flat_map(|spec| named_volumes(&spec.config));
+        let buried = self.bury(&grave).and_then(|()| self.unmount_volumes(names));
         let released = network::release(&self.roots, id);
         remove_empty(&group)?;
         buried.and(released)
@@ -426,18 +432,39 @@ impl Core {
         let mut result = Ok(());
         let spec: Option<Spec> = read_json(&grave.join("spec.json")).unwrap_or_default();
         if grave.extension().is_none_or(|extension| extension != WITHOUT_VOLUMES)
-            && let Some(spec) = spec.filter(|spec| !spec.anonymous_volumes.is_empty())
+            && let Some(anonymous) = spec.map(|spec| self.anonymous(&spec)).filter(|names| !names.is_empty())
         {
             let others = self.containers(None)?;
-            for (_, volume) in &spec.anonymous_volumes {
-                let used = others.iter().any(|other| uses_volume(other, volume));
-                if !used && let Err(error) = volumes::remove(&self.roots, volume) {
+            for volume in anonymous {
+                let used = others.iter().any(|other| uses_volume(other, &volume));
+                if !used && let Err(error) = volumes::remove(&self.roots, &volume) {
                     result = Err(error);
                 }
             }
         }
         // Last: what could not be done is done by the next command.
         result.and_then(|()| remove_dir(grave))
+    }
+
+    /// Anonymous volumes of a container: those made with it, and those that another lent it.
+    fn anonymous(&self, spec: &Spec) -> Vec<String> {
+        let own = spec.anonymous_volumes.iter().map(|(_, volume)| volume.clone());
+        let lent = named_volumes(&spec.config).filter(|name| volumes::is_anonymous(&self.roots, name));
+        own.chain(lent.map(ToOwned::to_owned)).collect()
+    }
+
+    /// Volumes that mount something do so as long as there is a container for it.
+    fn unmount_volumes<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<()> {
+        let mounting: Vec<&str> = names.filter(|name| volumes::mounts(&self.roots, name)).collect();
+        if mounting.is_empty() {
+            return Ok(());
+        }
+        let containers = self.containers(None)?;
+        let is_used = |name: &str| containers.iter().any(|record| uses_volume(record, name));
+        mounting
+            .into_iter()
+            .filter(|name| !is_used(name))
+            .try_for_each(|name| volumes::unmount(&self.roots, name))
     }
 
     /// What creations and removals that were killed left: directories put aside, and run directories and
@@ -524,6 +551,38 @@ impl Core {
     /// Runs a further program that nobody listens to; returns when it was executed.
     pub fn exec_detached(&self, group: &str, id: &str, exec: &ExecConfig) -> Result<()> {
         client::ask(&self.group(group)?, &Request::Exec { id: id.to_owned(), exec: exec.clone() })
+    }
+
+    /// The files of a container as it sees them; of one that does not run, without what it mounts. No
+    /// path may be walked below it but with the descriptor as root: the container changes it.
+    pub fn files(&self, group: &str, id: &str) -> Result<OwnedFd> {
+        let place = self.group(group)?.place(id)?;
+        let config = place.spec()?.config;
+        if let Some(process) = place.state()?.and_then(|state| state.process) {
+            let root = rootfs::open_path(format!("/proc/{}/root/.", process.pid).as_ref())?;
+            // What was opened was that of this process only if it lives still.
+            if process.lives() {
+                return Ok(root);
+            }
+        }
+        let (upper, work) = rootfs::upper_dirs(&config.rootfs.upper, &place.data)?;
+        rootfs::open_detached(&config.rootfs.layers, &upper, &work)
+    }
+
+    /// What a running container uses now; `None` when it does not run.
+    pub fn usage(&self, group: &str, id: &str) -> Result<Option<Usage>> {
+        self.main_process(group, id)?.map(usage::of_process).transpose()
+    }
+
+    /// The processes of a container; none when it does not run.
+    pub fn processes(&self, group: &str, id: &str) -> Result<Vec<ProcessRecord>> {
+        self.main_process(group, id)?.map_or(Ok(Vec::new()), usage::processes)
+    }
+
+    fn main_process(&self, group: &str, id: &str) -> Result<Option<i32>> {
+        let place = self.group(group)?.place(id)?;
+        place.spec()?;
+        Ok(place.state()?.and_then(|state| state.process).map(|process| process.pid))
     }
 
     /// The ends of a running container's own program that somebody can type at.
@@ -755,10 +814,15 @@ fn joins(record: &ContainerRecord, network: &str) -> bool {
 }
 
 fn uses_volume(record: &ContainerRecord, name: &str) -> bool {
-    let named =
-        |mount: &super::MountConfig| matches!(&mount.kind, MountKind::Volume { name: n, .. } if n == name);
-    record.config.mounts.iter().any(named)
+    named_volumes(&record.config).any(|used| used == name)
         || record.anonymous_volumes.iter().any(|(_, volume)| volume == name)
+}
+
+fn named_volumes(config: &ContainerConfig) -> impl Iterator<Item = &str> {
+    config.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Volume { name, .. } => Some(name.as_str()),
+        _ => None,
+    })
 }
 
 fn wait_for_end(pidfd: &OwnedFd, grace: Duration) -> Result<()> {
@@ -784,8 +848,13 @@ fn remove_empty(group: &Group) -> Result<()> {
         return Ok(());
     }
     client::wait_for_leave(group);
-    remove_dir(&group.run())?;
-    remove_dir(&group.data())?;
+    for dir in [group.run(), group.data()] {
+        // Whoever watches the group may make a directory again at this moment.
+        let gone = (0..10).any(|_| remove_dir(&dir).is_ok());
+        if !gone {
+            remove_dir(&dir)?;
+        }
+    }
     for root in [&group.roots.run, &group.roots.data] {
         // Only when it was the last group.
         let _ = std::fs::remove_dir(root.join("p"));

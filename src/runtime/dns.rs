@@ -6,9 +6,9 @@ mod wire;
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdTcpListener, UdpSocket as StdUdpSocket},
     os::{
-        fd::{BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::fs::MetadataExt,
     },
     path::Path,
@@ -29,10 +29,11 @@ use tokio::{
 };
 
 use self::{
-    forward::Forwarder,
+    forward::{Forwarder, Own, SERVERS},
     wire::{Code, Malformed, Question, Record},
 };
 use super::{Error, Result, Roots, netns, network, network::Lease};
+use crate::model::Dns;
 
 /// Where containers send their questions.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
@@ -98,7 +99,13 @@ impl Names {
     }
 
     /// The answer to a message; `None` when it deserves none.
-    async fn respond(&self, container: &str, message: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    async fn respond(
+        &self,
+        container: &str,
+        message: &[u8],
+        transport: Transport,
+        netns: Option<&OwnedFd>,
+    ) -> Option<Vec<u8>> {
         let question = match wire::question(message) {
             Ok(question) => question,
             Err(Malformed::Silence) => return None,
@@ -109,16 +116,27 @@ impl Names {
             Transport::Tcp => usize::from(u16::MAX),
         };
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let (code, records) = match look_up(&self.leases(), container, &question, turn) {
+        let leases = self.leases();
+        let (code, records) = match look_up(&leases, container, &question, turn) {
             Found::Records(records) => (Code::NoError, records),
             Found::Missing => (Code::NoSuchName, Vec::new()),
-            Found::Elsewhere => match self.forwarder.ask(message, &question, transport).await {
-                Some(reply) => return Some(reply),
-                None => (Code::ServerFailure, Vec::new()),
-            },
+            Found::Elsewhere => {
+                let own = own_servers(&leases, container, netns);
+                match self.forwarder.ask(message, &question, transport, own.as_ref()).await {
+                    Some(reply) => return Some(reply),
+                    None => (Code::ServerFailure, Vec::new()),
+                }
+            }
         };
         Some(wire::reply(message, &question, code, &records, TTL, limit))
     }
+}
+
+/// The servers that the container was given, when it was and can be asked from where it is.
+fn own_servers(leases: &[Lease], container: &str, netns: Option<&OwnedFd>) -> Option<Own> {
+    let lease = leases.iter().find(|lease| lease.container == container && !lease.servers.is_empty())?;
+    let servers = lease.servers.iter().take(SERVERS).map(|address| SocketAddr::new(*address, 53)).collect();
+    Some(Own { servers, netns: netns?.try_clone().ok()? })
 }
 
 /// The sockets of one container's name server. Opened before the container's program starts and
@@ -169,6 +187,18 @@ fn socket(kind: SocketType) -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::INET, kind, flags, None)?)
 }
 
+/// The network namespace that a socket was made in.
+fn netns_of(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SIOCGSKNS: libc::Ioctl = 0x894c;
+    // SAFETY: the request takes no argument.
+    let fd = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Answers the questions of `container` until dropped. Needs a tokio runtime with I/O and time.
 ///
 /// # Errors
@@ -176,6 +206,7 @@ fn socket(kind: SocketType) -> io::Result<OwnedFd> {
 pub async fn serve(sockets: Sockets, names: Arc<Names>, container: String) -> Result<()> {
     let container: Arc<str> = container.into();
     let failed = |source| Error::System { what: format!("serve names to container {container}"), source };
+    let netns = Arc::new(netns_of(sockets.udp.as_fd()).ok());
     let udp = Arc::new(UdpSocket::from_std(sockets.udp).map_err(failed)?);
     let tcp = TcpListener::from_std(sockets.tcp).map_err(failed)?;
     let clients = Arc::new(Semaphore::new(TCP_CLIENTS));
@@ -185,10 +216,10 @@ pub async fn serve(sockets: Sockets, names: Arc<Names>, container: String) -> Re
         tokio::select! {
             received = udp.recv_from(&mut buffer) => {
                 let (count, asker) = received.map_err(failed)?;
-                let (udp, names, container) = (udp.clone(), names.clone(), container.clone());
+                let (udp, names, container, netns) = (udp.clone(), names.clone(), container.clone(), netns.clone());
                 let message = buffer[..count].to_vec();
                 let answering = async move {
-                    if let Some(reply) = names.respond(&container, &message, Transport::Udp).await {
+                    if let Some(reply) = names.respond(&container, &message, Transport::Udp, netns.as_ref().as_ref()).await {
                         // An asker that is gone asks again, or does not care.
                         let _ = udp.send_to(&reply, asker).await;
                     }
@@ -197,11 +228,11 @@ pub async fn serve(sockets: Sockets, names: Arc<Names>, container: String) -> Re
             }
             accepted = tcp.accept(), if clients.available_permits() > 0 => {
                 let (stream, _) = accepted.map_err(failed)?;
-                let (names, container) = (names.clone(), container.clone());
+                let (names, container, netns) = (names.clone(), container.clone(), netns.clone());
                 let permit = clients.clone().try_acquire_owned();
                 under_way.spawn(async move {
                     let _permit = permit;
-                    let _ = converse(stream, &names, &container).await;
+                    let _ = converse(stream, &names, &container, netns.as_ref().as_ref()).await;
                 });
             }
             Some(_) = under_way.join_next() => {}
@@ -218,10 +249,17 @@ fn now_or_later(work: impl Future<Output = ()> + Send + 'static, tasks: &mut Joi
     }
 }
 
-async fn converse(mut stream: TcpStream, names: &Names, container: &str) -> io::Result<()> {
+async fn converse(
+    mut stream: TcpStream,
+    names: &Names,
+    container: &str,
+    netns: Option<&OwnedFd>,
+) -> io::Result<()> {
     loop {
         let message = timeout(IDLE, read_message(&mut stream)).await??;
-        let Some(reply) = names.respond(container, &message, Transport::Tcp).await else { return Ok(()) };
+        let Some(reply) = names.respond(container, &message, Transport::Tcp, netns).await else {
+            return Ok(());
+        };
         let length = u16::try_from(reply.len()).map_err(|_| io::ErrorKind::InvalidData)?;
         let framed = [&length.to_be_bytes()[..], &reply].concat();
         timeout(IDLE, stream.write_all(&framed)).await??;
@@ -262,20 +300,36 @@ fn look_up(leases: &[Lease], asker: &str, question: &Question, turn: usize) -> F
 fn addresses(leases: &[Lease], own: &[&Lease], name: &str, kind: u16, turn: usize) -> Option<Found> {
     let mut known = false;
     for here in own {
+        let name = linked(here, name);
         let bearers = leases.iter().filter(|lease| lease.network == here.network && bears(lease, name));
         let (up, down): (Vec<&Lease>, Vec<&Lease>) = bearers.partition(|lease| lease.up);
         known |= !down.is_empty();
         if up.is_empty() {
             continue;
         }
-        let mut records: Vec<Record> = up.iter().map(|lease| Record::Address(lease.address)).collect();
-        records.dedup();
-        let first = turn % records.len();
-        records.rotate_left(first);
+        let four = || up.iter().map(|lease| Record::Address(lease.address));
+        let six = || up.iter().filter_map(|lease| Some(Record::Address6(lease.v6.as_ref()?.address)));
         // All our names have addresses, and nothing else.
-        return Some(Found::Records(if matches!(kind, wire::A | wire::ANY) { records } else { Vec::new() }));
+        let mut records: Vec<Record> = match kind {
+            wire::A => four().collect(),
+            wire::AAAA => six().collect(),
+            wire::ANY => four().chain(six()).collect(),
+            _ => Vec::new(),
+        };
+        records.dedup();
+        if !records.is_empty() {
+            let first = turn % records.len();
+            records.rotate_left(first);
+        }
+        return Some(Found::Records(records));
     }
     known.then_some(Found::Missing)
+}
+
+/// The name behind one that the asker alone uses, or the name itself.
+fn linked<'a>(asker: &'a Lease, name: &'a str) -> &'a str {
+    let link = asker.links.iter().find(|(_, alias)| alias.eq_ignore_ascii_case(name));
+    link.map_or(name, |(target, _)| target)
 }
 
 /// By itself, or as `name.network`.
@@ -290,10 +344,20 @@ fn bears(lease: &Lease, name: &str) -> bool {
     })
 }
 
-fn pointer(leases: &[Lease], own: &[&Lease], address: Ipv4Addr) -> Option<Found> {
-    let here = own.iter().find(|lease| super::ipam::network_of(address, lease.prefix) == lease.subnet())?;
+fn pointer(leases: &[Lease], own: &[&Lease], address: IpAddr) -> Option<Found> {
+    let has = |lease: &Lease| match address {
+        IpAddr::V4(address) => lease.address == address,
+        IpAddr::V6(address) => lease.v6.as_ref().is_some_and(|v6| v6.address == address),
+    };
+    let covers = |lease: &Lease| match address {
+        IpAddr::V4(address) => super::ipam::network_of(address, lease.prefix) == lease.subnet(),
+        IpAddr::V6(address) => lease.v6.as_ref().is_some_and(|v6| {
+            super::ipam::network_of6(address, v6.prefix) == super::ipam::network_of6(v6.address, v6.prefix)
+        }),
+    };
+    let here = own.iter().find(|lease| covers(lease))?;
     let on_it = || leases.iter().filter(|lease| lease.network == here.network);
-    let Some(holder) = on_it().find(|lease| lease.address == address && lease.up) else {
+    let Some(holder) = on_it().find(|lease| has(lease) && lease.up) else {
         return Some(Found::Missing);
     };
     // Its own name is better than one that it shares with replicas.
@@ -306,28 +370,42 @@ fn pointer(leases: &[Lease], own: &[&Lease], address: Ipv4Addr) -> Option<Found>
     ))
 }
 
-/// What a container finds in its `/etc/resolv.conf`: our server, with the search domains and options
-/// of the host. A name without dots is asked as it is, unless the host says otherwise.
+/// What a container finds in its `/etc/resolv.conf`: our server, or (without networks) the servers asked
+/// for or those of the host; with the search domains and options asked for or those of the host. A name
+/// without dots is asked of our server as it is, unless something says otherwise.
 #[must_use]
-pub fn resolv_conf(host: &str) -> String {
-    let mut text = format!("nameserver {SERVER}\n");
-    for line in host.lines().map(str::trim) {
-        if matches!(line.split_whitespace().next(), Some("search" | "domain" | "options")) {
-            text.push_str(line);
-            text.push('\n');
-        }
+pub fn resolv_conf(host: &str, asked: &Dns, ours: bool) -> String {
+    let of_host = |words: &[&str]| -> Vec<String> {
+        let is = |line: &&str| line.split_whitespace().next().is_some_and(|word| words.contains(&word));
+        host.lines().map(str::trim).filter(is).map(ToOwned::to_owned).collect()
+    };
+    let mut lines = Vec::new();
+    if ours {
+        lines.push(format!("nameserver {SERVER}"));
+    } else if asked.servers.is_empty() {
+        lines.extend(of_host(&["nameserver"]));
+    } else {
+        lines.extend(asked.servers.iter().map(|server| format!("nameserver {server}")));
     }
-    if !text.contains("ndots:") {
-        text.push_str("options ndots:0\n");
+    match asked.search.as_slice() {
+        [] => lines.extend(of_host(&["search", "domain"])),
+        [only] if only == "." => {}
+        domains => lines.push(format!("search {}", domains.join(" "))),
     }
-    text
+    if asked.options.is_empty() {
+        lines.extend(of_host(&["options"]));
+    } else {
+        lines.push(format!("options {}", asked.options.join(" ")));
+    }
+    if ours && !lines.iter().any(|line| line.contains("ndots:")) {
+        lines.push("options ndots:0".to_owned());
+    }
+    lines.into_iter().map(|line| line + "\n").collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const AAAA: u16 = 28;
 
     fn lease(container: &str, network: &str, address: &str, names: &[&str]) -> Lease {
         Lease {
@@ -342,6 +420,10 @@ mod tests {
             group: "demo".to_owned(),
             replaces: None,
             up: true,
+            v6: None,
+            interface: super::super::ipam::Interface::default(),
+            links: Vec::new(),
+            servers: Vec::new(),
         }
     }
 
@@ -361,6 +443,7 @@ mod tests {
                 .iter()
                 .map(|record| match record {
                     Record::Address(address) => address.to_string(),
+                    Record::Address6(address) => address.to_string(),
                     Record::Pointer(name) => name.clone(),
                 })
                 .collect::<Vec<_>>()
@@ -397,6 +480,30 @@ mod tests {
     }
 
     #[test]
+    fn a_link_is_a_name_for_the_asker_alone() {
+        let mut stack = stack();
+        stack[2].links.push(("db".into(), "database".into()));
+        assert_eq!(ask(&stack, "w1", "Database"), "10.0.2.3");
+        assert_eq!(ask(&stack, "d1", "database"), "elsewhere");
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_told_and_found_again() {
+        let mut stack = stack();
+        let address = "fd00::3".parse().unwrap();
+        stack[3].v6 =
+            Some(super::super::ipam::Address6 { address, prefix: 64, gateway: "fd00::1".parse().unwrap() });
+        stack[2].v6 = Some(super::super::ipam::Address6 {
+            address: "fd00::2".parse().unwrap(),
+            prefix: 64,
+            gateway: "fd00::1".parse().unwrap(),
+        });
+        assert_eq!(ask_kind(&stack, "w1", "db", wire::AAAA, 0), "fd00::3");
+        let back = format!("3.{}0.0.d.f.ip6.arpa", "0.".repeat(27));
+        assert_eq!(ask_kind(&stack, "w1", &back, wire::PTR, 0), "Postgres.back");
+    }
+
+    #[test]
     fn replicas_take_turns() {
         let stack = stack();
         assert_eq!(ask_kind(&stack, "w2", "web", wire::A, 0), "10.0.1.2 10.0.1.3");
@@ -406,8 +513,8 @@ mod tests {
     #[test]
     fn our_names_have_no_other_records() {
         let stack = stack();
-        assert_eq!(ask_kind(&stack, "w1", "db", AAAA, 0), "");
-        assert_eq!(ask_kind(&stack, "w1", "example.org", AAAA, 0), "elsewhere");
+        assert_eq!(ask_kind(&stack, "w1", "db", wire::AAAA, 0), "");
+        assert_eq!(ask_kind(&stack, "w1", "example.org", wire::AAAA, 0), "elsewhere");
     }
 
     #[test]
@@ -440,7 +547,19 @@ mod tests {
     #[test]
     fn search_domains_and_options_of_the_host_are_kept() {
         let host = "# x\nnameserver 192.0.2.1\nsearch corp.example\n options ndots:2 \nsortlist 1\n";
-        assert_eq!(resolv_conf(host), "nameserver 127.0.0.11\nsearch corp.example\noptions ndots:2\n");
-        assert_eq!(resolv_conf(""), "nameserver 127.0.0.11\noptions ndots:0\n");
+        let ours = |host, asked: &Dns| resolv_conf(host, asked, true);
+        let none = Dns::default();
+        assert_eq!(ours(host, &none), "nameserver 127.0.0.11\nsearch corp.example\noptions ndots:2\n");
+        assert_eq!(ours("", &none), "nameserver 127.0.0.11\noptions ndots:0\n");
+        let asked = Dns {
+            servers: vec!["192.0.2.7".parse().unwrap()],
+            search: vec!["a.example".into(), "b.example".into()],
+            options: vec!["use-vc".into()],
+        };
+        let search = "search a.example b.example\noptions use-vc";
+        assert_eq!(ours(host, &asked), format!("nameserver 127.0.0.11\n{search}\noptions ndots:0\n"));
+        assert_eq!(resolv_conf(host, &asked, false), format!("nameserver 192.0.2.7\n{search}\n"));
+        let bare = Dns { search: vec![".".into()], ..Dns::default() };
+        assert_eq!(resolv_conf(host, &bare, false), "nameserver 192.0.2.1\noptions ndots:2\n");
     }
 }

@@ -17,7 +17,7 @@ use rustix::{
 use super::{
     ContainerConfig, Error, ExecConfig, Result, cgroup,
     process::{self, ExecFailure, Program, tell},
-    seccomp, signal,
+    signal,
     state::{Identity, failed},
     users::{self, User},
     worker,
@@ -62,9 +62,7 @@ impl Exec {
             process::capability_set(&config.capabilities)?
         };
         program.no_new_privileges = config.no_new_privileges;
-        if config.seccomp && !config.privileged {
-            program.filter = seccomp::default_filter(&config.capabilities);
-        }
+        program.filter = worker::filter(config)?;
         let cwd = match &exec.cwd {
             Some(cwd) => {
                 let cwd = std::path::Path::new("/").join(&config.cwd).join(cwd).display().to_string();

@@ -1,6 +1,6 @@
 //! Which subnet a network gets and which address a container: pure choices over what is taken.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,37 @@ pub struct Lease {
     pub replaces: Option<String>,
     /// The container runs, so its names are answered.
     pub up: bool,
+    /// Its address of the other kind, where the network has them.
+    #[serde(default)]
+    pub v6: Option<Address6>,
+    #[serde(default)]
+    pub interface: Interface,
+    /// Names that it alone uses here: (name of another, alias).
+    #[serde(default)]
+    pub links: Vec<(String, String)>,
+    /// Where it asks for names that are no names of containers; the host's servers when empty.
+    #[serde(default)]
+    pub servers: Vec<IpAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address6 {
+    pub address: Ipv6Addr,
+    pub prefix: u8,
+    pub gateway: Ipv6Addr,
+}
+
+/// What is particular to the container's end of the cable.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// `eth` and a number when `None`.
+    pub name: Option<String>,
+    pub mac: Option<[u8; 6]>,
+    /// Bytes.
+    pub mtu: Option<u32>,
+    pub link_local: Vec<IpAddr>,
+    pub sysctls: Vec<(String, String)>,
+    pub gateway_priority: i64,
 }
 
 impl Lease {
@@ -51,8 +82,24 @@ pub struct Ground<'a> {
     pub bridge: &'a str,
     pub subnet: Subnet,
     pub gateway: Ipv4Addr,
+    /// The part of the subnet that addresses are taken from.
+    pub range: Option<Subnet>,
+    /// Addresses that nobody gets.
+    pub kept: &'a [Ipv4Addr],
     pub internal: bool,
+    pub v6: Option<Ground6<'a>>,
+    pub mtu: Option<u32>,
 }
+
+/// The same of IPv6.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ground6<'a> {
+    pub subnet: Subnet6,
+    pub gateway: Ipv6Addr,
+    pub kept: &'a [Ipv6Addr],
+}
+
+pub type Subnet6 = (Ipv6Addr, u8);
 
 /// Ranges that subnets are taken from, in this order: 12,544 networks of 254 addresses. The ranges
 /// that other tools take first (10.0.0.0/9, 172.17.0.0/16, 192.168.0.0/24) come late or not at all.
@@ -172,6 +219,16 @@ pub fn assign(
             .or_else(|| free_address(ground, &here))
             .ok_or_else(|| Error::Exhausted(format!("the addresses of network `{}`", ground.network)))?,
     };
+    let v6 = match &ground.v6 {
+        Some(six) => Some(address6(ground, six, &here, container, replaces, endpoint.address6, address)?),
+        None if endpoint.address6.is_some() => {
+            return Err(Error::Invalid(format!(
+                "network `{}` has no IPv6: give it `enable_ipv6: true`",
+                ground.network
+            )));
+        }
+        None => None,
+    };
     Ok(Lease {
         network: ground.network.to_owned(),
         bridge: ground.bridge.to_owned(),
@@ -184,7 +241,141 @@ pub fn assign(
         group: group.to_owned(),
         replaces: replaces.map(ToOwned::to_owned),
         up: own.is_some_and(|lease| lease.up),
+        v6,
+        interface: Interface {
+            name: endpoint.interface.clone(),
+            mac: endpoint.mac,
+            mtu: ground.mtu,
+            link_local: endpoint.link_local.clone(),
+            sysctls: endpoint.sysctls.clone(),
+            gateway_priority: endpoint.gateway_priority,
+        },
+        links: endpoint.links.clone(),
+        servers: endpoint.servers.clone(),
     })
+}
+
+/// The IPv6 address beside `v4`: the one asked for, the one it had, or one that ends as `v4` does, so that
+/// who has a free address of one kind has one of the other.
+fn address6(
+    ground: &Ground<'_>,
+    six: &Ground6<'_>,
+    here: &[&Lease],
+    container: &str,
+    replaces: Option<&str>,
+    asked: Option<Ipv6Addr>,
+    v4: Ipv4Addr,
+) -> Result<Address6> {
+    let of = |lease: &Lease| lease.v6.as_ref().map(|v6| v6.address);
+    let (network, prefix) = six.subnet;
+    let holder = |address: Ipv6Addr| {
+        here.iter().find(|lease| {
+            of(lease) == Some(address)
+                && lease.container != container
+                && Some(lease.container.as_str()) != replaces
+                && lease.replaces.as_deref() != Some(container)
+        })
+    };
+    let inside = |address: Ipv6Addr| {
+        network_of6(address, prefix) == six.subnet && address != network && address != six.gateway
+    };
+    let free =
+        |address: &Ipv6Addr| inside(*address) && !six.kept.contains(address) && holder(*address).is_none();
+    let address = match asked {
+        Some(address) if !inside(address) => {
+            return Err(Error::Invalid(format!(
+                "network `{}`: address {address} is no address for containers in its subnet {network}/{prefix}",
+                ground.network
+            )));
+        }
+        Some(address) => match holder(address) {
+            None => address,
+            Some(other) => {
+                return Err(Error::Conflict(format!(
+                    "address {address} of network `{}` is held by {}",
+                    ground.network,
+                    other.holder()
+                )));
+            }
+        },
+        None => {
+            let had = |id: &str| here.iter().find(|lease| lease.container == id).and_then(|lease| of(lease));
+            let inherited = had(container).or_else(|| replaces.and_then(had)).filter(free);
+            let size = 1_u128.checked_shl(u32::from(128 - prefix)).unwrap_or(u128::MAX);
+            let first = u128::from(v4.to_bits() & !mask(ground.subnet.1));
+            let tries = u128::from(u16::MAX).max(2 * here.len() as u128);
+            let made = |step| Ipv6Addr::from_bits(network.to_bits() + (first + step) % size);
+            inherited.or_else(|| (0..tries.min(size)).map(made).find(free)).ok_or_else(|| {
+                Error::Exhausted(format!("the IPv6 addresses of network `{}`", ground.network))
+            })?
+        }
+    };
+    Ok(Address6 { address, prefix, gateway: six.gateway })
+}
+
+#[must_use]
+pub fn network_of6(address: Ipv6Addr, prefix: u8) -> Subnet6 {
+    let mask = u128::MAX.checked_shl(u32::from(128 - prefix.min(128))).unwrap_or(0);
+    (Ipv6Addr::from_bits(address.to_bits() & mask), prefix)
+}
+
+#[must_use]
+pub fn overlap6(a: Subnet6, b: Subnet6) -> bool {
+    let prefix = a.1.min(b.1);
+    network_of6(a.0, prefix) == network_of6(b.0, prefix)
+}
+
+/// The gateway when none was asked for: the first address.
+#[must_use]
+pub fn first_host6((network, _): Subnet6) -> Ipv6Addr {
+    Ipv6Addr::from_bits(network.to_bits().wrapping_add(1))
+}
+
+/// # Errors
+/// [`Error::Invalid`] when containers cannot live there.
+pub fn check_subnet6(network: &str, subnet: Subnet6, gateway: Option<Ipv6Addr>) -> Result<()> {
+    let (address, prefix) = subnet;
+    let invalid = |why: String| Err(Error::Invalid(format!("network `{network}`: {why}")));
+    if !(16..=125).contains(&prefix) {
+        return invalid(format!("the prefix length of subnet {address}/{prefix} is not between 16 and 125"));
+    }
+    let first = network_of6(address, prefix).0;
+    if first != address {
+        return invalid(format!(
+            "subnet {address}/{prefix} has host bits set; did you mean {first}/{prefix}?"
+        ));
+    }
+    if address.is_multicast() || address.is_unicast_link_local() || address.is_unspecified() {
+        return invalid(format!("subnet {address}/{prefix} is not for hosts"));
+    }
+    match gateway {
+        Some(gateway) if network_of6(gateway, prefix) != subnet || gateway == address => {
+            invalid(format!("gateway {gateway} is no host address of subnet {address}/{prefix}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// # Errors
+/// [`Error::Invalid`] for a range or a kept address that is not in the subnet.
+pub fn check_parts(network: &str, subnet: Subnet, range: Option<Subnet>, kept: &[Ipv4Addr]) -> Result<()> {
+    let inside = |address| network_of(address, subnet.1).0 == subnet.0;
+    let invalid = |what: String| {
+        Err(Error::Invalid(format!(
+            "network `{network}`: {what} is not in its subnet {}/{}",
+            subnet.0, subnet.1
+        )))
+    };
+    match range {
+        Some((address, prefix)) if prefix < subnet.1 || prefix > 32 || !inside(address) => {
+            return invalid(format!("the range {address}/{prefix}"));
+        }
+        _ => {}
+    }
+    match kept.iter().find(|address| !inside(**address)) {
+        Some(address) => invalid(format!("the address {address}")),
+        None => Ok(()),
+    }
 }
 
 fn check_address(ground: &Ground<'_>, address: Ipv4Addr) -> Result<()> {
@@ -206,9 +397,14 @@ fn usable(ground: &Ground<'_>, address: Ipv4Addr) -> bool {
 fn free_address(ground: &Ground<'_>, here: &[&Lease]) -> Option<Ipv4Addr> {
     let mut taken: Vec<u32> = here.iter().map(|lease| lease.address.to_bits()).collect();
     taken.push(ground.gateway.to_bits());
+    taken.extend(ground.kept.iter().map(|address| address.to_bits()));
     taken.sort_unstable();
     let (first, last) = bounds(ground.subnet);
-    (first + 1..last).find(|address| taken.binary_search(address).is_err()).map(Ipv4Addr::from_bits)
+    let (from, to) = ground.range.map_or((first + 1, last - 1), bounds);
+    // A range may reach to the ends of the subnet, which are no hosts.
+    (from.max(first + 1)..=to.min(last - 1))
+        .find(|address| taken.binary_search(address).is_err())
+        .map(Ipv4Addr::from_bits)
 }
 
 fn is_host(subnet: Subnet, address: Ipv4Addr) -> bool {
@@ -239,7 +435,11 @@ mod tests {
         bridge: "fic0",
         subnet: (Ipv4Addr::new(10, 9, 8, 0), 29),
         gateway: Ipv4Addr::new(10, 9, 8, 1),
+        range: None,
+        kept: &[],
         internal: false,
+        v6: None,
+        mtu: None,
     };
 
     fn ask(
@@ -252,6 +452,7 @@ mod tests {
             network: "net".to_owned(),
             names: vec![container.to_owned()],
             address: address.map(ip),
+            ..Endpoint::default()
         };
         assign(&GROUND, leases, "demo", container, &endpoint, replaces)
     }
@@ -340,5 +541,42 @@ mod tests {
         assert!(refusal("127.0.0.0", 8, None).contains("not for hosts"));
         assert!(refusal("10.0.0.0", 24, Some("10.0.0.255")).contains("gateway 10.0.0.255"));
         check_subnet("n", (ip("10.0.0.0"), 24), Some(ip("10.0.0.254"))).unwrap();
+    }
+
+    #[test]
+    fn addresses_are_taken_from_the_range_and_kept_ones_left() {
+        let kept = [ip("10.9.8.5")];
+        let ground = Ground { range: Some((ip("10.9.8.4"), 30)), kept: &kept, ..GROUND };
+        let ask = |leases: &[Lease], name: &str| {
+            let endpoint = Endpoint { network: "net".into(), ..Endpoint::default() };
+            assign(&ground, leases, "demo", name, &endpoint, None)
+        };
+        let first = ask(&[], "a").unwrap();
+        assert_eq!(first.address, ip("10.9.8.4"));
+        let second = ask(std::slice::from_ref(&first), "b").unwrap();
+        assert_eq!(second.address, ip("10.9.8.6"), "5 is kept, 7 is the broadcast address");
+        assert!(ask(&[first, second], "c").is_err());
+        assert!(check_parts("net", GROUND.subnet, Some((ip("10.9.9.0"), 30)), &[]).is_err());
+        assert!(check_parts("net", GROUND.subnet, None, &[ip("10.9.7.1")]).is_err());
+    }
+
+    #[test]
+    fn who_has_an_address_has_one_of_ipv6() {
+        let six = |text: &str| text.parse::<Ipv6Addr>().unwrap();
+        let v6 = Ground6 { subnet: (six("fd00:1::"), 64), gateway: six("fd00:1::1"), kept: &[] };
+        let ground = Ground { v6: Some(v6), ..GROUND };
+        let ask = |leases: &[Lease], name: &str, asked: Option<&str>| {
+            let address6 = asked.map(six);
+            let endpoint = Endpoint { network: "net".into(), address6, ..Endpoint::default() };
+            assign(&ground, leases, "demo", name, &endpoint, None)
+        };
+        let fixed = ask(&[], "a", Some("fd00:1::3")).unwrap();
+        assert_eq!((fixed.address, fixed.v6.as_ref().unwrap().address), (ip("10.9.8.2"), six("fd00:1::3")));
+        let next = ask(std::slice::from_ref(&fixed), "b", None).unwrap();
+        assert_eq!(next.address, ip("10.9.8.3"));
+        assert_eq!(next.v6.unwrap().address, six("fd00:1::4"), "3 is taken");
+        assert!(ask(std::slice::from_ref(&fixed), "c", Some("fd00:1::3")).is_err());
+        assert!(ask(&[], "c", Some("fd00:2::3")).is_err());
+        assert!(check_subnet6("net", (six("fd00::5"), 64), None).is_err());
     }
 }

@@ -1,10 +1,13 @@
-//! Starting the main process of a container. The only file that knows libcontainer.
+//! Starting the main process of a container. This file and those below it alone know
+//! libcontainer.
 //!
 //! libcontainer changes the process that calls it (directory, oom score, dumpable) and forks Rust
 //! code, so it is called in a worker: a short-lived process of one thread. What it does not do well
 //! is done in [`Exec`], which runs in the new process where libcontainer would execute the program:
 //! the seccomp filter comes ready-made, signals are as a program expects them, and why a program
 //! could not be executed is told with its errno.
+
+pub mod bundle;
 
 use std::{
     collections::HashMap,

@@ -5,16 +5,20 @@
 
 pub mod anchor;
 mod attended;
+mod cdi;
 mod cgroup;
 mod check;
 mod client;
 mod config;
 mod core;
 mod dbus;
+mod devices;
 pub mod dns;
 mod error;
 mod exe;
 mod exec;
+mod face;
+mod files;
 mod health;
 mod init;
 pub mod ipam;
@@ -35,11 +39,13 @@ mod rootfs;
 pub mod rootless;
 mod run;
 pub mod seccomp;
+mod sharing;
 mod signal;
 mod state;
 mod supervisor;
 mod terminal;
 mod uplink;
+mod usage;
 pub mod users;
 pub mod volumes;
 mod wait;
@@ -47,11 +53,12 @@ mod worker;
 
 pub use self::{
     attended::{Attended, write_all},
-    cgroup::{Missing, missing as limits_missing},
+    cdi::first_kind as described_devices,
+    cgroup::{Missing, knows as knows_limit, missing as limits_missing},
     config::{
-        ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, LogConfig, MountConfig, MountKind,
-        NetworkConfig, NetworkNamespace, OneOff, PortConfig, RestartConfig, Rlimit, Rootfs, Upper,
-        VolumeConfig,
+        ALL_CAPABILITIES, ContainerConfig, Content, Device, Endpoint, ExecConfig, FileConfig, HealthConfig,
+        IpcNamespace, Ipv6Config, LogConfig, MountConfig, MountKind, NetworkConfig, NetworkNamespace, OneOff,
+        PidNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Seccomp, Upper, VolumeConfig, VolumeMount,
     },
     core::{
         Attachment, BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest,
@@ -60,6 +67,7 @@ pub use self::{
     error::{Error, Result},
     exe::{program, use_program},
     terminal::resize,
+    usage::{ProcessRecord, Usage},
 };
 
 /// Runs a hidden entry (keeper, supervisor, anchor, foreground run) when this process was started as one,
@@ -75,6 +83,7 @@ pub fn entry() -> Option<i32> {
         run::ENTRY => Some(run::entry()),
         attended::ENTRY => Some(attended::entry()),
         anchor::ENTRY => Some(anchor::entry(rest)),
+        face::ENTRY => Some(face::entry(rest)),
         _ => None,
     }
 }

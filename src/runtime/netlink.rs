@@ -3,7 +3,7 @@
 
 use std::{
     fmt, io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsRawFd, BorrowedFd},
 };
 
@@ -12,7 +12,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressMessage},
+    address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
@@ -277,19 +277,37 @@ pub fn delete_link(name: &str) -> Request {
     Request { message: RouteNetlinkMessage::DelLink(link), flags: NLM_F_REQUEST }
 }
 
+/// An address of IPv6 is used at once, without asking whether another has it: leases say that nobody has.
 #[must_use]
-pub fn add_address(index: u32, address: Ipv4Addr, prefix: u8) -> Request {
+pub fn add_address(index: u32, address: impl Into<IpAddr>, prefix: u8) -> Request {
+    let address = address.into();
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
     message.header.prefix_len = prefix;
     message.header.index = index;
-    let broadcast = Ipv4Addr::from_bits(address.to_bits() | !mask(prefix));
-    message.attributes =
-        vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
-    if prefix < 31 {
-        message.attributes.push(AddressAttribute::Broadcast(broadcast));
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    match address {
+        IpAddr::V4(address) => {
+            message.header.family = AddressFamily::Inet;
+            if prefix < 31 {
+                let broadcast = Ipv4Addr::from_bits(address.to_bits() | !mask(prefix));
+                message.attributes.push(AddressAttribute::Broadcast(broadcast));
+            }
+        }
+        IpAddr::V6(_) => {
+            message.header.family = AddressFamily::Inet6;
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
     }
     create(RouteNetlinkMessage::NewAddress(message))
+}
+
+/// The largest packet of a link, in bytes.
+#[must_use]
+pub fn set_mtu(index: u32, mtu: u32) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes.push(LinkAttribute::Mtu(mtu));
+    Request { message: RouteNetlinkMessage::SetLink(link), flags: NLM_F_REQUEST }
 }
 
 /// The way to `network` (everywhere: `0.0.0.0/0`) through `gateway`.
@@ -334,7 +352,7 @@ fn destination(route: &RouteMessage) -> Option<(Ipv4Addr, u8)> {
 fn subnet(address: &AddressMessage) -> Option<(Ipv4Addr, u8)> {
     let prefix = address.header.prefix_len;
     address.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(std::net::IpAddr::V4(address)) => {
+        AddressAttribute::Address(IpAddr::V4(address)) => {
             Some((Ipv4Addr::from_bits(address.to_bits() & mask(prefix)), prefix))
         }
         _ => None,

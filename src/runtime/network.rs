@@ -6,7 +6,7 @@ mod namespace;
 use std::{
     fs::{self, File},
     io::{self, Write},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -14,11 +14,11 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
-pub use self::namespace::{loopback_only, prepare, reconnect};
+pub use self::namespace::{host_gateway, loopback_only, prepare, reconnect};
 pub use super::ipam::Lease;
 use super::{
-    Endpoint, Error, NetworkConfig, Result, Roots, anchor,
-    ipam::{self, Ground, Subnet},
+    Endpoint, Error, Ipv6Config, NetworkConfig, Result, Roots, anchor,
+    ipam::{self, Ground, Ground6, Subnet, Subnet6},
     netlink::Netlink,
     nft,
 };
@@ -30,6 +30,8 @@ struct Network {
     asked: NetworkConfig,
     subnet: Subnet,
     gateway: Ipv4Addr,
+    #[serde(default)]
+    v6: Option<(Subnet6, Ipv6Addr)>,
 }
 
 /// `<run>/leases.json`. Addresses mean nothing after a reboot.
@@ -49,6 +51,7 @@ pub fn create(roots: &Roots, config: &NetworkConfig) -> Result<()> {
     check_name(&config.name)?;
     if let Some(subnet) = config.subnet {
         ipam::check_subnet(&config.name, subnet, config.gateway)?;
+        ipam::check_parts(&config.name, subnet, config.range, &config.kept)?;
     }
     let _lock = lock(roots)?;
     let others = match stored(roots)? {
@@ -66,8 +69,28 @@ pub fn create(roots: &Roots, config: &NetworkConfig) -> Result<()> {
         None => subnet_of_the_pool(config, &others)?,
     };
     let gateway = config.gateway.unwrap_or_else(|| ipam::first_host(subnet));
+    let v6 = config.ipv6.as_ref().map(|v6| subnet6(config, v6, &others)).transpose()?;
     let path = path_of(roots, &config.name);
-    write(&path, &Network { asked: config.clone(), subnet, gateway }, Durable::Yes)
+    write(&path, &Network { asked: config.clone(), subnet, gateway, v6 }, Durable::Yes)
+}
+
+/// The subnet asked for, or one of the local ones (RFC 4193) that the name gives.
+fn subnet6(config: &NetworkConfig, v6: &Ipv6Config, others: &[Network]) -> Result<(Subnet6, Ipv6Addr)> {
+    let subnet = v6.subnet.unwrap_or_else(|| {
+        let mut octets = [0; 16];
+        octets[..8].copy_from_slice(&digest(&config.name)[..8]);
+        octets[0] = 0xfd;
+        (octets.into(), 64)
+    });
+    ipam::check_subnet6(&config.name, subnet, v6.gateway)?;
+    let overlaps = |other: &&Network| other.v6.is_some_and(|(taken, _)| ipam::overlap6(taken, subnet));
+    match others.iter().find(overlaps) {
+        None => Ok((subnet, v6.gateway.unwrap_or_else(|| ipam::first_host6(subnet)))),
+        Some(other) => Err(Error::Conflict(format!(
+            "subnet {}/{} of network `{}` overlaps with one of network `{}` (of project `{}`)",
+            subnet.0, subnet.1, config.name, other.asked.name, other.asked.group
+        ))),
+    }
 }
 
 fn subnet_asked_for(config: &NetworkConfig, subnet: Subnet, others: &[Network]) -> Result<Subnet> {
@@ -145,6 +168,11 @@ pub fn list(roots: &Roots) -> Result<Vec<NetworkConfig>> {
         .map(|network| NetworkConfig {
             subnet: Some(network.subnet),
             gateway: Some(network.gateway),
+            ipv6: network.asked.ipv6.map(|asked| Ipv6Config {
+                subnet: network.v6.map(|(subnet, _)| subnet),
+                gateway: network.v6.map(|(_, gateway)| gateway),
+                ..asked
+            }),
             ..network.asked
         })
         .collect();
@@ -177,7 +205,15 @@ pub fn lease(
             bridge: &bridge_name(&network.asked),
             subnet: network.subnet,
             gateway: network.gateway,
+            range: network.asked.range,
+            kept: &network.asked.kept,
             internal: network.asked.internal,
+            v6: network.v6.map(|(subnet, gateway)| Ground6 {
+                subnet,
+                gateway,
+                kept: network.asked.ipv6.as_ref().map_or(&[], |asked| &asked.kept),
+            }),
+            mtu: network.asked.mtu,
         };
         own.push(ipam::assign(&ground, &all, group, container, endpoint, replaces)?);
     }
@@ -390,7 +426,7 @@ mod tests {
     }
 
     fn endpoint(network: &str) -> Endpoint {
-        Endpoint { network: network.to_owned(), names: vec!["web".to_owned()], address: None }
+        Endpoint { network: network.to_owned(), names: vec!["web".to_owned()], ..Endpoint::default() }
     }
 
     #[test]

@@ -4,12 +4,12 @@
 //! The document asks for more than the container gets: the launcher's executor loads the seccomp
 //! filter itself and drops what was only needed for that (see `launcher`).
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{ContainerConfig, Error, MountKind, Result, rootless, users::User};
-use crate::model::Limits;
+use super::{ContainerConfig, Error, IpcNamespace, MountKind, PidNamespace, Result, rootless, users::User};
+use crate::model::{Blkio, DeviceRule, Limits};
 
 /// What the worker found out.
 #[derive(Clone, Debug)]
@@ -20,9 +20,20 @@ pub struct Resolved {
     pub sources: Vec<Option<PathBuf>>,
     /// Our own resolv.conf, hosts and hostname, by target.
     pub files: Vec<(&'static str, PathBuf)>,
+    /// Where the content of each secret and config stands now, in the order of the configuration.
+    pub contents: Vec<PathBuf>,
     /// To join; `None` stays in the host's.
     pub network: Option<PathBuf>,
+    /// To join, as the configuration says.
+    pub ipc: Option<PathBuf>,
+    pub pid: Option<PathBuf>,
+    /// The /dev/shm of whom the memory is shared with.
+    pub shared_memory: Option<PathBuf>,
     pub devices: Vec<DeviceNode>,
+    /// Numbers of the block devices that limits name, by path.
+    pub disks: BTreeMap<String, (u32, u32)>,
+    /// Of devices that bring their own, as the document has them.
+    pub hooks: Value,
     /// `None`: it gets none of its own, and no limits.
     pub cgroup: Option<String>,
     pub hostname: String,
@@ -63,22 +74,12 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 
 /// The whole document.
 pub fn document(config: &ContainerConfig, resolved: &Resolved) -> Result<Value> {
-    let mut namespaces = vec![
-        json!({"type": "pid"}),
-        json!({"type": "ipc"}),
-        json!({"type": "uts"}),
-        json!({"type": "mount"}),
-        json!({"type": "cgroup"}),
-    ];
-    if let Some(path) = &resolved.network {
-        namespaces.push(json!({"type": "network", "path": path}));
-    }
     let mask = config.mask_paths && !config.privileged;
     let mut linux = json!({
         "cgroupsPath": resolved.cgroup.as_deref().unwrap_or("/none"),
-        "namespaces": namespaces,
+        "namespaces": namespaces(config, resolved),
         "resources": match resolved.cgroup {
-            Some(_) => resources(&config.limits, config.privileged, &resolved.devices)?,
+            Some(_) => resources(config, resolved)?,
             None => json!({}),
         },
         "devices": resolved.devices.iter().map(device).collect::<Vec<_>>(),
@@ -91,18 +92,56 @@ pub fn document(config: &ContainerConfig, resolved: &Resolved) -> Result<Value> 
     let mut document = json!({
         "ociVersion": "1.0.2",
         "root": {"path": resolved.rootfs, "readonly": config.read_only},
-        "hostname": resolved.hostname,
         "mounts": mounts(config, resolved),
         "process": process(config, &resolved.user),
         "linux": linux,
     });
-    if let Some(name) = &config.domainname {
-        document["domainname"] = json!(name);
+    // In the host's namespace this would name the host.
+    if !config.host_uts {
+        document["hostname"] = json!(resolved.hostname);
+        if let Some(name) = &config.domainname {
+            document["domainname"] = json!(name);
+        }
+    }
+    if resolved.hooks.as_object().is_some_and(|hooks| !hooks.is_empty()) {
+        document["hooks"] = resolved.hooks.clone();
     }
     Ok(document)
 }
 
+/// What it has of its own, and what it joins; the host's are those that are not named.
+fn namespaces(config: &ContainerConfig, resolved: &Resolved) -> Vec<Value> {
+    let own = |kind: &str| json!({"type": kind});
+    let join =
+        |kind: &str, path: &Option<PathBuf>| path.as_ref().map(|path| json!({"type": kind, "path": path}));
+    let pid = match config.pid {
+        PidNamespace::Own => Some(own("pid")),
+        PidNamespace::Host => None,
+        PidNamespace::Container(_) => join("pid", &resolved.pid),
+    };
+    let ipc = match config.ipc {
+        IpcNamespace::Private | IpcNamespace::Shareable | IpcNamespace::None => Some(own("ipc")),
+        IpcNamespace::Host => None,
+        IpcNamespace::Container(_) => join("ipc", &resolved.ipc),
+    };
+    let uts = (!config.host_uts).then(|| own("uts"));
+    let cgroup = (!config.host_cgroup).then(|| own("cgroup"));
+    let all = [pid, ipc, uts, Some(own("mount")), cgroup, join("network", &resolved.network)];
+    all.into_iter().flatten().collect()
+}
+
 fn process(config: &ContainerConfig, user: &User) -> Value {
+    let mut process = program(config, user);
+    if let Some(score) = config.oom_score_adj {
+        process["oomScoreAdj"] = json!(score);
+    }
+    if let Some(profile) = &config.apparmor {
+        process["apparmorProfile"] = json!(profile);
+    }
+    process
+}
+
+fn program(config: &ContainerConfig, user: &User) -> Value {
     let mut capabilities: Vec<&str> = config.capabilities.iter().map(String::as_str).collect();
     capabilities
         .extend(FOR_THE_EXECUTOR.iter().filter(|name| !config.capabilities.iter().any(|c| c == *name)));
@@ -144,8 +183,16 @@ fn mounts(config: &ContainerConfig, resolved: &Resolved) -> Vec<Value> {
         },
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
     ];
+    match (&config.ipc, &resolved.shared_memory) {
+        (IpcNamespace::None, _) => {}
+        (_, Some(shared)) => {
+            mounts.push(mount("/dev/shm", "bind", &shared.to_string_lossy(), &["rbind", "rprivate", "rw"]));
+        }
+        (_, None) => {
+            mounts.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]));
+        }
+    }
     for (target, source) in &resolved.files {
         mounts.push(mount(target, "bind", &source.to_string_lossy(), &["bind", "rprivate"]));
     }
@@ -158,16 +205,24 @@ fn mounts(config: &ContainerConfig, resolved: &Resolved) -> Vec<Value> {
                 tmpfs(&wanted.target, *size, *mode, options, wanted.read_only)
             }
             (kind, source) => {
-                let propagation = match kind {
-                    MountKind::Bind { propagation: Some(propagation), .. } => propagation.as_str(),
-                    _ => "rprivate",
+                let (propagation, bind) = match kind {
+                    MountKind::Bind { propagation, recursive, .. } => (
+                        propagation.as_deref().unwrap_or("rprivate"),
+                        if *recursive { "rbind" } else { "bind" },
+                    ),
+                    _ => ("rprivate", "rbind"),
                 };
-                let access = if wanted.read_only { "rro" } else { "rw" };
+                let read_only = wanted.read_only || matches!(kind, MountKind::Layers { .. });
+                let access = if read_only { "rro" } else { "rw" };
                 let source = source.as_deref().unwrap_or_else(|| "".as_ref()).to_string_lossy();
-                mount(&wanted.target, "bind", &source, &["rbind", propagation, access])
+                mount(&wanted.target, "bind", &source, &[bind, propagation, access])
             }
         })
         .collect();
+    own.extend(config.files.iter().zip(&resolved.contents).map(|(file, source)| {
+        let options = ["bind", "rprivate", "ro", "nosuid", "nodev", "noexec"];
+        mount(&file.target, "bind", &source.to_string_lossy(), &options)
+    }));
     // What is mounted at the same place later wins; a directory comes before what lies in it.
     let depth = |mount: &Value| mount["destination"].as_str().unwrap_or_default().matches('/').count();
     own.sort_by_key(depth);
@@ -208,20 +263,24 @@ fn device(node: &DeviceNode) -> Value {
     })
 }
 
-fn resources(limits: &Limits, privileged: bool, devices: &[DeviceNode]) -> Result<Value> {
-    let Limits { memory, memory_swap, memory_reservation, nano_cpus, cpu_shares, cpuset, pids } = limits;
-    let mut rules = vec![json!({"allow": privileged, "access": "rwm"})];
-    if !privileged {
-        rules.extend(devices.iter().map(|node| {
-            json!({
-                "allow": true,
-                "type": if node.block { "b" } else { "c" },
-                "major": node.major,
-                "minor": node.minor,
-                "access": node.access,
-            })
-        }));
-    }
+fn resources(config: &ContainerConfig, resolved: &Resolved) -> Result<Value> {
+    let Limits {
+        memory,
+        memory_swap,
+        memory_reservation,
+        nano_cpus,
+        cpu_shares,
+        cpuset,
+        pids,
+        cpu_period,
+        cpu_quota,
+        cpu_rt_period,
+        cpu_rt_runtime,
+        memory_swappiness,
+        oom_kill_disable,
+        blkio,
+    } = &config.limits;
+    let rules = device_rules(config.privileged, &resolved.devices, &config.device_rules);
     let mut resources = json!({"devices": rules});
     let mut set = |group: &str, key: &str, value: Value| resources[group][key] = value;
     if let Some(limit) = memory {
@@ -250,7 +309,80 @@ fn resources(limits: &Limits, privileged: bool, devices: &[DeviceNode]) -> Resul
     if let Some(limit) = pids.filter(|limit| *limit > 0) {
         set("pids", "limit", json!(limit));
     }
+    for (key, value) in [("period", cpu_period), ("realtimePeriod", cpu_rt_period)] {
+        if let Some(value) = value {
+            set("cpu", key, json!(value));
+        }
+    }
+    for (key, value) in [("quota", cpu_quota), ("realtimeRuntime", cpu_rt_runtime)] {
+        if let Some(value) = value {
+            set("cpu", key, json!(value));
+        }
+    }
+    if let Some(value) = memory_swappiness {
+        set("memory", "swappiness", json!(value));
+    }
+    if *oom_kill_disable {
+        set("memory", "disableOOMKiller", json!(true));
+    }
+    if *blkio != Blkio::default() {
+        resources["blockIO"] = block_io(blkio, &resolved.disks)?;
+    }
     Ok(resources)
+}
+
+/// Everything is denied but what is allowed: the container's own devices, then what its rules say.
+fn device_rules(privileged: bool, devices: &[DeviceNode], rules: &[DeviceRule]) -> Vec<Value> {
+    let mut all = vec![json!({"allow": privileged, "access": "rwm"})];
+    if privileged {
+        return all;
+    }
+    all.extend(devices.iter().map(|node| {
+        json!({
+            "allow": true,
+            "type": if node.block { "b" } else { "c" },
+            "major": node.major,
+            "minor": node.minor,
+            "access": node.access,
+        })
+    }));
+    all.extend(rules.iter().map(|rule| {
+        let mut json = json!({"allow": true, "type": rule.kind.to_string(), "access": rule.permissions});
+        // A number that is not named is every number.
+        for (key, number) in [("major", rule.major), ("minor", rule.minor)] {
+            if let Some(number) = number {
+                json[key] = json!(number);
+            }
+        }
+        json
+    }));
+    all
+}
+
+fn block_io(blkio: &Blkio, disks: &BTreeMap<String, (u32, u32)>) -> Result<Value> {
+    let Blkio { weight, weight_device, read_bps, write_bps, read_iops, write_iops } = blkio;
+    let device = |path: &String, key: &str, value: Value| {
+        let (major, minor) = disks
+            .get(path)
+            .ok_or_else(|| Error::Invalid(format!("`{path}` is not a block device of this machine")))?;
+        Ok(json!({"major": major, "minor": minor, key: value}))
+    };
+    let rates = |list: &[(String, u64)]| -> Result<Vec<Value>> {
+        list.iter().map(|(path, rate)| device(path, "rate", json!(rate))).collect()
+    };
+    let weights: Result<Vec<Value>> =
+        weight_device.iter().map(|(path, weight)| device(path, "weight", json!(weight))).collect();
+    let mut json = json!({
+        "weightDevice": weights?,
+        "throttleReadBpsDevice": rates(read_bps)?,
+        "throttleWriteBpsDevice": rates(write_bps)?,
+        "throttleReadIOPSDevice": rates(read_iops)?,
+        "throttleWriteIOPSDevice": rates(write_iops)?,
+    });
+    if let Some(weight) = weight {
+        json["weight"] = json!(weight);
+    }
+    Ok(json)
 }
 
 #[cfg(test)]
@@ -258,7 +390,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::{
-        super::{LogConfig, MountConfig, NetworkNamespace, RestartConfig, Rlimit, Rootfs, Upper},
+        super::{MountConfig, Rlimit},
         *,
     };
 
@@ -267,40 +399,15 @@ pub(super) mod tests {
             id: "0".repeat(64),
             group: "g".into(),
             name: "g-web-1".into(),
-            annotations: indexmap::IndexMap::new(),
-            rootfs: Rootfs { layers: Vec::new(), upper: Upper::Own },
             args: vec!["sh".into()],
             env: vec!["PATH=/bin".into()],
             cwd: "/".into(),
-            user: String::new(),
-            groups: Vec::new(),
-            hostname: None,
-            domainname: None,
-            network: NetworkNamespace::None,
-            ports: Vec::new(),
-            extra_hosts: Vec::new(),
-            mounts: Vec::new(),
-            devices: Vec::new(),
-            health: None,
-            restart: RestartConfig::No,
             stop_signal: 15,
             stop_grace: Duration::from_secs(10),
-            init: false,
-            tty: false,
-            stdin_open: false,
-            read_only: false,
-            privileged: false,
             capabilities: vec!["CAP_CHOWN".into(), "CAP_SETPCAP".into()],
-            no_new_privileges: false,
-            seccomp: true,
             mask_paths: true,
-            sysctls: indexmap::IndexMap::new(),
-            rlimits: Vec::new(),
-            limits: Limits::default(),
             shm_size: 64 << 20,
-            log: LogConfig::default(),
-            once: None,
-            replaces: None,
+            ..ContainerConfig::default()
         }
     }
 
@@ -310,8 +417,14 @@ pub(super) mod tests {
             user: User { uid: 5, gid: 6, groups: vec![7], home: "/".into() },
             sources,
             files: vec![("/etc/hosts", "/run/hosts".into())],
+            contents: Vec::new(),
             network: Some("/proc/self/fd/9".into()),
+            ipc: None,
+            pid: None,
+            shared_memory: None,
             devices: Vec::new(),
+            disks: BTreeMap::new(),
+            hooks: Value::Null,
             cgroup: Some("/ficelle/g/0".into()),
             hostname: "h".into(),
         }
@@ -325,7 +438,7 @@ pub(super) mod tests {
         MountConfig {
             target: target.into(),
             read_only: true,
-            kind: MountKind::Bind { path: "/x".into(), create: false, propagation: None },
+            kind: MountKind::Bind { path: "/x".into(), create: false, propagation: None, recursive: true },
         }
     }
 
@@ -396,11 +509,50 @@ pub(super) mod tests {
             gid: 0,
             access: "rw".into(),
         };
-        let rules =
-            resources(&Limits::default(), false, std::slice::from_ref(&node)).unwrap()["devices"].clone();
+        let mut config = config();
+        config.device_rules = vec![DeviceRule::parse("c 189:* rm").unwrap()];
+        let mut resolved = resolved(Vec::new());
+        resolved.devices = vec![node];
+        let rules = resources(&config, &resolved).unwrap()["devices"].clone();
         assert_eq!(rules[0], json!({"allow": false, "access": "rwm"}));
         assert_eq!(rules[1]["access"], "rw");
-        let all = resources(&Limits::default(), true, &[node]).unwrap()["devices"].clone();
+        assert_eq!(rules[2], json!({"allow": true, "type": "c", "major": 189, "access": "rm"}));
+        config.privileged = true;
+        let all = resources(&config, &resolved).unwrap()["devices"].clone();
         assert_eq!(all, json!([{"allow": true, "access": "rwm"}]));
+    }
+
+    #[test]
+    fn what_is_the_hosts_is_not_in_the_document_and_its_name_stays() {
+        let mut config = config();
+        config.host_uts = true;
+        config.host_cgroup = true;
+        config.pid = PidNamespace::Host;
+        config.ipc = IpcNamespace::Host;
+        let mut resolved = resolved(Vec::new());
+        resolved.shared_memory = Some("/shm".into());
+        let document = document(&config, &resolved).unwrap();
+        let kinds: Vec<&str> = document["linux"]["namespaces"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|namespace| namespace["type"].as_str().unwrap())
+            .collect();
+        assert_eq!(kinds, ["mount", "network"]);
+        assert!(document.get("hostname").is_none(), "it would name the host");
+        let shm =
+            document["mounts"].as_array().unwrap().iter().find(|m| m["destination"] == "/dev/shm").unwrap();
+        assert_eq!(shm["source"], "/shm");
+    }
+
+    #[test]
+    fn limits_of_disks_go_by_their_numbers() {
+        let blkio =
+            Blkio { weight: Some(300), read_bps: vec![("/dev/sda".into(), 1024)], ..Blkio::default() };
+        let disks = BTreeMap::from([("/dev/sda".to_owned(), (8, 0))]);
+        let json = block_io(&blkio, &disks).unwrap();
+        assert_eq!(json["throttleReadBpsDevice"], json!([{"major": 8, "minor": 0, "rate": 1024}]));
+        assert_eq!(json["weight"], 300);
+        assert!(block_io(&blkio, &BTreeMap::new()).unwrap_err().to_string().contains("/dev/sda"));
     }
 }

@@ -69,6 +69,25 @@ pub fn mount(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Re
     .map_err(failed(what()))
 }
 
+/// What layers (the base first) hold together, to be read only, or what stands at a path in it.
+pub fn view(layers: &[PathBuf], at: &Path, subpath: Option<&str>) -> Result<OwnedFd> {
+    let part = |name: &str| {
+        let path = at.join(name);
+        make_dir(&path).map(|()| path)
+    };
+    make_dir(at)?;
+    let (upper, work, target) = (part("upper")?, part("work")?, part("all")?);
+    fs::set_permissions(&upper, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .map_err(|source| Error::File { what: "cannot open to all", path: upper.clone(), source })?;
+    mount(layers, &upper, &work, &target)?;
+    let root = open_path(&target)?;
+    match subpath {
+        None => Ok(root),
+        Some(path) => open_inside(root.as_fd(), path, OFlags::PATH)
+            .map_err(failed(format!("cannot open `{path}` in the image"))),
+    }
+}
+
 /// What a kernel may do by default and we must not have: attributes in the upper directory by which the
 /// content of a file comes from elsewhere, which whoever writes that directory (an image) could forge.
 const PLAIN: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")];
@@ -84,6 +103,18 @@ fn name_of(fd: &OwnedFd) -> String {
 }
 
 fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path) -> Result<(), Errno> {
+    let mounted = detached(layers, upper, work)?;
+    move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// The root filesystem of a container that does not run, mounted nowhere: it goes with the descriptor.
+pub fn open_detached(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
+    let layers = layers.iter().rev().map(|layer| open_path(layer)).collect::<Result<Vec<_>>>()?;
+    let mounted = detached(&layers, &open_path(upper)?, &open_path(work)?);
+    mounted.map_err(failed("cannot mount the root filesystem"))
+}
+
+fn detached(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in layers {
         fsconfig_set_string(context.as_fd(), "lowerdir+", name_of(layer))?;
@@ -101,8 +132,7 @@ fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path)
         }
     }
     fsconfig_create(context.as_fd())?;
-    let mounted = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 fn mount_old(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path) -> Result<(), Errno> {

@@ -70,6 +70,9 @@ pub struct Identity {
     pub boot: String,
 }
 
+/// In a container's run directory: the parent that was asked for.
+const CGROUP_PARENT: &str = "cgroup-parent";
+
 /// The files of one group.
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -121,7 +124,21 @@ impl Group {
 
     /// Path of a container's control groups, in every hierarchy; `None` where this user can have none.
     pub fn cgroup(&self, id: &str) -> Option<String> {
-        cgroup::home(self).map(|home| format!("{home}/{id}"))
+        let home = cgroup::home(self)?;
+        let asked = self.run().join("c").join(id).join(CGROUP_PARENT);
+        match fs::read_to_string(asked) {
+            Ok(parent) => Some(format!("/{}/{id}", parent.trim_matches('/'))),
+            Err(_) => Some(format!("{home}/{id}")),
+        }
+    }
+
+    /// From here on the container's control groups are below `parent`, or below our own when `None`.
+    pub fn place_cgroup(&self, id: &str, parent: Option<&str>) -> Result<()> {
+        let file = self.run().join("c").join(id).join(CGROUP_PARENT);
+        match parent.map(|parent| parent.trim_matches('/')).filter(|parent| !parent.is_empty()) {
+            Some(parent) => write_file(&file, parent.as_bytes(), 0o600),
+            None => remove_file(&file),
+        }
     }
 }
 

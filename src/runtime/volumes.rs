@@ -23,7 +23,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Error, Result, Roots, VolumeConfig, VolumeRecord};
+use super::{Error, Result, Roots, VolumeConfig, VolumeMount, VolumeRecord};
 
 const META: &str = "meta.json";
 const DATA: &str = "_data";
@@ -94,6 +94,125 @@ pub fn create(roots: &Roots, config: &VolumeConfig) -> Result<()> {
     }
 }
 
+/// Where the files of a volume are, what it mounts being mounted. Only in the mount namespace that its
+/// users come from: all of them see the same.
+///
+/// # Errors
+/// [`Error::NoVolume`], and what the kernel says to the mount.
+pub fn ready(roots: &Roots, name: &str) -> Result<PathBuf> {
+    let (data, dir) = (data_dir(roots, name), volume_dir(roots, name));
+    if !data.exists() {
+        return Err(Error::NoVolume(name.to_owned()));
+    }
+    let Some(wanted) = read(&dir)?.mount else { return Ok(data) };
+    // Containers that start side by side mount it once.
+    let _lock = locked(&dir)?;
+    if !is_mounted(&data)? {
+        mount_at(&wanted, &data)?;
+    }
+    Ok(data)
+}
+
+/// Whether it was made with a container, and goes with the last that uses it.
+#[must_use]
+pub fn is_anonymous(roots: &Roots, name: &str) -> bool {
+    read(&volume_dir(roots, name)).is_ok_and(|config| config.anonymous_of.is_some())
+}
+
+/// Whether its files are on something that is mounted there.
+#[must_use]
+pub fn mounts(roots: &Roots, name: &str) -> bool {
+    read(&volume_dir(roots, name)).is_ok_and(|config| config.mount.is_some())
+}
+
+/// Takes what it mounts away; nothing uses it any more.
+pub fn unmount(roots: &Roots, name: &str) -> Result<()> {
+    let data = data_dir(roots, name);
+    if data.exists() && is_mounted(&data)? {
+        rustix::mount::unmount(&data, rustix::mount::UnmountFlags::DETACH)
+            .map_err(|e| failed("unmount volume", &data)(e.into()))?;
+    }
+    Ok(())
+}
+
+fn read(dir: &Path) -> Result<VolumeConfig> {
+    let meta = dir.join(META);
+    let text = fs::read(&meta).map_err(failed("read", &meta))?;
+    serde_json::from_slice(&text).map_err(|e| failed("read", &meta)(e.into()))
+}
+
+fn locked(dir: &Path) -> Result<File> {
+    let lock = File::open(dir).map_err(failed("open volume", dir))?;
+    rustix::io::retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))
+        .map_err(|e| failed("lock volume", dir)(e.into()))?;
+    Ok(lock)
+}
+
+/// Another mount stands there than above it.
+fn is_mounted(data: &Path) -> Result<bool> {
+    let id = |path: &Path| {
+        rustix::fs::statx(CWD, path, AtFlags::empty(), rustix::fs::StatxFlags::MNT_ID)
+            .map(|stat| stat.stx_mnt_id)
+            .map_err(|e| failed("examine volume", path)(e.into()))
+    };
+    Ok(id(data)? != id(data.parent().unwrap_or(data))?)
+}
+
+/// As mount(8) does it for `-t kind -o options device`.
+fn mount_at(wanted: &VolumeMount, data: &Path) -> Result<()> {
+    use rustix::mount::MountFlags;
+    let VolumeMount { kind, options, device } = wanted;
+    let mut flags = MountFlags::empty();
+    let mut rest: Vec<String> = Vec::new();
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => flags |= MountFlags::RDONLY,
+            "noexec" => flags |= MountFlags::NOEXEC,
+            "nosuid" => flags |= MountFlags::NOSUID,
+            "nodev" => flags |= MountFlags::NODEV,
+            "noatime" => flags |= MountFlags::NOATIME,
+            "nodiratime" => flags |= MountFlags::NODIRATIME,
+            "relatime" => flags |= MountFlags::RELATIME,
+            "strictatime" => flags |= MountFlags::STRICTATIME,
+            "sync" => flags |= MountFlags::SYNCHRONOUS,
+            "bind" => flags |= MountFlags::BIND,
+            "rbind" => flags |= MountFlags::BIND | MountFlags::REC,
+            "rw" | "exec" | "suid" | "dev" | "defaults" | "async" | "_netdev" => {}
+            other => rest.push(with_address(other)?),
+        }
+    }
+    let told = |e: Errno| {
+        let error: io::Error = e.into();
+        Error::Invalid(format!(
+            "`{device}` (type `{kind}`, options `{options}`) cannot be mounted as a volume: {error}"
+        ))
+    };
+    if flags.contains(MountFlags::BIND) {
+        let recursive = if flags.contains(MountFlags::REC) { MountFlags::REC } else { MountFlags::empty() };
+        rustix::mount::mount(device.as_str(), data, "none", MountFlags::BIND | recursive, None)
+            .map_err(told)?;
+        let others = flags - MountFlags::BIND - MountFlags::REC;
+        if !others.is_empty() {
+            rustix::mount::mount_remount(data, MountFlags::BIND | others, "").map_err(told)?;
+        }
+        return Ok(());
+    }
+    let rest = CString::new(rest.join(",")).map_err(|e| failed("mount volume", data)(e.into()))?;
+    rustix::mount::mount(device.as_str(), data, kind.as_str(), flags, rest.as_c_str()).map_err(told)
+}
+
+/// The kernel takes the address of a server (`addr=`) in numbers only.
+fn with_address(option: &str) -> Result<String> {
+    use std::net::{IpAddr, ToSocketAddrs};
+    let Some(host) = option.strip_prefix("addr=").filter(|host| host.parse::<IpAddr>().is_err()) else {
+        return Ok(option.to_owned());
+    };
+    let address = (host, 0).to_socket_addrs().ok().and_then(|mut found| found.next());
+    let address =
+        address.ok_or_else(|| Error::Invalid(format!("the server `{host}` of a volume is not known")))?;
+    Ok(format!("addr={}", address.ip()))
+}
+
 /// Removes a volume and its data; one that is not there is no error. The caller has made sure that
 /// no container uses it.
 pub fn remove(roots: &Roots, name: &str) -> Result<()> {
@@ -103,6 +222,8 @@ pub fn remove(roots: &Roots, name: &str) -> Result<()> {
         return Ok(());
     }
     let _removing = working(&all)?;
+    // What is mounted there is not ours to remove.
+    unmount(roots, name)?;
     let grave = all.join(format!(".old-{name}-{}", std::process::id()));
     match fs::rename(&dir, &grave) {
         Ok(()) => fs::remove_dir_all(&grave).map_err(failed("remove", &grave)),

@@ -6,10 +6,7 @@ use std::{
     fs,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{
-            fs::{FileTypeExt, MetadataExt, PermissionsExt},
-            net::UnixListener,
-        },
+        unix::{fs::PermissionsExt, net::UnixListener},
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -18,21 +15,22 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots,
+    BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots, Seccomp,
     anchor::Anchor,
-    cgroup, dns,
+    cdi, cgroup, devices, dns, files,
     launcher::{Launch, Launcher, Libcontainer, Stdio},
     network::{self, Lease},
-    oci::{self, DeviceNode, Resolved},
+    oci::{self, Resolved},
     ports,
     process::{self, DEFAULT_PATH, Program},
     protocol::{Report, Started, Wire, borrow, send},
-    rootfs, seccomp,
-    state::{Group, Identity, Place, Spec, entries, failed, file_error, make_dir, write_file},
+    rootfs, seccomp, sharing,
+    state::{Identity, Place, Spec, failed, file_error, make_dir, write_file},
     terminal,
     users::{self, User},
     volumes,
 };
+use crate::model::ExtraHost;
 
 /// One start of one container.
 #[derive(Debug)]
@@ -89,7 +87,8 @@ fn mounts_cgroups(config: &ContainerConfig) -> bool {
 
 /// Everything from the specification to the running program.
 pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
-    let Job { roots, place, spec, cgroup, stdio, bound, anchor } = job;
+    let Job { roots, place, mut spec, cgroup, stdio, bound, anchor } = job;
+    let hooks = cdi::apply(&mut spec.config)?;
     let config = &spec.config;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let (ports, mut descriptors) = match bound {
@@ -97,17 +96,24 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         None => bind(&config.ports)?,
     };
 
+    // In the namespace that all containers come from, so that they share what a volume mounts.
+    for name in volume_names(&spec) {
+        volumes::ready(&roots, &name)?;
+    }
     rootfs::own_mounts()?;
     if cgroup.is_none() {
         cgroup::stand_in()?;
     }
+    let joined = sharing::join(&roots, config)?;
+    let shared_memory = sharing::shared_memory(&roots, config, &place.run.join("shm"))?;
+    let contents = files::write(&config.files, &place.run.join("files"))?;
     let root = mount_root(config, &place)?;
     let fd = rootfs::open_path(&root)?;
     rootfs::refuse_links(fd.as_fd())?;
     let user = users::resolve(fd.as_fd(), &config.user, &config.groups)?;
     make_cwd(fd.as_fd(), config)?;
     let sources = mount_sources(&roots, &spec, &place, fd.as_fd())?;
-    let hostname = config.hostname.clone().unwrap_or_else(|| short_id(&config.id));
+    let hostname = hostname(&roots, config)?;
     let leases = leases(&roots, config)?;
     let network = network(&roots, config, anchor.as_ref(), &leases)?;
     let names = match &network {
@@ -116,7 +122,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         }
         _ => Vec::new(),
     };
-    let files = files(&roots, config, &leases, &place, &hostname)?;
+    let files = etc_files(&roots, config, anchor.as_ref(), &leases, &place, &hostname)?;
 
     let mut config = config.clone();
     config.env = environment(&config, &user, &hostname);
@@ -124,8 +130,14 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         rootfs: root,
         sources,
         files,
-        network: network.as_ref().map(|fd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))),
-        devices: devices(&config)?,
+        contents,
+        network: network.as_ref().map(path_of),
+        ipc: joined.ipc.as_ref().map(path_of),
+        pid: joined.pid.as_ref().map(path_of),
+        shared_memory,
+        devices: devices::of(&config)?,
+        disks: disks(&config.limits.blkio),
+        hooks,
         cgroup: cgroup.clone(),
         hostname,
         user,
@@ -152,8 +164,13 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         stdio,
     })?;
     let process = created.process().clone();
-    if let Some(cgroup) = cgroup.filter(|_| !config.privileged) {
-        cgroup::fence(&cgroup, &devices)?;
+    if let Some(cgroup) = &cgroup {
+        if !config.privileged {
+            cgroup::fence(cgroup, &devices)?;
+        }
+        if config.limits.oom_kill_disable {
+            cgroup::disable_oom_killer(cgroup)?;
+        }
     }
     let (dns, terminal) = (!names.is_empty(), console.is_some());
     descriptors.extend(names);
@@ -175,6 +192,49 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     Ok((Report::Started(Started { process, ports, address, dns, restart, terminal }), descriptors))
 }
 
+fn path_of(descriptor: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))
+}
+
+fn volume_names(spec: &Spec) -> Vec<String> {
+    let named = spec.config.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Volume { name, .. } => Some(name.clone()),
+        _ => None,
+    });
+    named.chain(spec.anonymous_volumes.iter().map(|(_, name)| name.clone())).collect()
+}
+
+/// Its own name, or that of whom it shares the network or the name with.
+fn hostname(roots: &Roots, config: &ContainerConfig) -> Result<String> {
+    let own = || config.hostname.clone().unwrap_or_else(|| short_id(&config.id));
+    Ok(match &config.network {
+        _ if config.host_uts => host_name(),
+        NetworkNamespace::Host if config.hostname.is_none() => host_name(),
+        NetworkNamespace::Container(id) if config.hostname.is_none() => {
+            let lender = sharing::lender(roots, id, "network")?.config;
+            lender.hostname.unwrap_or_else(|| short_id(&lender.id))
+        }
+        _ => own(),
+    })
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Numbers of the block devices that limits name.
+fn disks(blkio: &crate::model::Blkio) -> std::collections::BTreeMap<String, (u32, u32)> {
+    let rates = [&blkio.read_bps, &blkio.write_bps, &blkio.read_iops, &blkio.write_iops];
+    let paths = rates.into_iter().flatten().map(|(path, _)| path);
+    let paths = paths.chain(blkio.weight_device.iter().map(|(path, _)| path));
+    paths
+        .filter_map(|path| {
+            let node = devices::node(path.as_ref(), path.as_ref(), "r").filter(|node| node.block)?;
+            Some((path.clone(), (node.major, node.minor)))
+        })
+        .collect()
+}
+
 /// What a keeper that took over from a dead one must hold for a container that runs on.
 /// Its ports stay the same.
 pub fn take_over(
@@ -192,7 +252,7 @@ pub fn take_over(
     let (ports, mut descriptors) = bind(&same.collect::<Vec<_>>())?;
     let leases = leases(roots, &spec.config)?;
     if !leases.is_empty() {
-        let namespace = namespace_of(process)?;
+        let namespace = sharing::namespace_of(process, "net")?;
         if let Some(anchor) = anchor {
             network::reconnect(anchor, namespace.as_fd(), &leases)?;
         }
@@ -267,6 +327,10 @@ fn mount_sources(
                 Some(volume(roots, name, &mount.target, *nocopy, None, root)?)
             }
             MountKind::Bind { path, create, .. } => Some(bind_source(path, *create)?),
+            MountKind::Layers { layers, subpath } => {
+                let at = place.run.join("images").join(number.to_string());
+                Some(rootfs::view(layers, &at, subpath.as_deref())?)
+            }
         };
         sources.push(match source {
             Some(source) => Some(stage(&source, &staging.join(number.to_string()))?),
@@ -349,52 +413,47 @@ fn network(
         (NetworkNamespace::Host, _) => Ok(None),
         (NetworkNamespace::Own(_), Some(anchor)) => network::prepare(anchor, leases).map(Some),
         (NetworkNamespace::Own(_) | NetworkNamespace::None, _) => network::loopback_only().map(Some),
-        (NetworkNamespace::Container(id), _) => namespace_of(&running(roots, id)?.1).map(Some),
-    }
-}
-
-/// The place and the main process of a container of any group that runs.
-fn running(roots: &Roots, id: &str) -> Result<(Place, Identity)> {
-    for group in entries(&roots.data.join("p"))? {
-        let place = Group::new(roots, &group)?.place(id)?;
-        if let Some(process) = place.state()?.and_then(|state| state.process) {
-            return Ok((place, process));
+        (NetworkNamespace::Container(id), _) => {
+            sharing::lender(roots, id, "network")?.namespace("net").map(Some)
         }
     }
-    Err(Error::Condition(format!("container {} does not run, and its network is to be joined", short_id(id))))
-}
-
-fn namespace_of(process: &Identity) -> Result<OwnedFd> {
-    let path = format!("/proc/{}/ns/net", process.pid);
-    let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed(format!("cannot open `{path}`")))?;
-    // What was opened was that of this process only if it lives still.
-    if process.lives() { Ok(fd) } else { Err(Error::Condition("the container has ended".to_owned())) }
 }
 
 const FILES: [(&str, &str); 3] =
     [("/etc/resolv.conf", "resolv.conf"), ("/etc/hosts", "hosts"), ("/etc/hostname", "hostname")];
 
 /// Our own resolv.conf, hosts and hostname, or those of the container whose network is shared.
-fn files(
+fn etc_files(
     roots: &Roots,
     config: &ContainerConfig,
+    anchor: Option<&Anchor>,
     leases: &[Lease],
     place: &Place,
     hostname: &str,
 ) -> Result<Vec<(&'static str, PathBuf)>> {
     if let NetworkNamespace::Container(id) = &config.network {
-        let (other, _) = running(roots, id)?;
+        let other = sharing::lender(roots, id, "network")?.place;
         return Ok(FILES.map(|(target, name)| (target, other.run.join(name))).to_vec());
     }
     let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let resolver = if leases.is_empty() { host } else { dns::resolv_conf(&host) };
+    let resolver = dns::resolv_conf(&host, &config.dns, !leases.is_empty());
     let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
-    for (name, address) in &config.extra_hosts {
+    for (name, behind) in &config.extra_hosts {
+        let address = match behind {
+            ExtraHost::Address(address) => *address,
+            ExtraHost::HostGateway => network::host_gateway(anchor)?.into(),
+        };
         hosts.push_str(&format!("{address}\t{name}\n"));
     }
+    let names = match &config.domainname {
+        Some(domain) => format!("{hostname}.{domain} {hostname}"),
+        None => hostname.to_owned(),
+    };
     for lease in leases {
-        hosts.push_str(&format!("{}\t{hostname}\n", lease.address));
+        hosts.push_str(&format!("{}\t{names}\n", lease.address));
+        if let Some(v6) = &lease.v6 {
+            hosts.push_str(&format!("{}\t{names}\n", v6.address));
+        }
     }
     let contents = [resolver, hosts, format!("{hostname}\n")];
     FILES
@@ -429,72 +488,21 @@ fn program(config: &ContainerConfig) -> Result<Program> {
     let mut program = Program::new(&config.args, &config.env)?;
     program.capabilities = process::capability_set(&config.capabilities)?;
     program.no_new_privileges = config.no_new_privileges;
-    if config.seccomp && !config.privileged {
-        program.filter = seccomp::default_filter(&config.capabilities);
-    }
+    program.filter = filter(config)?;
     Ok(program)
+}
+
+/// The system call filter of everything that runs in the container.
+pub fn filter(config: &ContainerConfig) -> Result<Vec<libc::sock_filter>> {
+    match &config.seccomp {
+        Seccomp::Default => Ok(seccomp::default_filter(&config.capabilities)),
+        Seccomp::None => Ok(Vec::new()),
+        Seccomp::Profile(text) => Ok(seccomp::Profile::parse(text)?.filter(&config.capabilities)),
+    }
 }
 
 pub fn short_id(id: &str) -> String {
     id.get(..12).unwrap_or(id).to_owned()
-}
-
-/// The devices asked for, or all of the host's.
-fn devices(config: &ContainerConfig) -> Result<Vec<DeviceNode>> {
-    let mut nodes = Vec::new();
-    if config.privileged {
-        host_devices(Path::new("/dev"), &mut nodes);
-    }
-    for device in &config.devices {
-        if !device.container.starts_with("/dev") {
-            return Err(Error::Unsupported(format!(
-                "device `{}` outside /dev in the container",
-                device.container.display()
-            )));
-        }
-        let node = device_node(&device.host, &device.container, &device.access).ok_or_else(|| {
-            Error::Invalid(format!("`{}` is not a device of this machine", device.host.display()))
-        })?;
-        nodes.retain(|known: &DeviceNode| known.path != node.path);
-        nodes.push(node);
-    }
-    Ok(nodes)
-}
-
-fn device_node(host: &Path, container: &Path, access: &str) -> Option<DeviceNode> {
-    let meta = fs::metadata(host).ok()?;
-    let block = meta.file_type().is_block_device();
-    if !block && !meta.file_type().is_char_device() {
-        return None;
-    }
-    Some(DeviceNode {
-        path: container.to_owned(),
-        block,
-        major: rustix::fs::major(meta.rdev()),
-        minor: rustix::fs::minor(meta.rdev()),
-        mode: meta.mode() & 0o7777,
-        uid: meta.uid(),
-        gid: meta.gid(),
-        access: access.to_owned(),
-    })
-}
-
-/// Nodes below a directory, but for those the container has of its own.
-fn host_devices(dir: &Path, nodes: &mut Vec<DeviceNode>) {
-    const OWN: [&str; 7] = ["pts", "shm", "mqueue", "fd", "console", "ptmx", "lxc"];
-    let Ok(listing) = fs::read_dir(dir) else { return };
-    for entry in listing.flatten() {
-        let path = entry.path();
-        let Ok(kind) = entry.file_type() else { continue };
-        if OWN.iter().any(|own| path == Path::new("/dev").join(own)) || kind.is_symlink() {
-            continue;
-        }
-        if kind.is_dir() {
-            host_devices(&path, nodes);
-        } else if let Some(node) = device_node(&path, &path, "rwm") {
-            nodes.push(node);
-        }
-    }
 }
 
 /// A program may open its streams again by name, so they belong to its user.

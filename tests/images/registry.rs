@@ -46,16 +46,16 @@ fn mirror(address: &str) -> Registries {
 }
 
 /// Debian's docker-registry, ended when dropped.
-pub(super) struct RealRegistry {
+pub struct RealRegistry {
     child: Child,
-    pub(super) host: String,
+    pub host: String,
     dir: tempfile::TempDir,
     log: Arc<Mutex<String>>,
 }
 
 impl RealRegistry {
     /// `None`, told, when it is not installed. `extra` is put into its configuration, `DIR` in it is its directory.
-    pub(super) fn start(http: &str, extra: &str) -> Option<Self> {
+    pub fn start(http: &str, extra: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         Self::start_in(dir, http, extra)
     }

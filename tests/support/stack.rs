@@ -414,6 +414,15 @@ impl Run {
         self
     }
 
+    /// What it reads, to the end.
+    pub fn input(mut self, text: &str) -> Self {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        self.command.stdin(file);
+        self
+    }
+
     pub fn run(mut self) -> Done {
         let child = self.command.spawn().unwrap();
         let pid = child.id();

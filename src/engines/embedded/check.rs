@@ -1,9 +1,9 @@
 //! Everything that would fail later and can be known now: all of it at once, nothing changed.
 
-use super::{Embedded, config, error, observe, perform};
+use super::{Embedded, error, observe, perform, resources};
 use crate::{
     engine::{CreateContainer, EngineError, ErrorKind, Op},
-    model::{Network, Port, Volume, label},
+    model::{Port, label},
     runtime::{self, ContainerRecord, PortConfig, PortConflict},
 };
 
@@ -35,29 +35,26 @@ fn resource(op: &Op) -> Option<EngineError> {
     match op {
         Op::CreateNetwork { network, labels, .. } => {
             let key = labels.get(label::NETWORK).map_or(network.name.as_str(), String::as_str);
-            perform::unsupported_network(network).map(|error| at(error, network_path(key, network)))
+            resources::network("", network, labels)
+                .err()
+                .map(|error| under(error, &format!("networks.{key}")))
         }
         Op::CreateVolume { volume, labels, .. } => {
             let key = labels.get(label::VOLUME).map_or(volume.name.as_str(), String::as_str);
-            perform::unsupported_volume(volume).map(|error| at(error, volume_path(key, volume)))
+            resources::volume(volume, labels).err().map(|error| under(error, &format!("volumes.{key}")))
         }
         _ => None,
     }
 }
 
-fn at(error: EngineError, path: String) -> EngineError {
-    error.at(path)
-}
-
-fn network_path(key: &str, network: &Network) -> String {
-    if network.subnets.len() > 1 { format!("networks.{key}.ipam") } else { format!("networks.{key}.driver") }
-}
-
-fn volume_path(key: &str, volume: &Volume) -> String {
-    if volume.driver_opts.is_empty() {
-        format!("volumes.{key}.driver")
-    } else {
-        format!("volumes.{key}.driver_opts")
+/// The error names the key below the resource.
+fn under(error: EngineError, path: &str) -> EngineError {
+    match &error.path {
+        Some(key) => {
+            let path = format!("{path}.{key}");
+            error.at(path)
+        }
+        None => error.at(path),
     }
 }
 
@@ -76,12 +73,10 @@ fn container(
     ops: &[Op],
     records: &[ContainerRecord],
 ) -> Vec<EngineError> {
-    let image = match perform::image_of(engine, create) {
-        Ok(image) => image,
-        Err(error) => return vec![error],
-    };
-    let id = runtime::Core::new_id();
-    match config::container(id, create, &image, records) {
+    if let Err(error) = perform::image_of(engine, create) {
+        return vec![error];
+    }
+    match perform::configuration(engine, create, records) {
         Ok(config) => engine
             .core
             .check(&config)
@@ -93,9 +88,18 @@ fn container(
             })
             .collect(),
         // A namespace of a service that this plan makes as well is there when its turn comes.
-        Err(error) if error.kind == ErrorKind::NotFound => Vec::new(),
+        Err(error) if lends_later(&error, create, ops) => Vec::new(),
         Err(error) => vec![error],
     }
+}
+
+/// Whether the missing container, which is to lend something, may be one that the plan makes.
+fn lends_later(error: &EngineError, create: &CreateContainer, ops: &[Op]) -> bool {
+    let prefix = format!("services.{}.", create.service);
+    let attribute = error.path.as_deref().and_then(|path| path.strip_prefix(&prefix)).unwrap_or_default();
+    let lent = ["network_mode", "ipc", "pid", "volumes_from"].iter().any(|name| attribute.starts_with(name));
+    let others = |op: &Op| matches!(op, Op::Create(other) if other.name != create.name);
+    error.kind == ErrorKind::NotFound && lent && ops.iter().any(others)
 }
 
 /// A port that a container of the plan wants, and where it is asked for.

@@ -4,17 +4,18 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
-use super::{capabilities, health, signal};
+use super::{capabilities, devices, health, lenders};
 use crate::{
     engine::{CreateContainer, EngineError, ErrorKind},
     image::Image,
     model::{
-        Attachment, ContainerSpec, MountSource, NetworkMode, RestartPolicy, SecurityOption, TmpfsOptions,
-        Ulimit, VolumeOptions, label,
+        Attachment, ContainerSpec, Device, FileMount, FileSource, IpcMode, MountSource, NetworkMode, PidMode,
+        RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions, signal_number,
     },
     runtime::{
-        ContainerConfig, ContainerRecord, Endpoint, LogConfig, MountConfig, MountKind, NetworkNamespace,
-        OneOff, PortConfig, RestartConfig, Rlimit, Rootfs, Upper,
+        self, ContainerConfig, ContainerRecord, Content, Endpoint, FileConfig, IpcNamespace, MountConfig,
+        MountKind, NetworkNamespace, OneOff, PidNamespace, PortConfig, RestartConfig, Rlimit, Rootfs,
+        Seccomp, Upper,
     },
 };
 
@@ -31,8 +32,15 @@ const SIGTERM: i32 = 15;
 const STOP_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 const SHM_SIZE: u64 = 64 << 20;
 
-/// The configuration of the container `id`. `others` are the containers of all projects: one of
-/// them may lend its network namespace.
+/// What there is around a container that is made.
+pub(super) struct Around<'a> {
+    /// The containers of all projects: one of them may lend something.
+    pub others: &'a [ContainerRecord],
+    /// Images that it mounts, by reference.
+    pub images: std::collections::BTreeMap<String, Image>,
+}
+
+/// The configuration of the container `id`.
 ///
 /// # Errors
 /// What cannot be carried out, with its model path.
@@ -40,8 +48,9 @@ pub(super) fn container(
     id: String,
     create: &CreateContainer,
     image: &Image,
-    others: &[ContainerRecord],
+    around: &Around<'_>,
 ) -> Result<ContainerConfig, EngineError> {
+    let others = around.others;
     let at = |attribute: &str| format!("services.{}.{attribute}", create.service);
     // Without `..`: an attribute that is added to the model must be thought of here.
     let ContainerSpec {
@@ -58,10 +67,22 @@ pub(super) fn container(
         hostname,
         domainname,
         network,
+        mac_address,
+        dns,
+        links,
+        ipc,
+        pid,
+        host_uts,
+        host_cgroup,
         ports,
         expose: _,
         extra_hosts,
         mounts,
+        volumes_from,
+        files,
+        devices: wanted_devices,
+        device_rules,
+        device_requests,
         healthcheck,
         restart,
         stop_signal,
@@ -77,7 +98,10 @@ pub(super) fn container(
         sysctls,
         ulimits,
         limits,
+        cgroup_parent,
+        oom_score_adj,
         shm_size,
+        logging,
         container_name: _,
     } = &create.spec;
     let defaults = image.config.config().clone().unwrap_or_default();
@@ -85,7 +109,7 @@ pub(super) fn container(
     let stop = stop_signal.clone().or_else(|| image_text(defaults.stop_signal()));
     let stop_signal = match &stop {
         None => SIGTERM,
-        Some(text) => signal::number(text).ok_or_else(|| {
+        Some(text) => signal_number(text).ok_or_else(|| {
             EngineError::new(ErrorKind::Invalid, format!("`{text}` is no signal"))
                 .at(at("stop_signal"))
                 .help("expected a name like SIGTERM, or a number")
@@ -95,8 +119,23 @@ pub(super) fn container(
         EngineError::new(ErrorKind::Invalid, format!("`{}` is no Linux capability", unknown.name))
             .at(at(&format!("{}[{}]", unknown.attribute, unknown.index)))
     })?;
+    if *host_uts && (hostname.is_some() || domainname.is_some()) {
+        return Err(EngineError::new(
+            ErrorKind::Invalid,
+            "with the name of the host (`uts: host`) there is no `hostname` or `domainname`",
+        )
+        .at(at("uts")));
+    }
+    let mut mounts = own_mounts(create, mounts, around)?;
+    mounts.extend(lenders::volumes(create, volumes_from, &mounts, others)?);
+    add_anonymous(&mut mounts, defaults.volumes().as_deref().unwrap_or_default());
+    let mut cdi: Vec<String> = wanted_devices.iter().filter_map(cdi_name).collect();
+    for request in device_requests {
+        cdi.extend(devices::requested(request).map_err(|error| error.at(at("gpus")))?);
+    }
+    let network = Joining { id: &id, create, dns, links, mac: *mac_address }.namespace(network, others)?;
     Ok(ContainerConfig {
-        network: namespace(&id, create, network, others)?,
+        network,
         group: create.project.clone(),
         name: create.name.clone(),
         annotations: annotations(create, defaults.labels().as_ref()),
@@ -128,8 +167,30 @@ pub(super) fn container(
             })
             .collect(),
         extra_hosts: extra_hosts.clone(),
-        mounts: all_mounts(create, mounts, defaults.volumes().as_deref().unwrap_or_default())?,
-        devices: Vec::new(),
+        dns: dns.clone(),
+        ipc: match ipc {
+            IpcMode::Private => IpcNamespace::Private,
+            IpcMode::Shareable => IpcNamespace::Shareable,
+            IpcMode::None => IpcNamespace::None,
+            IpcMode::Host => IpcNamespace::Host,
+            IpcMode::Of(lender) => {
+                IpcNamespace::Container(lenders::find(create, "ipc", lender, others)?.config.id.clone())
+            }
+        },
+        pid: match pid {
+            PidMode::Private => PidNamespace::Own,
+            PidMode::Host => PidNamespace::Host,
+            PidMode::Of(lender) => {
+                PidNamespace::Container(lenders::find(create, "pid", lender, others)?.config.id.clone())
+            }
+        },
+        host_uts: *host_uts,
+        host_cgroup: *host_cgroup,
+        mounts,
+        files: files.iter().map(|file| file_config(file, &at("secrets"))).collect::<Result<_, _>>()?,
+        devices: wanted_devices.iter().filter_map(device_node).collect(),
+        device_rules: device_rules.clone(),
+        cdi,
         health: health::effective(healthcheck.as_ref(), &image.docker),
         restart: match *restart {
             RestartPolicy::No => RestartConfig::No,
@@ -146,7 +207,8 @@ pub(super) fn container(
         privileged: *privileged,
         capabilities,
         no_new_privileges: security_opt.contains(&SecurityOption::NoNewPrivileges(true)),
-        seccomp: !privileged && !security_opt.contains(&SecurityOption::SeccompUnconfined),
+        seccomp: seccomp(security_opt, *privileged).map_err(|error| error.at(at("security_opt")))?,
+        apparmor: apparmor(security_opt),
         mask_paths: !privileged && !security_opt.contains(&SecurityOption::SystempathsUnconfined),
         sysctls: sysctls.clone(),
         rlimits: ulimits
@@ -156,8 +218,10 @@ pub(super) fn container(
             })
             .collect::<Result<_, _>>()?,
         limits: limits.clone(),
+        cgroup_parent: cgroup_parent.clone(),
+        oom_score_adj: *oom_score_adj,
         shm_size: shm_size.unwrap_or(SHM_SIZE),
-        log: LogConfig::default(),
+        log: super::logging::config(logging, &create.service)?,
         once: create.once.as_ref().map(|once| OneOff {
             close_stdin: once.close_stdin,
             size: once.size.map(|size| (size.rows, size.columns)),
@@ -215,88 +279,219 @@ fn absolute(path: String) -> String {
     if path.starts_with('/') { path } else { format!("/{path}") }
 }
 
-fn namespace(
-    id: &str,
-    create: &CreateContainer,
-    mode: &NetworkMode,
-    others: &[ContainerRecord],
-) -> Result<NetworkNamespace, EngineError> {
-    let missing = |what: String| {
-        EngineError::new(ErrorKind::NotFound, what).at(format!("services.{}.network_mode", create.service))
-    };
-    Ok(match mode {
-        NetworkMode::None => NetworkNamespace::None,
-        NetworkMode::Host => NetworkNamespace::Host,
-        NetworkMode::Networks(networks) if networks.is_empty() => NetworkNamespace::None,
-        NetworkMode::Networks(networks) => {
-            let mut sorted: Vec<(&String, &Attachment)> = networks.iter().collect();
-            sorted.sort_by_key(|(_, attachment)| std::cmp::Reverse(attachment.priority));
-            let endpoints =
-                sorted.into_iter().map(|(network, attachment)| endpoint(id, create, network, attachment));
-            NetworkNamespace::Own(endpoints.collect())
-        }
-        NetworkMode::Service(service) => {
-            let of_service = |record: &&ContainerRecord| {
-                record.config.group == create.project
-                    && super::observe::labels(record).get(label::SERVICE) == Some(service)
-            };
-            let lender = others.iter().rev().find(of_service);
-            let lender = lender.ok_or_else(|| {
-                missing(format!("service `{service}` has no container to share a network with"))
-            })?;
-            NetworkNamespace::Container(lender.config.id.clone())
-        }
-        NetworkMode::Container(name) => {
-            let called = |record: &&ContainerRecord| {
-                record.config.name == *name
-                    || (name.len() >= 12 && record.config.id.starts_with(name.as_str()))
-            };
-            let lender = others.iter().rev().find(called);
-            let lender =
-                lender.ok_or_else(|| missing(format!("no container `{name}` to share a network with")))?;
-            NetworkNamespace::Container(lender.config.id.clone())
-        }
-    })
+/// A container that is joined to networks.
+struct Joining<'a> {
+    id: &'a str,
+    create: &'a CreateContainer,
+    dns: &'a crate::model::Dns,
+    links: &'a [(String, String)],
+    /// Hardware address on the first network.
+    mac: Option<[u8; 6]>,
 }
 
-/// On each network a container answers to its service, its name, its short id and its aliases.
-fn endpoint(id: &str, create: &CreateContainer, network: &str, attachment: &Attachment) -> Endpoint {
-    let Attachment { aliases, ipv4_address, priority: _ } = attachment;
-    let own = [create.name.as_str(), id.get(..12).unwrap_or(id)];
-    let shared = std::iter::once(create.service.as_str()).chain(aliases.iter().map(String::as_str));
-    // Who asks for the service must not reach somebody's one-off.
-    let shared = shared.filter(|_| create.once.as_ref().is_none_or(|once| once.aliases));
-    let names: indexmap::IndexSet<&str> = shared.chain(own).collect();
-    Endpoint {
-        network: network.to_owned(),
-        names: names.into_iter().map(ToOwned::to_owned).collect(),
-        address: *ipv4_address,
+impl Joining<'_> {
+    fn namespace(
+        &self,
+        mode: &NetworkMode,
+        others: &[ContainerRecord],
+    ) -> Result<NetworkNamespace, EngineError> {
+        Ok(match mode {
+            NetworkMode::None => NetworkNamespace::None,
+            NetworkMode::Host => NetworkNamespace::Host,
+            NetworkMode::Networks(networks) if networks.is_empty() => NetworkNamespace::None,
+            NetworkMode::Networks(networks) => {
+                let mut sorted: Vec<(&String, &Attachment)> = networks.iter().collect();
+                sorted.sort_by_key(|(_, attachment)| std::cmp::Reverse(attachment.priority));
+                let endpoints = sorted.into_iter().enumerate().map(|(number, (network, attachment))| {
+                    let mac = self.mac.filter(|_| number == 0);
+                    self.endpoint(network, attachment, mac)
+                });
+                NetworkNamespace::Own(endpoints.collect::<Result<_, _>>()?)
+            }
+            NetworkMode::Of(lender) => {
+                let lender = lenders::find(self.create, "network_mode", lender, others)?;
+                NetworkNamespace::Container(lender.config.id.clone())
+            }
+        })
+    }
+
+    /// On each network a container answers to its service, its name, its short id and its aliases.
+    fn endpoint(
+        &self,
+        network: &str,
+        attachment: &Attachment,
+        mac: Option<[u8; 6]>,
+    ) -> Result<Endpoint, EngineError> {
+        let Attachment {
+            aliases,
+            ipv4_address,
+            ipv6_address,
+            link_local_ips,
+            priority: _,
+            gw_priority,
+            mac_address,
+            interface_name,
+            driver_opts,
+        } = attachment;
+        let service = std::iter::once(self.create.service.as_str());
+        let own = [self.create.name.as_str(), self.id.get(..12).unwrap_or(self.id)];
+        // Who asks for the service must not reach somebody's one-off.
+        let shared = |_: &&str| self.create.once.as_ref().is_none_or(|once| once.aliases);
+        let aliases = aliases.iter().map(String::as_str).filter(shared);
+        let names: indexmap::IndexSet<&str> = service.filter(shared).chain(own).chain(aliases).collect();
+        let sysctls = interface_settings(driver_opts)
+            .map_err(|error| error.at(format!("services.{}.networks", self.create.service)))?;
+        Ok(Endpoint {
+            network: network.to_owned(),
+            names: names.into_iter().map(ToOwned::to_owned).collect(),
+            address: *ipv4_address,
+            address6: *ipv6_address,
+            link_local: link_local_ips.clone(),
+            mac: mac_address.or(mac),
+            interface: interface_name
+                .clone()
+                .or_else(|| driver_opts.get("com.docker.network.endpoint.ifname").cloned()),
+            gateway_priority: *gw_priority,
+            links: self.links.to_vec(),
+            servers: self.dns.servers.clone(),
+            sysctls,
+        })
     }
 }
 
-/// Those of the service, then an anonymous volume for each VOLUME of the image that none covers.
-fn all_mounts(
+/// Settings of an interface: `net.ipv4.conf.IFNAME.log_martians=1,...`.
+fn interface_settings(options: &IndexMap<String, String>) -> Result<Vec<(String, String)>, EngineError> {
+    const SYSCTLS: &str = "com.docker.network.endpoint.sysctls";
+    let unknown =
+        options.keys().find(|name| ![SYSCTLS, "com.docker.network.endpoint.ifname"].contains(&name.as_str()));
+    if let Some(name) = unknown {
+        let message = format!("the embedded engine has no option `{name}` of a container on a network");
+        return Err(EngineError::new(ErrorKind::Unsupported, message));
+    }
+    let settings = options.get(SYSCTLS).map(String::as_str).unwrap_or_default();
+    let one = |setting: &str| {
+        let parsed = setting.split_once('=').and_then(|(name, value)| {
+            let name = name.trim().strip_prefix("net.").filter(|name| name.contains(".IFNAME."))?;
+            Some((name.to_owned(), value.trim().to_owned()))
+        });
+        parsed.ok_or_else(|| {
+            let message = format!(
+                "`{setting}` is no setting of an interface such as `net.ipv4.conf.IFNAME.forwarding=1`"
+            );
+            EngineError::new(ErrorKind::Invalid, message)
+        })
+    };
+    settings.split(',').filter(|setting| !setting.trim().is_empty()).map(one).collect()
+}
+
+fn cdi_name(device: &Device) -> Option<String> {
+    match device {
+        Device::Cdi(name) => Some(name.clone()),
+        Device::Node { .. } => None,
+    }
+}
+
+fn device_node(device: &Device) -> Option<runtime::Device> {
+    match device {
+        Device::Cdi(_) => None,
+        Device::Node { source, target, permissions } => Some(runtime::Device {
+            host: source.into(),
+            container: target.into(),
+            access: permissions.clone(),
+        }),
+    }
+}
+
+fn file_config(file: &FileMount, path: &str) -> Result<FileConfig, EngineError> {
+    let FileMount { target, source, uid, gid, mode } = file;
+    let content = match source {
+        FileSource::Path(path) => Content::Path(path.clone()),
+        FileSource::Text(sealed) => match sealed.text() {
+            Some(text) => Content::Text(text.to_owned()),
+            None => {
+                let message = format!("the content of `{target}` is not known any more");
+                return Err(EngineError::new(ErrorKind::Other, message).at(path));
+            }
+        },
+    };
+    Ok(FileConfig { target: target.clone(), content, uid: *uid, gid: *gid, mode: *mode })
+}
+
+/// What the file says, else Docker's filter; a privileged container has none unless it asks for one.
+fn seccomp(options: &[SecurityOption], privileged: bool) -> Result<Seccomp, EngineError> {
+    for option in options.iter().rev() {
+        match option {
+            SecurityOption::SeccompUnconfined => return Ok(Seccomp::None),
+            SecurityOption::SeccompProfile(path) => {
+                return std::fs::read_to_string(path).map(Seccomp::Profile).map_err(|error| {
+                    let what = format!("the seccomp profile `{}` cannot be read", path.display());
+                    EngineError::new(ErrorKind::Invalid, what).caused_by(&error)
+                });
+            }
+            _ => {}
+        }
+    }
+    Ok(if privileged { Seccomp::None } else { Seccomp::Default })
+}
+
+/// The profile asked for where the kernel has AppArmor.
+fn apparmor(options: &[SecurityOption]) -> Option<String> {
+    let profile = options.iter().rev().find_map(|option| match option {
+        SecurityOption::Apparmor(profile) => Some(profile),
+        _ => None,
+    })?;
+    (profile != "unconfined" && has_apparmor()).then(|| profile.clone())
+}
+
+fn has_apparmor() -> bool {
+    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'))
+}
+
+/// What the service asks for and this machine has not got, one sentence each; Docker goes without it, too.
+pub(super) fn ignored(spec: &ContainerSpec) -> Vec<String> {
+    let mut notes = Vec::new();
+    let profile = spec.security_opt.iter().any(|option| match option {
+        SecurityOption::Apparmor(profile) => profile != "unconfined",
+        _ => false,
+    });
+    if profile && !has_apparmor() {
+        notes.push("`security_opt: apparmor=...` is left out: this kernel runs without AppArmor".to_owned());
+    }
+    if spec.limits.oom_kill_disable && !runtime::knows_limit("memory", "memory.oom_control") {
+        notes.push(
+            "`oom_kill_disable` is left out: control groups of version 2 have no such thing".to_owned(),
+        );
+    }
+    if spec.limits.memory_swappiness.is_some() && !runtime::knows_limit("memory", "memory.swappiness") {
+        notes.push("`mem_swappiness` is left out: control groups of version 2 have no such thing".to_owned());
+    }
+    notes
+}
+
+/// Those of the service.
+fn own_mounts(
     create: &CreateContainer,
     mounts: &[crate::model::Mount],
-    of_image: &[String],
+    around: &Around<'_>,
 ) -> Result<Vec<MountConfig>, EngineError> {
     let mut all = Vec::new();
     for (index, mount) in mounts.iter().enumerate() {
-        let kind = mount_kind(&mount.source).ok_or_else(|| {
-            EngineError::new(ErrorKind::Unsupported, "an anonymous volume has no `subpath`")
-                .at(format!("services.{}.volumes[{index}]", create.service))
-        })?;
+        let kind = mount_kind(&mount.source, around)
+            .map_err(|error| error.at(format!("services.{}.volumes[{index}]", create.service)))?;
         all.push(MountConfig { target: mount.target.clone(), read_only: mount.read_only, kind });
     }
-    let covered: BTreeSet<String> = all.iter().map(|mount| mount.target.clone()).collect();
+    Ok(all)
+}
+
+/// An anonymous volume for each VOLUME of the image that nothing covers.
+fn add_anonymous(mounts: &mut Vec<MountConfig>, of_image: &[String]) {
+    let covered: BTreeSet<String> = mounts.iter().map(|mount| mount.target.clone()).collect();
     let of_image: BTreeSet<String> = of_image.iter().map(|path| absolute(clean(path))).collect();
-    let anonymous = of_image.difference(&covered).map(|target| MountConfig {
+    mounts.extend(of_image.difference(&covered).map(|target| MountConfig {
         target: target.clone(),
         read_only: false,
         kind: MountKind::Anonymous { nocopy: false },
-    });
-    all.extend(anonymous);
-    Ok(all)
+    }));
 }
 
 fn clean(path: &str) -> String {
@@ -304,20 +499,32 @@ fn clean(path: &str) -> String {
     if path.is_empty() { "/".to_owned() } else { path.to_owned() }
 }
 
-fn mount_kind(source: &MountSource) -> Option<MountKind> {
-    Some(match source {
+fn mount_kind(source: &MountSource, around: &Around<'_>) -> Result<MountKind, EngineError> {
+    Ok(match source {
         MountSource::Volume { name, options: VolumeOptions { nocopy, subpath } } => {
             MountKind::Volume { name: name.clone(), nocopy: *nocopy, subpath: subpath.clone() }
         }
         MountSource::Anonymous { options: VolumeOptions { nocopy, subpath: None } } => {
             MountKind::Anonymous { nocopy: *nocopy }
         }
-        MountSource::Anonymous { .. } => return None,
-        MountSource::Bind { path, create, propagation } => {
-            MountKind::Bind { path: path.clone(), create: *create, propagation: propagation.clone() }
+        MountSource::Anonymous { .. } => {
+            return Err(EngineError::new(ErrorKind::Unsupported, "an anonymous volume has no `subpath`"));
         }
+        MountSource::Bind { path, create, propagation, recursive } => MountKind::Bind {
+            path: path.clone(),
+            create: *create,
+            propagation: propagation.clone(),
+            recursive: *recursive,
+        },
         MountSource::Tmpfs(TmpfsOptions { size, mode, options }) => {
             MountKind::Tmpfs { size: *size, mode: *mode, options: options.clone() }
+        }
+        MountSource::Image { reference, subpath } => {
+            let image = around.images.get(reference).ok_or_else(|| {
+                EngineError::new(ErrorKind::NotFound, format!("image `{reference}` is not in the store"))
+            })?;
+            let layers = image.layers.iter().map(|layer| layer.path.clone()).collect();
+            MountKind::Layers { layers, subpath: subpath.clone() }
         }
     })
 }
@@ -361,7 +568,10 @@ fn bad_ulimit(name: &str, path: &str) -> EngineError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{image::DockerConfig, model::Mount};
+    use crate::{
+        image::DockerConfig,
+        model::{Mount, label},
+    };
     use oci_spec::image::{ConfigBuilder, ImageConfigurationBuilder, RootFsBuilder};
 
     fn image() -> Image {
@@ -409,7 +619,8 @@ mod tests {
     }
 
     fn config(spec: ContainerSpec) -> Result<ContainerConfig, EngineError> {
-        container("ab".repeat(32), &create(spec), &image(), &[])
+        let around = Around { others: &[], images: std::collections::BTreeMap::new() };
+        container("ab".repeat(32), &create(spec), &image(), &around)
     }
 
     #[test]
@@ -420,7 +631,7 @@ mod tests {
         assert_eq!((config.user.as_str(), config.cwd.as_str(), config.stop_signal), ("app", "/", 2));
         let targets: Vec<&str> = config.mounts.iter().map(|mount| mount.target.as_str()).collect();
         assert_eq!(targets, ["/cache", "/data"]);
-        assert!(config.seccomp && config.mask_paths);
+        assert!(config.seccomp == Seccomp::Default && config.mask_paths);
     }
 
     #[test]

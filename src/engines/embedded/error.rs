@@ -60,9 +60,10 @@ pub(super) fn build(error: &BuildError, what: impl Into<String>) -> EngineError 
     match error {
         BuildError::Image(error) => image(error, what),
         BuildError::Runtime(error) => runtime(error, what),
-        BuildError::Dockerfile { file, line, message, help } => {
+        BuildError::Dockerfile { file, line, message, help, snippet } => {
             let mut told = EngineError::new(ErrorKind::Invalid, what);
             told.causes.push(format!("{file}:{line}: {message}"));
+            told.facts.push(format!("{file}:{line}\n{snippet}"));
             told.help.extend(help.clone());
             told
         }
@@ -71,13 +72,20 @@ pub(super) fn build(error: &BuildError, what: impl Into<String>) -> EngineError 
             for mistake in mistakes {
                 let one = build(mistake, "");
                 told.causes.extend(one.causes);
+                told.facts.extend(one.facts);
                 told.help.extend(one.help);
             }
             told
         }
-        BuildError::Step { .. } | BuildError::Context { .. } => {
-            EngineError::new(ErrorKind::Invalid, what).caused_by(error)
+        BuildError::Step { file, line, snippet, output, .. } => {
+            let mut told = EngineError::new(ErrorKind::Invalid, what).caused_by(error);
+            told.facts.push(format!("{file}:{line}\n{snippet}"));
+            if !output.is_empty() {
+                told.facts.push(format!("the step said last:\n{}", output.join("\n")));
+            }
+            told
         }
+        BuildError::Context { .. } => EngineError::new(ErrorKind::Invalid, what).caused_by(error),
         BuildError::Cancelled => EngineError::new(ErrorKind::Cancelled, what).caused_by(error),
     }
 }

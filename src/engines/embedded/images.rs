@@ -46,6 +46,13 @@ pub(super) async fn act(
             let files = image::log_out(&settings, &registry).await.map_err(failed)?;
             Ok(ImageAnswer::LoggedOut { files })
         }
+        ImageAct::Bases { build } => {
+            engine.permitted()?;
+            let bases = build::bases(&engine.store, &build).await;
+            let bases =
+                bases.map_err(|error| error::build(&error, "the bases of a build cannot be found out"));
+            Ok(ImageAnswer::Names(bases?))
+        }
         act => engine.blocking(move |engine| on_store(engine, act, &progress)).await,
     }
 }
@@ -101,13 +108,11 @@ fn on_store(
             .map_err(failed)
         }
         ImageAct::Prune(prune) => clear(engine, prune),
-        ImageAct::Bases { build } => build::bases(&build)
-            .map(ImageAnswer::Names)
-            .map_err(|error| error::build(&error, "the bases of a build cannot be found out")),
         // Carried out by `act` itself.
         ImageAct::Pull { .. }
         | ImageAct::Push { .. }
         | ImageAct::Digest { .. }
+        | ImageAct::Bases { .. }
         | ImageAct::Login { .. }
         | ImageAct::Logout { .. } => Ok(ImageAnswer::Done),
     }
@@ -141,7 +146,7 @@ fn clear(engine: &Embedded, prune: Prune) -> Result<ImageAnswer, EngineError> {
     let used = needed(engine)?;
     let keep = |image: &image::Image| {
         let created = image.config.created().as_deref().and_then(observe::created);
-        let young = prune.until.is_some_and(|until| created.is_none_or(|created| created >= until));
+        let young = prune.until.is_some_and(|until| created.is_some_and(|created| created >= until));
         !prune.all || young || used.contains(&image.id)
     };
     let mut needed = used.clone();
@@ -150,7 +155,7 @@ fn clear(engine: &Embedded, prune: Prune) -> Result<ImageAnswer, EngineError> {
         let nameless = nameless.iter().filter(|image| {
             image.references.is_empty() && {
                 let created = image.config.created().as_deref().and_then(observe::created);
-                prune.until.is_some_and(|until| created.is_none_or(|created| created >= until))
+                prune.until.is_some_and(|until| created.is_some_and(|created| created >= until))
             }
         });
         needed.extend(nameless.map(|image| image.id.clone()));

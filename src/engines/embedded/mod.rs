@@ -4,14 +4,20 @@
 mod capabilities;
 mod check;
 mod config;
+mod copy;
+mod devices;
+mod doctor;
 mod error;
 mod exec;
 mod health;
 mod images;
+mod inside;
+mod lenders;
+mod logging;
 mod logs;
 mod observe;
 mod perform;
-mod signal;
+mod resources;
 
 pub(super) use self::error::runtime as failure;
 
@@ -21,13 +27,14 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use crate::{
+    build,
     engine::{
-        AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
-        ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock,
-        Scope, Unlimited,
+        AttachRequest, Capabilities, Container, ContainerId, Conversation, CopyRequest, Detail, Engine,
+        EngineError, ErrorKind, ExecRequest, Finding, ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery,
+        Observed, Op, Outcome, ProcessInfo, Progress, ProjectLock, Scope, Unlimited, Usage,
     },
     image::Store,
-    model::ImageRef,
+    model::{Build, ImageRef},
     runtime::{Core, GroupLock, Missing, Roots, limits_missing},
 };
 
@@ -122,6 +129,14 @@ impl Engine for Embedded {
         perform::perform(self, op, progress).await
     }
 
+    async fn check_build(&self, service: &str, build: &Build) -> Result<(String, bool), EngineError> {
+        let checked = build::check(&self.store, build).await;
+        checked.map_err(|error| {
+            error::build(&error, format!("the build of service `{service}` cannot be checked"))
+                .at(format!("services.{service}.build"))
+        })
+    }
+
     async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError> {
         if query.follow {
             logs::follow(self, query, sink).await
@@ -136,6 +151,31 @@ impl Engine for Embedded {
 
     async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError> {
         exec::attach(self, request).await
+    }
+
+    async fn usage(&self, project: &str, containers: &[ContainerId]) -> Result<Vec<Usage>, EngineError> {
+        inside::usage(self, project, containers).await
+    }
+
+    async fn processes(&self, project: &str, id: &ContainerId) -> Result<Vec<ProcessInfo>, EngineError> {
+        inside::processes(self, project, id).await
+    }
+
+    async fn everything(&self) -> Result<Vec<Container>, EngineError> {
+        inside::everything(self).await
+    }
+
+    async fn changes(&self, project: &str, sink: mpsc::Sender<()>) -> Result<(), EngineError> {
+        inside::changes(self, project, sink).await
+    }
+
+    async fn copy(&self, request: CopyRequest) -> Result<(), EngineError> {
+        copy::copy(self, request).await
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let found = self.blocking(|this| Ok(doctor::examine(this.core.roots()))).await;
+        found.unwrap_or_default()
     }
 
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {

@@ -74,7 +74,12 @@ pub(super) fn image_id(record: &ContainerRecord) -> Option<&str> {
 
 /// Image ids and layers that must stay while the container is there.
 pub(super) fn used_content(record: &ContainerRecord) -> Vec<String> {
-    let layers = record.config.rootfs.layers.iter().map(|layer| layer.display().to_string());
+    let mounted = record.config.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Layers { layers, .. } => Some(layers),
+        _ => None,
+    });
+    let layers = record.config.rootfs.layers.iter().chain(mounted.flatten());
+    let layers = layers.map(|layer| layer.display().to_string());
     image_id(record).map(ToOwned::to_owned).into_iter().chain(layers).collect()
 }
 
@@ -140,7 +145,7 @@ fn mounts(record: &ContainerRecord) -> Vec<String> {
     let named = record.config.mounts.iter().filter_map(|mount| match &mount.kind {
         MountKind::Volume { name, .. } => Some(name.clone()),
         MountKind::Bind { path, .. } => Some(path.display().to_string()),
-        MountKind::Anonymous { .. } | MountKind::Tmpfs { .. } => None,
+        MountKind::Anonymous { .. } | MountKind::Tmpfs { .. } | MountKind::Layers { .. } => None,
     });
     named.chain(record.anonymous_volumes.iter().map(|(_, volume)| volume.clone())).collect()
 }

@@ -1,6 +1,7 @@
 //! Carries one operation out. What is already so is left alone and said to be unchanged.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Embedded, config, error, observe};
+use super::{Embedded, config, error, observe, resources};
 use crate::{
     build::{self, BuildEvent},
     engine::{
@@ -16,8 +17,8 @@ use crate::{
         Outcome, Progress, PullRequest, PushRequest, WaitFor,
     },
     image::{Image, ImageError},
-    model::{ImageRef, Network, PullPolicy, Volume},
-    runtime::{ContainerRecord, Core, NetworkConfig, Until, VolumeConfig},
+    model::{ImageRef, MountSource, Network, PullPolicy, Volume, label},
+    runtime::{ContainerConfig, ContainerRecord, Core, Until},
 };
 
 const UNCHANGED: Outcome = Outcome { id: None, unchanged: true };
@@ -35,12 +36,12 @@ pub(super) async fn perform(
         Op::Wait { project, name, until } => wait(engine, project, name, *until, progress).await,
         op => {
             let op = op.clone();
-            engine.blocking(move |engine| act(engine, &op)).await
+            engine.blocking(move |engine| act(engine, &op, &*progress)).await
         }
     }
 }
 
-fn act(engine: &Embedded, op: &Op) -> Result<Outcome, EngineError> {
+fn act(engine: &Embedded, op: &Op, progress: &dyn Progress) -> Result<Outcome, EngineError> {
     match op {
         Op::CreateNetwork { project, network, labels } => create_network(engine, project, network, labels),
         Op::RemoveNetwork { name } => match engine.core.remove_network(name) {
@@ -54,7 +55,7 @@ fn act(engine: &Embedded, op: &Op) -> Result<Outcome, EngineError> {
             Err(crate::runtime::Error::NoVolume(_)) => Ok(UNCHANGED),
             Err(error) => Err(error::runtime(&error, format!("volume {name} cannot be removed"))),
         },
-        Op::Create(create) => create_container(engine, create),
+        Op::Create(create) => create_container(engine, create, progress),
         Op::Start { project, name } => start(engine, project, name),
         Op::Stop { project, name, id, timeout } => match engine.core.stop(project, &id.0, *timeout) {
             Ok(()) => Ok(DONE),
@@ -62,7 +63,7 @@ fn act(engine: &Embedded, op: &Op) -> Result<Outcome, EngineError> {
             Err(error) => Err(error::runtime(&error, format!("container {name} cannot be stopped"))),
         },
         Op::Kill { project, name, id, signal } => {
-            let number = super::signal::number(signal)
+            let number = crate::model::signal_number(signal)
                 .ok_or_else(|| EngineError::new(ErrorKind::Invalid, format!("`{signal}` is no signal")))?;
             told(engine.core.kill(project, &id.0, number), name, "signalled")
         }
@@ -149,7 +150,7 @@ async fn build_image(
     request: &BuildRequest,
     progress: Arc<dyn Progress>,
 ) -> Result<Outcome, EngineError> {
-    let BuildRequest { project: _, service, build, image } = request;
+    let BuildRequest { project, service, build, image } = request;
     let path = format!("services.{service}.build");
     engine.permitted()?;
     let mut references = Vec::new();
@@ -164,47 +165,23 @@ async fn build_image(
             BuildEvent::Step { step, cached: true } => Detail::Doing(format!("CACHED {step}")),
             BuildEvent::Step { step, cached: false } => Detail::Doing(step),
             BuildEvent::Output(line) => Detail::Line(line),
+            BuildEvent::Bytes { what, done, total } => Detail::Bytes { what, done, total },
             BuildEvent::Warning(text) => Detail::Line(format!("warning: {text}")),
         });
     });
-    let built = build::build(&engine.store, &engine.core, build, &references, events).await;
+    let mut build = build.clone();
+    for (name, value) in [
+        (label::PROJECT, project.as_str()),
+        (label::SERVICE, service),
+        (label::VERSION, env!("CARGO_PKG_VERSION")),
+    ] {
+        build.labels.insert(name.to_owned(), value.to_owned());
+    }
+    let built = build::build(&engine.store, &engine.core, &build, &references, events).await;
     let built = built.map_err(|error| {
         error::build(&error, format!("image `{image}` of service `{service}` cannot be built")).at(&path)
     })?;
     Ok(Outcome { id: Some(built.id), unchanged: false })
-}
-
-/// What of a network this engine has not got.
-pub(super) fn unsupported_network(network: &Network) -> Option<EngineError> {
-    let unsupported = |message: String| Some(EngineError::new(ErrorKind::Unsupported, message));
-    match network.driver.as_deref() {
-        None | Some("bridge" | "default") => {}
-        Some(driver) => {
-            return unsupported(format!(
-                "the embedded engine has no network driver `{driver}`, only `bridge`"
-            ));
-        }
-    }
-    if network.subnets.len() > 1 {
-        return unsupported("the embedded engine gives a network one subnet".to_owned());
-    }
-    None
-}
-
-/// What of a volume this engine has not got.
-pub(super) fn unsupported_volume(volume: &Volume) -> Option<EngineError> {
-    let unsupported = |message: String| Some(EngineError::new(ErrorKind::Unsupported, message));
-    match volume.driver.as_deref() {
-        None | Some("local" | "default") => {}
-        Some(driver) => {
-            return unsupported(format!("the embedded engine has no volume driver `{driver}`, only `local`"));
-        }
-    }
-    if volume.driver_opts.is_empty() {
-        return None;
-    }
-    let names: Vec<&str> = volume.driver_opts.keys().map(String::as_str).collect();
-    unsupported(format!("the embedded engine has no volume options ({})", names.join(", ")))
 }
 
 fn create_network(
@@ -213,23 +190,12 @@ fn create_network(
     network: &Network,
     labels: &indexmap::IndexMap<String, String>,
 ) -> Result<Outcome, EngineError> {
-    if let Some(error) = unsupported_network(network) {
-        return Err(error);
-    }
+    let config = resources::network(project, network, labels)?;
     let what = || format!("network {} cannot be made", network.name);
     let there = engine.core.networks().map_err(|error| error::runtime(&error, what()))?;
     if there.iter().any(|record| record.config.name == network.name) {
         return Ok(UNCHANGED);
     }
-    let subnet = network.subnets.first();
-    let config = NetworkConfig {
-        name: network.name.clone(),
-        group: project.to_owned(),
-        internal: network.internal,
-        subnet: subnet.map(|subnet| (subnet.address, subnet.prefix)),
-        gateway: subnet.and_then(|subnet| subnet.gateway),
-        annotations: labels.clone(),
-    };
     engine.core.create_network(&config).map(|()| DONE).map_err(|error| error::runtime(&error, what()))
 }
 
@@ -238,16 +204,51 @@ fn create_volume(
     volume: &Volume,
     labels: &indexmap::IndexMap<String, String>,
 ) -> Result<Outcome, EngineError> {
-    if let Some(error) = unsupported_volume(volume) {
-        return Err(error);
-    }
+    let config = resources::volume(volume, labels)?;
     let what = || format!("volume {} cannot be made", volume.name);
     let there = engine.core.volumes().map_err(|error| error::runtime(&error, what()))?;
     if there.iter().any(|record| record.config.name == volume.name) {
         return Ok(UNCHANGED);
     }
-    let config = VolumeConfig { name: volume.name.clone(), annotations: labels.clone(), anonymous_of: None };
     engine.core.create_volume(&config).map(|()| DONE).map_err(|error| error::runtime(&error, what()))
+}
+
+/// Images that a container mounts, by reference.
+fn mounted_images(
+    engine: &Embedded,
+    create: &CreateContainer,
+) -> Result<BTreeMap<String, Image>, EngineError> {
+    let mut found = BTreeMap::new();
+    for (at, mount) in create.spec.mounts.iter().enumerate() {
+        let MountSource::Image { reference, .. } = &mount.source else { continue };
+        let path = format!("services.{}.volumes[{at}]", create.service);
+        let failed = |error: EngineError| error.at(&path);
+        let parsed: ImageRef = reference.parse().map_err(|error: crate::model::ImageRefError| {
+            failed(EngineError::new(ErrorKind::Invalid, error.to_string()))
+        })?;
+        let image = engine
+            .store
+            .find(&parsed)
+            .map_err(|error| failed(error::image(&error, format!("image `{reference}` cannot be read"))))?;
+        let image = image.ok_or_else(|| {
+            let message = format!("image `{reference}`, which is mounted, is not in the store");
+            failed(EngineError::new(ErrorKind::NotFound, message))
+                .help("`ficelle image load -i FILE` takes it from an archive (`docker save`, OCI layout)")
+        })?;
+        found.insert(reference.clone(), image);
+    }
+    Ok(found)
+}
+
+/// All that a container is made of.
+pub(super) fn configuration(
+    engine: &Embedded,
+    create: &CreateContainer,
+    others: &[ContainerRecord],
+) -> Result<ContainerConfig, EngineError> {
+    let image = image_of(engine, create)?;
+    let around = config::Around { others, images: mounted_images(engine, create)? };
+    config::container(Core::new_id(), create, &image, &around)
 }
 
 /// The image a container is made from: the one observed when planning, else the one of that name.
@@ -264,23 +265,40 @@ pub(super) fn image_of(engine: &Embedded, create: &CreateContainer) -> Result<Im
             Err(error) => return Err(EngineError::new(ErrorKind::Invalid, error.to_string()).at(&path)),
         },
     };
-    found.ok_or_else(|| {
+    let found = found.ok_or_else(|| {
         EngineError::new(ErrorKind::NotFound, what())
             .at(&path)
             .help(format!("`ficelle pull {}` fetches it", create.service))
             .help("`ficelle image load -i FILE` takes it from an archive (`docker save`, OCI layout)")
-    })
+    })?;
+    match found.foreign() {
+        None => Ok(found),
+        Some(platform) => {
+            let service = &create.service;
+            let message =
+                format!("image `{name}` of service `{service}` is for {platform}, which does not run here");
+            Err(EngineError::new(ErrorKind::Invalid, message).at(&path).help(
+                "pull or load it for this machine, or install an interpreter (package qemu-user-static)",
+            ))
+        }
+    }
 }
 
-fn create_container(engine: &Embedded, create: &CreateContainer) -> Result<Outcome, EngineError> {
+fn create_container(
+    engine: &Embedded,
+    create: &CreateContainer,
+    progress: &dyn Progress,
+) -> Result<Outcome, EngineError> {
     let what = || format!("container {} cannot be made", create.name);
     let failed = |error| error::runtime(&error, what()).at(format!("services.{}", create.service));
     let records = engine.core.containers(None).map_err(failed)?;
     if let Some(made) = records.iter().find(|record| is_made(record, create)) {
         return Ok(Outcome { id: Some(made.config.id.clone()), unchanged: true });
     }
-    let image = image_of(engine, create)?;
-    let config = config::container(Core::new_id(), create, &image, &records)?;
+    let config = configuration(engine, create, &records)?;
+    for note in config::ignored(&create.spec) {
+        progress.report(Detail::Line(format!("warning: {}: {note}", create.name)));
+    }
     engine.core.create(&config).map_err(failed)?;
     Ok(Outcome { id: Some(config.id), unchanged: false })
 }
@@ -314,7 +332,7 @@ fn start(engine: &Embedded, project: &str, name: &str) -> Result<Outcome, Engine
     }
     engine.core.start(project, &record.config.id).map(|()| DONE).map_err(|error| {
         let told = error::runtime(&error, format!("container {name} cannot be started"));
-        match observe::labels(&record).get(crate::model::label::SERVICE) {
+        match observe::labels(&record).get(label::SERVICE) {
             Some(service) => told.at(format!("services.{service}")),
             None => told,
         }
@@ -368,8 +386,7 @@ fn aim(record: &ContainerRecord, until: WaitFor) -> Result<(Until, Option<Durati
     Ok(match until {
         WaitFor::Condition(Condition::ServiceStarted) => (Until::Running, None),
         WaitFor::Condition(Condition::ServiceHealthy) if record.config.health.is_none() => {
-            let service =
-                observe::labels(record).get(crate::model::label::SERVICE).cloned().unwrap_or_default();
+            let service = observe::labels(record).get(label::SERVICE).cloned().unwrap_or_default();
             return Err(EngineError::new(
                 ErrorKind::Invalid,
                 format!("container {name} has no health check, so it can never become healthy"),

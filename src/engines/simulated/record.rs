@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{Container, ContainerId, ContainerState, Health, LogItem, PublishedPort},
+    engine::{Container, ContainerId, ContainerState, Health, LogItem, ProcessInfo, PublishedPort},
     model::{ContainerSpec, HealthTest, MountSource, NetworkMode, RestartPolicy},
 };
 
@@ -60,9 +60,7 @@ impl Record {
     pub fn networks(&self) -> impl Iterator<Item = &String> {
         let joined = match &self.spec.network {
             NetworkMode::Networks(networks) => Some(networks.keys()),
-            NetworkMode::None | NetworkMode::Host | NetworkMode::Service(_) | NetworkMode::Container(_) => {
-                None
-            }
+            NetworkMode::None | NetworkMode::Host | NetworkMode::Of(_) => None,
         };
         joined.into_iter().flatten()
     }
@@ -86,6 +84,13 @@ impl Record {
             }
             RestartPolicy::No | RestartPolicy::OnFailure { .. } => self.ended(Life::Exited(code), clock),
         }
+    }
+
+    /// Its own program.
+    pub fn process(&self) -> ProcessInfo {
+        let command = self.spec.command.clone().unwrap_or_default().join(" ");
+        let tty = "?".to_owned();
+        ProcessInfo { user: "root".to_owned(), pid: 1, parent: 0, cpu: 0, age: 0, busy: 0, tty, command }
     }
 
     pub fn ended(&mut self, state: Life, clock: u64) {
@@ -155,6 +160,9 @@ pub(super) fn clock_at(now: SystemTime) -> u64 {
 pub(super) fn named_volume(source: &MountSource) -> Option<&str> {
     match source {
         MountSource::Volume { name, .. } => Some(name),
-        MountSource::Anonymous { .. } | MountSource::Bind { .. } | MountSource::Tmpfs(_) => None,
+        MountSource::Anonymous { .. }
+        | MountSource::Bind { .. }
+        | MountSource::Tmpfs(_)
+        | MountSource::Image { .. } => None,
     }
 }

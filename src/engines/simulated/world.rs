@@ -22,7 +22,7 @@ use crate::{
     engine::{
         ContainerId, CreateContainer, EngineError, ErrorKind, Health, Op, Outcome, PublishedPort, WaitFor,
     },
-    model::{Condition, MountSource, NetworkMode, label},
+    model::{Condition, Lender, MountSource, NetworkMode, label},
 };
 
 type Labels = IndexMap<String, String>;
@@ -226,7 +226,7 @@ impl World {
         if record.state == Life::Running {
             return UNCHANGED;
         }
-        if let NetworkMode::Service(owner) = &record.spec.network
+        if let NetworkMode::Of(Lender::Service(owner)) = &record.spec.network
             && !self.containers.iter().any(|c| c.project == project && c.service == *owner && c.runs())
         {
             return Err(conflict(format!(

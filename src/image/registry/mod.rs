@@ -6,6 +6,7 @@
 mod auth;
 mod client;
 mod creds;
+mod download;
 mod http;
 mod login;
 mod patience;
@@ -16,6 +17,7 @@ mod upload;
 
 pub(super) use auth::login_help;
 pub(super) use client::{Access, Chunk, Client, Fault};
+pub use download::{Download, download};
 pub use login::{LoggedIn, log_in, log_out};
 pub use settings::{Endpoint, Registries};
 pub(super) use upload::{Sent, Upload};

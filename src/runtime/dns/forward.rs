@@ -3,23 +3,25 @@
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
+    net::{TcpSocket, UdpSocket},
     sync::Semaphore,
     time::timeout,
 };
 
 use super::{Transport, wire, wire::Question};
+use crate::runtime::netns;
 
 /// One server's time; a client waits 5 s before it asks again.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// More servers than this are not asked, as the C library does it.
-const SERVERS: usize = 3;
+pub const SERVERS: usize = 3;
 /// Questions under way at once, of all containers of a supervisor; each costs a descriptor.
 const AT_ONCE: usize = 256;
 
@@ -36,14 +38,25 @@ impl Forwarder {
         Self { resolv_conf: resolv_conf.to_owned(), permits: Semaphore::new(AT_ONCE) }
     }
 
-    /// The first answer that any server gives, whatever it says; `None` when there is none.
-    pub async fn ask(&self, query: &[u8], question: &Question, transport: Transport) -> Option<Vec<u8>> {
+    /// The first answer that any server gives, whatever it says; `None` when there is none. `own` are
+    /// the servers of the asker, and the namespace that they are asked from.
+    pub async fn ask(
+        &self,
+        query: &[u8],
+        question: &Question,
+        transport: Transport,
+        own: Option<&Own>,
+    ) -> Option<Vec<u8>> {
         let _permit = self.permits.try_acquire().ok()?;
         let mut outgoing = query.to_vec();
         // Not the client's: nobody inside may choose what an answer is recognised by.
         outgoing[..2].copy_from_slice(&random().to_be_bytes());
-        for server in self.servers() {
-            if let Some(mut reply) = ask_server(server, &outgoing, question, transport).await {
+        let (servers, from) = match own {
+            Some(own) => (own.servers.clone(), From(Some(&own.netns))),
+            None => (self.servers(), From(None)),
+        };
+        for server in servers {
+            if let Some(mut reply) = ask_server(server, from, &outgoing, question, transport).await {
                 reply[..2].copy_from_slice(&query[..2]);
                 return Some(reply);
             }
@@ -53,6 +66,27 @@ impl Forwarder {
 
     fn servers(&self) -> Vec<SocketAddr> {
         name_servers(&fs::read_to_string(&self.resolv_conf).unwrap_or_default())
+    }
+}
+
+/// Servers that a container was given in place of the host's.
+#[derive(Debug)]
+pub struct Own {
+    pub servers: Vec<SocketAddr>,
+    /// The container's: they may be reached from nowhere else.
+    pub netns: OwnedFd,
+}
+
+/// The namespace in which sockets are opened; the caller's when `None`.
+#[derive(Clone, Copy, Debug)]
+struct From<'a>(Option<&'a OwnedFd>);
+
+impl From<'_> {
+    fn open<T: Send>(self, open: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        match self.0 {
+            Some(netns) => netns::within(netns.as_fd(), open)?,
+            None => open(),
+        }
     }
 }
 
@@ -71,19 +105,20 @@ fn name_servers(text: &str) -> Vec<SocketAddr> {
 
 async fn ask_server(
     server: SocketAddr,
+    from: From<'_>,
     query: &[u8],
     question: &Question,
     transport: Transport,
 ) -> Option<Vec<u8>> {
     if transport == Transport::Tcp {
-        return patiently(over_tcp(server, query, question)).await;
+        return patiently(over_tcp(server, from, query, question)).await;
     }
-    let short = patiently(over_udp(server, query, question)).await?;
+    let short = patiently(over_udp(server, from, query, question)).await?;
     if !wire::is_truncated(&short) {
         return Some(short);
     }
     // What was cut may be whole over TCP and still fit into what the client takes.
-    let whole = patiently(over_tcp(server, query, question)).await;
+    let whole = patiently(over_tcp(server, from, query, question)).await;
     Some(whole.filter(|reply| reply.len() <= question.udp).unwrap_or(short))
 }
 
@@ -91,10 +126,17 @@ async fn patiently(asking: impl Future<Output = io::Result<Vec<u8>>>) -> Option<
     timeout(PATIENCE, asking).await.ok()?.ok()
 }
 
-async fn over_udp(server: SocketAddr, query: &[u8], question: &Question) -> io::Result<Vec<u8>> {
+async fn over_udp(
+    server: SocketAddr,
+    from: From<'_>,
+    query: &[u8],
+    question: &Question,
+) -> io::Result<Vec<u8>> {
     let here: IpAddr =
         if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((here, 0)).await?;
+    let socket = from.open(|| std::net::UdpSocket::bind((here, 0)))?;
+    socket.set_nonblocking(true)?;
+    let socket = UdpSocket::from_std(socket)?;
     socket.connect(server).await?;
     socket.send(query).await?;
     let mut buffer = vec![0; 4096];
@@ -107,8 +149,14 @@ async fn over_udp(server: SocketAddr, query: &[u8], question: &Question) -> io::
     }
 }
 
-async fn over_tcp(server: SocketAddr, query: &[u8], question: &Question) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
+async fn over_tcp(
+    server: SocketAddr,
+    from: From<'_>,
+    query: &[u8],
+    question: &Question,
+) -> io::Result<Vec<u8>> {
+    let socket = from.open(|| if server.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() })?;
+    let mut stream = socket.connect(server).await?;
     let length = u16::try_from(query.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     stream.write_all(&[&length.to_be_bytes()[..], query].concat()).await?;
     let mut reply = vec![0; usize::from(stream.read_u16().await?)];

@@ -1,10 +1,11 @@
 //! The DNS message format, as far as a forwarding name server needs it: one question in, addresses or
 //! names out. Any bytes can be parsed; what is odd is answered with an error or not at all.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub const A: u16 = 1;
 pub const PTR: u16 = 12;
+pub const AAAA: u16 = 28;
 const OPT: u16 = 41;
 pub const ANY: u16 = 255;
 pub const IN: u16 = 1;
@@ -50,6 +51,7 @@ pub enum Malformed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     Address(Ipv4Addr),
+    Address6(Ipv6Addr),
     /// A name whose labels are at most 63 bytes long.
     Pointer(String),
 }
@@ -147,9 +149,24 @@ pub fn is_truncated(reply: &[u8]) -> bool {
     reply.get(2).is_some_and(|flags| flags & 0x02 != 0)
 }
 
-/// The address that a name below `in-addr.arpa` stands for.
+/// The address that a name below `in-addr.arpa` or `ip6.arpa` stands for.
 #[must_use]
-pub fn reverse(name: &str) -> Option<Ipv4Addr> {
+pub fn reverse(name: &str) -> Option<IpAddr> {
+    reverse4(name).map(IpAddr::V4).or_else(|| reverse6(name).map(IpAddr::V6))
+}
+
+fn reverse6(name: &str) -> Option<Ipv6Addr> {
+    let digits = name.strip_suffix(".ip6.arpa")?;
+    let mut bits = 0_u128;
+    let mut count = 0;
+    for digit in digits.rsplit('.') {
+        bits = bits << 4 | u128::from_str_radix(digit, 16).ok().filter(|_| digit.len() == 1)?;
+        count += 1;
+    }
+    (count == 32).then(|| Ipv6Addr::from_bits(bits))
+}
+
+fn reverse4(name: &str) -> Option<Ipv4Addr> {
     let digits = name.strip_suffix(".in-addr.arpa")?;
     let mut octets = [0; 4];
     let mut parts = digits.split('.');
@@ -171,6 +188,7 @@ fn header(message: &[u8], code: Code) -> Vec<u8> {
 fn append(bytes: &mut Vec<u8>, record: &Record, ttl: u32) {
     let (kind, data) = match record {
         Record::Address(address) => (A, address.octets().to_vec()),
+        Record::Address6(address) => (AAAA, address.octets().to_vec()),
         Record::Pointer(name) => {
             let mut data: Vec<u8> = Vec::with_capacity(name.len() + 2);
             for label in name.split('.') {
@@ -265,7 +283,10 @@ mod tests {
     fn a_pointer_is_what_another_reader_expects() {
         let message = query("2.0.0.10.in-addr.arpa", TYPE::PTR);
         let asked = question(&message).unwrap();
-        assert_eq!(reverse(&asked.name), Some(Ipv4Addr::new(10, 0, 0, 2)));
+        assert_eq!(reverse(&asked.name), Some(Ipv4Addr::new(10, 0, 0, 2).into()));
+        let six = format!("1.{}0.0.d.f.ip6.arpa", "0.".repeat(27));
+        assert_eq!(reverse(&six), Some("fd00::1".parse().unwrap()));
+        assert_eq!(reverse(&six[2..]), None);
         let records = [Record::Pointer("demo-web-1.demo_default".to_owned())];
         let bytes = reply(&message, &asked, Code::NoError, &records, 5, 512);
         let packet = Packet::parse(&bytes).unwrap();
@@ -345,6 +366,7 @@ mod tests {
         fn reverse_names_of_any_text_are_safe(text in "\\PC{0,40}") {
             let _ = reverse(&text);
             let _ = reverse(&format!("{text}.in-addr.arpa"));
+            let _ = reverse(&format!("{text}.ip6.arpa"));
         }
     }
 }

@@ -61,6 +61,8 @@ impl Keeper {
         held.dns.clear();
         let _ = remove_file(&held.place.run.join("paused"));
         if let Some(cgroup) = self.group.cgroup(id).filter(|cgroup| cgroup::remove(cgroup).is_err()) {
+            // In a pid namespace that is not its own, the end of the first process is not that of all.
+            cgroup::kill(&cgroup);
             self.remains.push(cgroup);
         }
         self.tell_ended(id);

@@ -57,6 +57,9 @@ impl Keeper {
             .filter(|held| purpose == Purpose::Restart && held.ports.len() == spec.config.ports.len())
             .map(|held| held.state.ports.clone());
         let had = held.map(|held| held.state.clone());
+        if purpose != Purpose::TakeOver {
+            self.group.place_cgroup(id, spec.config.cgroup_parent.as_deref())?;
+        }
         let (group, cgroup) = (self.group.clone(), self.group.cgroup(id));
         let (ours, theirs) = protocol::pair()?;
         let mut kept = vec![theirs.as_raw_fd()];
