@@ -3,6 +3,7 @@
 #   make demo        builds ficelle and starts the guestbook with it
 #   make clean-demo  takes the guestbook down, with its entries
 #   make test        every test, on a fresh machine too
+#   make test-vm     ficelle in a QEMU machine: cgroups of version 2, with and without systemd (some minutes)
 #   make lint        formatting and clippy
 #   make bench       ficelle beside docker, docker compose and BuildKit
 #   make compare     builds of ficelle and of a real BuildKit, path by path
@@ -12,7 +13,7 @@
 
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help setup images build demo capture clean-demo test lint bench compare fuzz
+.PHONY: help setup images build demo capture clean-demo test test-vm lint bench compare fuzz
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,6 +42,12 @@ clean-demo:
 # The tests of the runtime need root; the compiler does not.
 test: images
 	cargo test --locked --config 'target."cfg(unix)".runner = "scripts/as-root"'
+
+# Apart from `make test`: it takes packages of its own, and minutes.
+test-vm: build
+	scripts/base-images busybox
+	scripts/setup qemu-system-x86 cpio kmod mmdebstrap e2fsprogs binutils
+	@scripts/as-root scripts/test-vm
 
 lint:
 	cargo fmt --check

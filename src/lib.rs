@@ -42,6 +42,14 @@
 //! - A key of the file that the engine cannot honour is an error with its place, never ignored.
 //! - Waits are events. When the last container of a project ends, no process of ours is left.
 //!
+//! # An ordinary user
+//!
+//! The command enters a user namespace of the state tree before it has a second thread
+//! ([`runtime::rootless`]); keeper, workers, supervisor, layers and builds behind it are root's code
+//! unchanged. Where the kernel differs, [`runtime::rootless::is_confined`] is asked: overlays keep their
+//! marks in `user.` attributes, nobody comes back into the host's network namespace (a thread goes and
+//! ends), and control groups are a scope of systemd's or none.
+//!
 //! # Absent on purpose
 //!
 //! A daemon, a second runtime binary, a database. The host's firewall is touched for one thing only:

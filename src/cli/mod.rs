@@ -166,7 +166,10 @@ impl Command {
 
     /// Whether it looks at containers or images at all.
     fn needs_engine(&self) -> bool {
-        !matches!(self, Self::Config(_) | Self::Graph(_) | Self::Schema(_) | Self::Version(_))
+        !matches!(
+            self,
+            Self::Config(_) | Self::Graph(_) | Self::Migrate(_) | Self::Schema(_) | Self::Version(_)
+        )
     }
 
     async fn run(self, context: &Context) -> Result<i32, Failure> {

@@ -100,6 +100,41 @@ pub fn missing() -> Option<Missing> {
     (!controllers.is_empty()).then_some(Missing { controllers, why })
 }
 
+/// Makes the groups at `path` of a unified hierarchy, with all controllers for the last: the launcher's way of
+/// making them fails when another container's worker is as far at the same moment.
+pub fn prepare(path: &str) -> Result<()> {
+    /// Another container's end may take an empty parent away.
+    const ATTEMPTS: usize = 10;
+    if !is_unified() {
+        return Ok(());
+    }
+    let directory = Path::new(ROOT).join(path.trim_start_matches('/'));
+    for _ in 1..ATTEMPTS {
+        if make(&directory).is_ok() {
+            return Ok(());
+        }
+    }
+    make(&directory).map_err(|e| file_error("cannot make control group", &directory, e))
+}
+
+fn make(directory: &Path) -> io::Result<()> {
+    let above: Vec<&Path> = directory.ancestors().skip(1).take_while(|dir| dir.starts_with(ROOT)).collect();
+    for parent in above.into_iter().rev() {
+        match fs::create_dir(parent) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+        for controller in CONTROLLERS {
+            // One that is not there, or not given to this user, fails where a limit needs it.
+            let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+    match fs::create_dir(directory) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
 /// Takes out of a document's `linux.resources` what no group at `path` could take: there is a word about it
 /// where the project is loaded.
 pub fn honour(path: &str, resources: &mut Value) {
@@ -146,6 +181,19 @@ pub fn of_process(pid: i32) -> Result<Vec<PathBuf>> {
     let text = fs::read_to_string(&path).map_err(|e| file_error("cannot read", &path, e))?;
     let hierarchies = hierarchies();
     Ok(text.lines().filter_map(|line| directory(line, &hierarchies)).collect())
+}
+
+/// The directories of a container's own groups, by its main process. Where a user can have none, the process
+/// is in groups with others, and they are not for us to freeze.
+pub fn of_container(pid: i32, id: &str) -> Result<Vec<PathBuf>> {
+    let own = |group: &PathBuf| {
+        group.ancestors().find(|dir| dir.file_name().is_some_and(|name| name == id)).map(Path::to_owned)
+    };
+    let groups: Vec<_> = of_process(pid)?.iter().filter_map(own).collect();
+    if groups.is_empty() {
+        return Err(Error::Unsupported("freezing: this user has no control groups".to_owned()));
+    }
+    Ok(groups)
 }
 
 /// Of a line `4:memory:/path` or `0::/path`.

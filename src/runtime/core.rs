@@ -351,7 +351,7 @@ impl Core {
         let process = process.ok_or_else(gone)?;
         // First: a freeze that nobody knows of would be thawed by nobody.
         write_file(&place.run.join("paused"), b"", 0o600)?;
-        let frozen = cgroup::of_process(process.pid).and_then(|groups| cgroup::freeze(&groups, true));
+        let frozen = cgroup::of_container(process.pid, id).and_then(|groups| cgroup::freeze(&groups, true));
         if frozen.is_err() {
             remove_file(&place.run.join("paused"))?;
         }
@@ -730,7 +730,8 @@ fn thaw(place: &Place) -> Result<()> {
         return Ok(());
     }
     if let Some(process) = place.state()?.and_then(|state| state.process) {
-        cgroup::freeze(&cgroup::of_process(process.pid)?, false)?;
+        let id = place.data.file_name().unwrap_or_default().to_string_lossy();
+        cgroup::freeze(&cgroup::of_container(process.pid, &id)?, false)?;
     }
     remove_file(&place.run.join("paused"))
 }

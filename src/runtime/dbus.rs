@@ -339,7 +339,7 @@ mod tests {
         body.text("you");
         match connection.call("Greet", &body) {
             Err(Failure::Refused { name, text }) => {
-                assert_eq!((name.as_str(), text.as_str()), ("x.Busy", "busy"))
+                assert_eq!((name.as_str(), text.as_str()), ("x.Busy", "busy"));
             }
             other => panic!("{other:?}"),
         }

@@ -198,15 +198,17 @@ pub fn enter(run: &Path) -> Result<()> {
 }
 
 /// Processes that may be in the namespace: commands, then what commands leave behind.
-fn candidates(run: &Path, members: &[Identity]) -> impl Iterator<Item = Identity> + use<> {
+fn candidates<'a>(run: &Path, members: &'a [Identity]) -> impl Iterator<Item = Identity> + use<'a> {
     let of_groups = entries(&run.join("p")).unwrap_or_default();
     let roots = Roots { run: run.to_owned(), data: PathBuf::new() };
-    let left =
-        of_groups.into_iter().filter_map(move |name| Group::new(&roots, &name).ok()).flat_map(left_behind);
-    members.to_vec().into_iter().chain(left)
+    let left = of_groups
+        .into_iter()
+        .filter_map(move |name| Group::new(&roots, &name).ok())
+        .flat_map(|group| left_behind(&group));
+    members.iter().cloned().chain(left)
 }
 
-fn left_behind(group: Group) -> Vec<Identity> {
+fn left_behind(group: &Group) -> Vec<Identity> {
     let read = |name| read_json::<Identity>(&group.run().join(name)).ok().flatten();
     let mut found: Vec<Identity> = ["keeper.json", "supervisor.json"].into_iter().filter_map(read).collect();
     let containers = group.run().join("c");

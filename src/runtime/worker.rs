@@ -151,6 +151,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let mut document = oci::document(&config, &resolved)?;
     let devices = document["linux"]["resources"]["devices"].clone();
     if let Some(cgroup) = &cgroup {
+        cgroup::prepare(cgroup)?;
         cgroup::honour(cgroup, &mut document["linux"]["resources"]);
     }
     let created = Libcontainer.create(Launch {

@@ -179,6 +179,7 @@ impl Drop for Machine {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Who {
     Root,
     User,
@@ -319,7 +320,13 @@ impl Project<'_> {
         let processes = host::processes_below(&root).into_iter();
         let mut traces: Vec<_> = processes.map(|process| format!("process {}", process.describe())).collect();
         traces.extend(host::mounts_below(&root).into_iter().map(|mount| format!("mount {mount}")));
-        traces.extend(host::cgroups_with(&words).iter().map(|path| format!("cgroup {}", path.display())));
+        // Another test may have a project of this name at work, as root.
+        let mut groups = words.split_off(1);
+        if self.machine.user.is_none() {
+            groups.push(format!("/ficelle/{}", self.name));
+        }
+        words.extend(groups.iter().cloned());
+        traces.extend(host::cgroups_with(&groups).iter().map(|path| format!("cgroup {}", path.display())));
         traces.extend(self.files_with(&words).iter().map(|path| format!("file {}", path.display())));
         traces
     }

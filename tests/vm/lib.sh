@@ -7,8 +7,8 @@ check() {
     else
         echo "FAILED $what"
         sed 's/^/  /' /tmp/said.$$
+        false
     fi
-    rm -f /tmp/said.$$
 }
 
 # says SERVICE LINE: it wrote this very line.
