@@ -169,9 +169,9 @@ fn form_value(node: &Node, form: Form, format: Format) -> Json {
             })
             .collect(),
         (Value::Text(size), Form::Bytes | Form::WholeBytes | Form::BytesText) if size == "0" => Json::Null,
-        (Value::Map(map), Form::Keyed(item) | Form::Names(item, _)) => {
-            sorted(map, format).map(|(key, value)| (key.to_owned(), form_value(value, *item, format))).collect()
-        }
+        (Value::Map(map), Form::Keyed(item) | Form::Names(item, _)) => sorted(map, format)
+            .map(|(key, value)| (key.to_owned(), form_value(value, *item, format)))
+            .collect(),
         (Value::Map(map), Form::Pairs(_) | Form::Options(_)) => {
             sorted(map, format).map(|(key, value)| (key.to_owned(), plain(value, format))).collect()
         }
@@ -267,7 +267,9 @@ fn plain(node: &Node, format: Format) -> Json {
         Value::Float(value) => float(*value),
         Value::Text(text) => Json::String(text.clone()),
         Value::List(items) => items.iter().map(|item| plain(item, format)).collect(),
-        Value::Map(map) => sorted(map, format).map(|(key, value)| (key.to_owned(), plain(value, format))).collect(),
+        Value::Map(map) => {
+            sorted(map, format).map(|(key, value)| (key.to_owned(), plain(value, format))).collect()
+        }
     }
 }
 

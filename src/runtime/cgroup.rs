@@ -1,6 +1,8 @@
 //! Control groups by path, in every hierarchy there is (version 1, hybrid or 2). The launcher makes
 //! them; here they are entered, closed further and removed.
 
+mod view;
+
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -12,6 +14,7 @@ use rustix::{
     process::{Pid, Signal, kill_process},
 };
 
+pub use self::view::View;
 use super::{
     Result,
     state::{entries, file_error},

@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{Mode, OFlags},
+};
 
 use super::{
     BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots,
@@ -47,6 +50,8 @@ pub struct Job {
     pub bound: Option<Vec<BoundPort>>,
     /// For a container on networks.
     pub anchor: Option<Anchor>,
+    /// Hangs up when it is decided whether the networks have a way out.
+    pub way_out: Option<OwnedFd>,
 }
 
 /// Forks a worker that does `job` and answers over `socket`. The caller has one thread.
@@ -73,7 +78,7 @@ fn mounts_cgroups(config: &ContainerConfig) -> bool {
 
 /// Everything from the specification to the running program.
 pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
-    let Job { roots, place, spec, cgroup, stdio, bound, anchor } = job;
+    let Job { roots, place, spec, cgroup, stdio, bound, anchor, way_out } = job;
     let config = &spec.config;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let (ports, mut descriptors) = match bound {
@@ -117,13 +122,20 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         (None, Some((_, path))) => Stdio::Console(path.clone()),
         (None, None) => return Err(Error::Helper("neither streams nor a terminal".into())),
     };
+    let mut document = oci::document(&config, &resolved)?;
+    let protect_cgroups = !config.privileged && !mounts_cgroups(&config);
+    let cgroups = match mounts_cgroups(&config) {
+        true => cgroup::View::default(),
+        false => cgroup::View::take_over(&mut document, &place.run.join("cgroup"), protect_cgroups)?,
+    };
     let created = Libcontainer.create(Launch {
         id: config.id.clone(),
-        document: oci::document(&config, &resolved)?,
+        document,
         scratch: place.run.join("launch"),
         program: program(&config)?,
         init: config.init,
-        protect_cgroups: !config.privileged && !mounts_cgroups(&config),
+        protect_cgroups,
+        cgroups,
         stdio,
     })?;
     let process = created.process().clone();
@@ -136,9 +148,9 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         descriptors.push(master(&listener)?);
         fs::remove_file(&path).map_err(|e| file_error("cannot remove", &path, e))?;
     }
-    if !leases.is_empty() {
-        // Before the program runs: it may ask for its own name at once.
-        network::set_up(&roots, &config.id, true)?;
+    if let Some(decided) = way_out.filter(|_| leases.iter().any(|lease| !lease.internal)) {
+        let mut fds = [PollFd::new(&decided, PollFlags::empty())];
+        rustix::io::retry_on_intr(|| poll(&mut fds, None)).map_err(failed("cannot wait for the way out"))?;
     }
     created.start()?;
     let address = leases.first().map(|lease| lease.address);
@@ -168,7 +180,6 @@ pub fn take_over(
             network::reconnect(anchor, namespace.as_fd(), &leases)?;
         }
         descriptors.extend(dns::Sockets::open(namespace.as_fd())?.into_descriptors());
-        network::set_up(roots, &spec.config.id, true)?;
     }
     let address = leases.first().map(|lease| lease.address);
     Ok((Report::TakenOver { ports, address, dns: !leases.is_empty() }, descriptors))
@@ -299,11 +310,11 @@ fn stage(source: &OwnedFd, target: &Path) -> Result<PathBuf> {
 }
 
 /// The container's places on its networks: those it was given when it was made, or new ones after
-/// the machine was down.
+/// the machine was down. From here on its names are answered: the program may ask for its own at once.
 fn leases(roots: &Roots, config: &ContainerConfig) -> Result<Vec<Lease>> {
     match &config.network {
         NetworkNamespace::Own(endpoints) if !endpoints.is_empty() => {
-            network::lease(roots, &config.group, &config.id, endpoints, config.replaces.as_deref())
+            network::occupy(roots, &config.group, &config.id, endpoints, config.replaces.as_deref())
         }
         _ => Ok(Vec::new()),
     }

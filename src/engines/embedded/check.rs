@@ -1,6 +1,6 @@
 //! Everything that would fail later and can be known now: all of it at once, nothing changed.
 
-use super::{Embedded, config, error, observe, perform};
+use super::{Embedded, config, error, observe, others::Others, perform};
 use crate::{
     engine::{CreateContainer, EngineError, ErrorKind, Op},
     model::{Network, Port, Volume, label},
@@ -16,17 +16,14 @@ pub(super) fn check(engine: &Embedded, ops: &[Op]) -> Vec<EngineError> {
             _ => None,
         })
         .collect();
-    let records = match engine.core.containers(None) {
-        Ok(records) => records,
-        Err(error) => {
-            problems.push(error::runtime(&error, "containers cannot be listed"));
-            return problems;
-        }
-    };
+    let others = Others::new(&engine.core);
     for create in &creates {
-        problems.extend(container(engine, create, ops, &records));
+        problems.extend(container(engine, create, ops, &others));
     }
-    problems.extend(ports(engine, ops, &creates, &records));
+    match others.list() {
+        Ok(records) => problems.extend(ports(engine, ops, &creates, records)),
+        Err(error) => problems.push(error),
+    }
     problems
 }
 
@@ -74,14 +71,14 @@ fn container(
     engine: &Embedded,
     create: &CreateContainer,
     ops: &[Op],
-    records: &[ContainerRecord],
+    others: &Others<'_>,
 ) -> Vec<EngineError> {
     let image = match perform::image_of(engine, create) {
         Ok(image) => image,
         Err(error) => return vec![error],
     };
     let id = runtime::Core::new_id();
-    match config::container(id, create, &image, records) {
+    match config::container(id, create, &image, others) {
         Ok(config) => engine
             .core
             .check(&config)

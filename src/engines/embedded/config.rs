@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
-use super::{capabilities, health, signal};
+use super::{capabilities, health, others::Others, signal};
 use crate::{
     engine::{CreateContainer, EngineError, ErrorKind},
     image::Image,
@@ -40,7 +40,7 @@ pub(super) fn container(
     id: String,
     create: &CreateContainer,
     image: &Image,
-    others: &[ContainerRecord],
+    others: &Others<'_>,
 ) -> Result<ContainerConfig, EngineError> {
     let at = |attribute: &str| format!("services.{}.{attribute}", create.service);
     // Without `..`: an attribute that is added to the model must be thought of here.
@@ -214,7 +214,7 @@ fn namespace(
     id: &str,
     create: &CreateContainer,
     mode: &NetworkMode,
-    others: &[ContainerRecord],
+    others: &Others<'_>,
 ) -> Result<NetworkNamespace, EngineError> {
     let missing = |what: String| {
         EngineError::new(ErrorKind::NotFound, what).at(format!("services.{}.network_mode", create.service))
@@ -235,7 +235,7 @@ fn namespace(
                 record.config.group == create.project
                     && super::observe::labels(record).get(label::SERVICE) == Some(service)
             };
-            let lender = others.iter().rev().find(of_service);
+            let lender = others.list()?.iter().rev().find(of_service);
             let lender = lender.ok_or_else(|| {
                 missing(format!("service `{service}` has no container to share a network with"))
             })?;
@@ -246,7 +246,7 @@ fn namespace(
                 record.config.name == *name
                     || (name.len() >= 12 && record.config.id.starts_with(name.as_str()))
             };
-            let lender = others.iter().rev().find(called);
+            let lender = others.list()?.iter().rev().find(called);
             let lender =
                 lender.ok_or_else(|| missing(format!("no container `{name}` to share a network with")))?;
             NetworkNamespace::Container(lender.config.id.clone())

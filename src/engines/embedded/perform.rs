@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Embedded, config, error, observe};
+use super::{Embedded, config, error, observe, others::Others};
 use crate::{
     build::{self, BuildEvent},
     engine::{
@@ -33,6 +33,11 @@ pub(super) async fn perform(
         Op::Build(request) => build_image(engine, request, progress).await,
         Op::Wait { project, name, until } => wait(engine, project, name, *until, progress).await,
         op => {
+            // A stop waits for a program's own end, and keeps nobody from anything.
+            let _place = match op {
+                Op::Stop { .. } => None,
+                _ => engine.places.acquire().await.ok(),
+            };
             let op = op.clone();
             engine.blocking(move |engine| act(engine, &op)).await
         }
@@ -231,12 +236,12 @@ pub(super) fn image_of(engine: &Embedded, create: &CreateContainer) -> Result<Im
 fn create_container(engine: &Embedded, create: &CreateContainer) -> Result<Outcome, EngineError> {
     let what = || format!("container {} cannot be made", create.name);
     let failed = |error| error::runtime(&error, what()).at(format!("services.{}", create.service));
-    let records = engine.core.containers(None).map_err(failed)?;
+    let records = engine.core.named(&create.project, &create.name).map_err(failed)?;
     if let Some(made) = records.iter().find(|record| is_made(record, create)) {
         return Ok(Outcome { id: Some(made.config.id.clone()), unchanged: true });
     }
     let image = image_of(engine, create)?;
-    let config = config::container(Core::new_id(), create, &image, &records)?;
+    let config = config::container(Core::new_id(), create, &image, &Others::new(&engine.core))?;
     engine.core.create(&config).map_err(failed)?;
     Ok(Outcome { id: Some(config.id), unchanged: false })
 }
@@ -257,10 +262,12 @@ fn is_made(record: &ContainerRecord, create: &CreateContainer) -> bool {
 fn newest(engine: &Embedded, project: &str, name: &str) -> Result<ContainerRecord, EngineError> {
     let records = engine
         .core
-        .containers(Some(project))
+        .named(project, name)
         .map_err(|error| error::runtime(&error, "containers cannot be listed"))?;
-    let found = records.into_iter().rev().find(|record| record.config.name == name);
-    found.ok_or_else(|| EngineError::new(ErrorKind::NotFound, format!("no container {name}")))
+    records
+        .into_iter()
+        .next_back()
+        .ok_or_else(|| EngineError::new(ErrorKind::NotFound, format!("no container {name}")))
 }
 
 fn start(engine: &Embedded, project: &str, name: &str) -> Result<Outcome, EngineError> {

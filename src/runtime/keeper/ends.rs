@@ -53,16 +53,18 @@ impl Keeper {
     pub(super) fn ended(&mut self, id: &str, exit: Option<i32>) {
         let Some(held) = self.containers.get_mut(id) else { return };
         held.end(Ended { exit, finished: SystemTime::now() });
-        if held.address.is_some() {
-            let _ = network::set_up(&self.group.roots, id, false);
-        }
         // Others may share its network namespace; the name server was for it alone.
         held.dns.clear();
+        let on_networks = held.address.is_some();
+        // The supervisor completes the log meanwhile.
+        self.tell_ended(id);
+        if on_networks {
+            let _ = network::set_up(&self.group.roots, id, false);
+        }
         let cgroup = self.group.cgroup(id);
         if cgroup::remove(&cgroup).is_err() {
             self.remains.push(cgroup);
         }
-        self.tell_ended(id);
     }
 
     /// Its output is in the log: now its end may be seen.
@@ -79,14 +81,15 @@ impl Keeper {
             held.state.phase = Stage::Restarting { exit };
             held.state.restarts = held.backoff.count;
             held.restart_at = Some(Instant::now() + delay);
-            let _ = held.place.write_state(&held.state);
+            self.record(id);
             return;
         }
         held.state.phase = Stage::Exited { exit };
         held.state.ports.clear();
-        let _ = held.place.write_state(&held.state);
-        let _ = remove_file(&held.place.run.join("exit"));
-        self.containers.remove(id);
+        self.record(id);
+        if let Some(held) = self.containers.remove(id) {
+            let _ = remove_file(&held.place.run.join("exit"));
+        }
     }
 
     pub(super) fn check_times(&mut self) {

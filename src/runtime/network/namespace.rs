@@ -138,10 +138,6 @@ fn configure(netlink: &mut Netlink, name: &str, lease: &Lease, default: Option<I
     netlink.all(&requests)
 }
 
-pub fn remove_bridge(anchor: &Anchor, bridge: &str) -> Result<()> {
-    within(anchor.netns(), "the anchor's", || Netlink::open()?.delete_if_there(bridge))
-}
-
 fn within<T>(namespace: BorrowedFd<'_>, whose: &str, work: impl FnOnce() -> io::Result<T>) -> Result<T> {
     netns::within(namespace, work)
         .and_then(|done| done)
