@@ -47,6 +47,7 @@ lint:
 
 bench: build
 	@scripts/as-root benches/compose_peer
+	@scripts/as-root benches/build_peer
 
 fuzz:
 	@scripts/fuzz

@@ -23,15 +23,19 @@ use crate::{
 pub use crate::{
     apply::{Event, Report},
     engine::{
-        Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError, ErrorKind, ExecRequest,
-        Health, ImageInfo, LogItem, LogQuery, Observed, Op, Progress, PublishedPort, Silent, Size, Stream,
+        AttachRequest, Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError,
+        ErrorKind, ExecRequest, Health, ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed,
+        OneOff, Op, Progress, Prune, PublishedPort, Silent, Size, Stream,
     },
     engines::connect::{Choice, Connected, connect},
     model::{
-        Build, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol, PullPolicy,
-        Selection, Service, UnknownService, WithDependencies,
+        Build, BuildSecret, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol,
+        PullPolicy, RestartPolicy, SecretSource, Selection, Service, UnknownService, WithDependencies,
     },
-    plan::{BuildMode, Cause, Goal, ImageOptions, Plan, PlanError, Recreate, Step, StepId, WaitOptions},
+    plan::{
+        BuildMode, Cause, Goal, ImageOptions, OnFailure, Once, Plan, PlanError, Recreate, Step, StepId,
+        WaitOptions,
+    },
 };
 
 /// One project on one engine.
@@ -202,6 +206,8 @@ impl Session {
                 size: 0,
                 created: None,
                 platform: String::new(),
+                digest: None,
+                age: None,
             });
         }
         let rest = self.plan_goal(wish, &observed)?;
@@ -248,6 +254,24 @@ impl Session {
         self.engine.expect(&rest.steps.iter().map(|step| &step.op).collect::<Vec<_>>());
         self.carry_out(&rest, cancel, events, &mut outcome).await;
         Ok(outcome)
+    }
+
+    /// What `push` of these services sends.
+    #[must_use]
+    pub fn plan_push(&self, selection: &Selection, on_failure: OnFailure) -> Plan {
+        plan::pushes(&self.project, selection, on_failure)
+    }
+
+    /// Carries out a plan that is about images only.
+    pub async fn carry_out_images(
+        &self,
+        plan: &Plan,
+        cancel: &watch::Receiver<bool>,
+        events: &mut (dyn FnMut(Event) + Send),
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.carry_out(plan, cancel, events, &mut outcome).await;
+        outcome
     }
 
     async fn lock(

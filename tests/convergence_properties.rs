@@ -374,7 +374,7 @@ proptest! {
         assert_well_formed(&stopped.plan);
         prop_assert!(stage.containers(&project).iter().all(|c| !c.state.is_running()));
         prop_assert!(stage.plan(&project, &stop).unwrap().steps.is_empty());
-        let started = stage.play(&project, &Goal::Started { selection });
+        let started = stage.play(&project, &Goal::Started { selection, wait: None });
         prop_assert!(started.report.is_success(), "{:?}", started);
         assert_well_formed(&started.plan);
         assert_in_order(&started.plan, &project);

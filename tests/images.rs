@@ -2,7 +2,8 @@
 
 mod faults;
 mod make;
-mod registry;
+mod push;
+pub mod registry;
 
 use std::{
     fs,

@@ -449,7 +449,7 @@ fn stop_start_and_restart_follow_the_graph() {
     stop container demo-db-1 (asked for)
     "#);
     assert!(stage.play(&shop, &stop).report.is_success());
-    assert_snapshot!(text(&stage, &shop, &Goal::Started { selection }), @r#"
+    assert_snapshot!(text(&stage, &shop, &Goal::Started { selection, wait: None }), @r#"
     start container demo-db-1 (not running)
     wait until container demo-db-1 is healthy (needed by migrate, web)
     start container demo-migrate-1 (not running)
@@ -457,7 +457,7 @@ fn stop_start_and_restart_follow_the_graph() {
     start container demo-web-1 (not running)
     "#);
     let empty = Stage::new();
-    assert_snapshot!(text(&empty, &shop, &Goal::Started { selection: select(&shop, &["web"]) }), @r#"error: service "web" has no container to start [services.web] ["`ficelle up` makes it"]"#);
+    assert_snapshot!(text(&empty, &shop, &Goal::Started { selection: select(&shop, &["web"]), wait: None }), @r#"error: service "web" has no container to start [services.web] ["`ficelle up` makes it"]"#);
 }
 
 #[test]
@@ -541,6 +541,32 @@ fn images(project: &Project, options: &ImageOptions, observed: &Observed) -> Str
 }
 
 #[test]
+fn a_build_from_another_services_image_comes_after_it() {
+    let build = |context: &str, base: &str| {
+        let additional_contexts = [("base".to_owned(), format!("service:{base}"))].into_iter().collect();
+        Some(Build { context: context.into(), additional_contexts, ..Build::default() })
+    };
+    let mut project = change(&project([service("web"), service("base")]), |p| {
+        p.services["web"].build = build("/work/web", "base");
+        p.services["web"].container.image = "demo-web".to_owned();
+        p.services["base"].build = Some(Build { context: "/work/base".into(), ..Build::default() });
+        p.services["base"].container.image = "demo-base".to_owned();
+    });
+    let base = project.services.shift_remove("base").unwrap();
+    project.disabled.insert("base".to_owned(), base.clone());
+    let stage = Stage::new();
+    let nothing = stage.observe(&project);
+    assert_snapshot!(images(&project, &ImageOptions::default(), &nothing), @r"
+    build image demo-base (needed by web)
+    build image demo-web (missing)
+    ");
+    project.disabled["base"].build = build("/work/base", "web");
+    assert_snapshot!(images(&project, &ImageOptions::default(), &nothing), @"error: the builds of services `base` and `web` need each other [services.base.build.additional_contexts] []");
+    project.disabled["base"].build = None;
+    assert_snapshot!(images(&project, &ImageOptions::default(), &nothing), @r#"error: service `web` builds from service `base`, which is not there or builds nothing [services.web.build.additional_contexts] ["name a service with a `build` section"]"#);
+}
+
+#[test]
 fn images_are_pulled_or_built_once() {
     let build = |context: &str| Some(Build { context: context.into(), ..Build::default() });
     let project =
@@ -562,16 +588,16 @@ fn images_are_pulled_or_built_once() {
     let all = stage.observe(&project);
     assert_eq!(all.images["demo-web"].id, all.images["demo-worker"].id);
     assert_snapshot!(images(&project, &options, &all), @"nothing to do");
-    let always = ImageOptions { build: BuildMode::Always, pull: Some(PullPolicy::Always) };
+    let always = ImageOptions { build: BuildMode::Always, pull: Some(PullPolicy::Always), locked: None };
     assert_snapshot!(images(&project, &always, &all), @r#"
     pull image db:1 (asked by --pull)
     build image demo-web, demo-worker (asked by --build)
     "#);
-    let never = ImageOptions { build: BuildMode::Never, pull: None };
+    let never = ImageOptions { build: BuildMode::Never, pull: None, locked: None };
     assert_snapshot!(images(&project, &never, &nothing), @r#"error: image demo-web of service `web` is not there and may not be built [services.web.build] ["leave out `--no-build`, or run `ficelle build` first"]"#);
-    let no_pull = ImageOptions { build: BuildMode::Missing, pull: Some(PullPolicy::Never) };
+    let no_pull = ImageOptions { build: BuildMode::Missing, pull: Some(PullPolicy::Never), locked: None };
     assert_snapshot!(images(&project, &no_pull, &nothing), @r#"error: image db:1 of service `db` is not there and may not be pulled [services.db.image] ["load it with `ficelle image load`, or use the pull policy `missing`"]"#);
-    let pull = ImageOptions { build: BuildMode::Never, pull: Some(PullPolicy::Always) };
+    let pull = ImageOptions { build: BuildMode::Never, pull: Some(PullPolicy::Always), locked: None };
     let both = change(&project, |p| p.services["web"].container.image = "acme/web".to_owned());
     let both = change(&both, |p| drop(p.services.shift_remove("worker")));
     assert_snapshot!(images(&both, &pull, &all), @r"

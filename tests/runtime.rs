@@ -12,7 +12,7 @@ use std::{
 };
 
 use ficelle::runtime::{
-    ContainerConfig, ContainerRecord, Core, Error, Exit, HealthConfig, LogRecord, LogRequest,
+    ContainerConfig, ContainerRecord, Core, Error, Exit, HealthConfig, LogConfig, LogRecord, LogRequest,
     NetworkNamespace, Phase, RestartConfig, Rootfs, Roots, Until, Upper,
 };
 
@@ -120,7 +120,8 @@ impl Machine {
             rlimits: Vec::new(),
             limits: ficelle::model::Limits::default(),
             shm_size: 64 << 20,
-            logs: true,
+            log: LogConfig::default(),
+            once: None,
             replaces: None,
         }
     }

@@ -150,7 +150,10 @@ impl Run<'_> {
         let skipped = self.schedule.cancel();
         self.skip(skipped, None);
         for running in self.running.values() {
-            if matches!(self.plan.steps[running.step.0].op, Op::Wait { .. } | Op::Pull(_) | Op::Build(_)) {
+            if matches!(
+                self.plan.steps[running.step.0].op,
+                Op::Wait { .. } | Op::Pull(_) | Op::Build(_) | Op::Push(_)
+            ) {
                 running.abort.abort();
             }
         }

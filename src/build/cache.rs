@@ -10,13 +10,14 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::SystemTime,
 };
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::memo::Memo;
+use super::{memo::Memo, share::Records};
 use crate::image::Store;
 
 /// Changes when the same definition comes to mean something else.
@@ -38,6 +39,10 @@ pub struct Record {
 #[derive(Debug)]
 pub struct Cache {
     dir: PathBuf,
+    /// Of other machines.
+    imported: Records,
+    /// What this build used or made, for others.
+    used: Mutex<Records>,
 }
 
 impl Key {
@@ -72,17 +77,38 @@ impl Cache {
     /// Beside the store: `build-cache`.
     pub fn open(store: &Store) -> io::Result<Self> {
         let dir = directory(store);
-        for name in ["records", "memo", "mounts"] {
+        for name in ["records", "memo", "mounts", "downloads"] {
             fs::create_dir_all(dir.join(name))?;
         }
         // Layers of other users' images and secrets that steps cached are nobody else's business.
         fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-        Ok(Self { dir })
+        Ok(Self { dir, imported: Records::new(), used: Mutex::default() })
+    }
+
+    /// Records of other machines count where there are none of ours.
+    pub fn import(&mut self, records: Records) {
+        self.imported = records;
+    }
+
+    /// What was found or put since it was opened.
+    #[must_use]
+    pub fn used(&self) -> Records {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, key: &Key, record: &Record) {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(key.hex(), record.clone());
     }
 
     /// A record that cannot be read is none.
     #[must_use]
     pub fn find(&self, key: &Key) -> Option<Record> {
+        let record = self.own(key).or_else(|| self.imported.get(&key.hex()).cloned())?;
+        self.note(key, &record);
+        Some(record)
+    }
+
+    fn own(&self, key: &Key) -> Option<Record> {
         let path = self.record(key);
         let record = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
         // The time of its last use; only a later clean-up looks at it.
@@ -92,6 +118,7 @@ impl Cache {
     }
 
     pub fn put(&self, key: &Key, record: &Record) -> io::Result<()> {
+        self.note(key, record);
         let path = self.record(key);
         let directory = path.parent().unwrap_or(&self.dir);
         fs::create_dir_all(directory)?;
@@ -113,6 +140,12 @@ impl Cache {
         Memo::open(self.dir.join("memo").join(name))
     }
 
+    /// Where the file of an address is kept.
+    #[must_use]
+    pub fn download(&self, url: &str) -> PathBuf {
+        self.dir.join("downloads").join(Key::of([url.as_bytes()]).hex())
+    }
+
     /// Where the cache mount of this id is kept.
     #[must_use]
     pub fn mount(&self, id: &str) -> PathBuf {
@@ -122,6 +155,14 @@ impl Cache {
 
 fn directory(store: &Store) -> PathBuf {
     store.root().parent().unwrap_or(store.root()).join("build-cache")
+}
+
+/// Forgets every step and every cache mount: the next build makes all of it again.
+pub fn forget(store: &Store) -> io::Result<()> {
+    match fs::remove_dir_all(directory(store)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The diff ids that records name: a clean-up of the store must keep them, or the next build makes

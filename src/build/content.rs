@@ -26,7 +26,7 @@ pub type Digest = [u8; 32];
 const DEPTH: usize = 256;
 
 /// A tree to copy from.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
     pub tree: &'a Tree,
     /// Of the context; nothing is left out of a stage.

@@ -5,11 +5,14 @@ use std::{io, path::Path};
 use super::{
     BuildError,
     content::{Ownership, Source as Files},
+    context::Context,
     copy::{self, Parents, PickError, Target, is_directory_name},
     dockerfile::{Copy, Mistake, Word},
     expand::Quotes,
+    fetched::{self, Fetched},
     ignore::Matcher,
     mode::ModeChange,
+    place::Place,
     solve::{At, Change, Inputs, Keep, Solver, Stage, View},
     steps::commit,
     tree::{Owner, Tree},
@@ -19,7 +22,7 @@ use crate::{image, runtime};
 /// An instruction with its words read.
 struct Wanted<'a> {
     copy: &'a Copy,
-    sources: Vec<(String, &'a Word)>,
+    sources: Vec<Named<'a>>,
     /// Name and content of files that stand in the Dockerfile.
     inline: Vec<(String, String)>,
     /// As written.
@@ -31,12 +34,63 @@ struct Wanted<'a> {
     exclude: Matcher,
 }
 
+/// One source of an instruction.
+struct Named<'a> {
+    text: String,
+    word: &'a Word,
+    /// What an address gave.
+    fetched: Option<Fetched>,
+}
+
+impl Named<'_> {
+    /// What to look for in the files.
+    fn pattern(&self) -> &str {
+        match &self.fetched {
+            Some(fetched) => fetched.name.as_deref().unwrap_or("."),
+            None => &self.text,
+        }
+    }
+
+    fn files<'f>(&'f self, files: &'f Files<'f>) -> Files<'f> {
+        match &self.fetched {
+            // What a repository or a server gives belongs to root.
+            Some(fetched) => Files { ownership: Ownership::Root, ..stage_files(&fetched.tree) },
+            None => *files,
+        }
+    }
+}
+
+/// The files that a `--from` or a mount names.
+pub enum Opened<'a> {
+    Context(&'a Context),
+    View(View),
+}
+
+impl Opened<'_> {
+    pub fn files(&self) -> Files<'_> {
+        match self {
+            Self::Context(context) => context.source(),
+            Self::View(view) => stage_files(&view.tree),
+        }
+    }
+}
+
+/// The context when `from` is `None`.
+pub fn opened<'a>(solver: &'a Solver<'_>, from: Option<&str>) -> Result<Opened<'a>, BuildError> {
+    if let Some(context) = solver.context_of(from) {
+        return Ok(Opened::Context(context));
+    }
+    let source = solver.graph.source(from.unwrap_or_default());
+    Ok(Opened::View(solver.view(&solver.source(&source)?.0)?))
+}
+
 pub fn copy(solver: &Solver<'_>, stage: &mut Stage, at: At<'_>, copy: &Copy) -> Result<(), BuildError> {
     let wanted = read(solver, stage, at, copy)?;
     let mut inputs = Inputs { definition: definition(&wanted), parentless: copy.link, ..Inputs::default() };
-    let made = match &copy.from {
-        None => {
-            let source = solver.context.source();
+    let from = copy.from.as_ref().map(|word| word.text.as_str());
+    let made = match solver.context_of(from) {
+        Some(context) => {
+            let source = context.source();
             let before = digest(solver, at, &wanted, &source)?;
             inputs.fast.push(before.to_vec());
             solver.layer(
@@ -59,8 +113,8 @@ pub fn copy(solver: &Solver<'_>, stage: &mut Stage, at: At<'_>, copy: &Copy) -> 
                 },
             )?
         }
-        Some(from) => {
-            let (layers, key) = solver.source(&solver.graph.source(&from.text))?;
+        None => {
+            let (layers, key) = solver.source(&solver.graph.source(from.unwrap_or_default()))?;
             inputs.fast.push(key.bytes().to_vec());
             // Mounted only when the fast key is not known.
             let view = std::cell::OnceCell::new();
@@ -95,7 +149,7 @@ pub fn make_directory(
     Ok(Change { written: made.then_some(view.scratch), keep: Keep::Yes })
 }
 
-fn stage_files(tree: &Tree) -> Files<'_> {
+pub fn stage_files(tree: &Tree) -> Files<'_> {
     Files { tree, ignore: None, memo: None, ownership: Ownership::Kept }
 }
 
@@ -108,14 +162,13 @@ fn read<'a>(
     let mut sources = Vec::new();
     for word in &copy.sources {
         let text = solver.text(stage, at, word)?;
-        if copy.add && is_remote(&text) {
-            let mistake =
-                Mistake::new(word.span, format!("ADD cannot fetch `{text}`: only local files are supported"));
-            return Err(
-                solver.wrong(at, mistake.help("fetch it in a RUN step, or put it into the build context"))
-            );
-        }
-        sources.push((text, word));
+        let fetched = if copy.add { fetch(solver, stage, at, copy, &text, word)? } else { None };
+        sources.push(Named { text, word, fetched });
+    }
+    let remote = sources.iter().any(|source| source.fetched.is_some());
+    if let Some(word) = copy.checksum.as_ref().filter(|_| !remote) {
+        let mistake = Mistake::new(word.span, "checksum can't be specified for non-HTTP(S) or Git sources");
+        return Err(solver.wrong(at, mistake.help("leave it out: files of the context have no checksum")));
     }
     let mut inline = Vec::new();
     for heredoc in &copy.inline {
@@ -144,10 +197,36 @@ fn read<'a>(
     Ok(Wanted { copy, sources, inline, destination, to, owner, mode, exclude })
 }
 
-fn is_remote(text: &str) -> bool {
-    ["http://", "https://", "ftp://", "git://", "git@", "ssh://"]
-        .iter()
-        .any(|prefix| text.starts_with(prefix))
+/// What ADD finds at an address; `None` for a path of the context.
+fn fetch(
+    solver: &Solver<'_>,
+    stage: &Stage,
+    at: At<'_>,
+    copy: &Copy,
+    text: &str,
+    word: &Word,
+) -> Result<Option<Fetched>, BuildError> {
+    let wrong = |message: String| solver.wrong(at, Mistake::new(word.span, message));
+    let Some(place) = Place::remote(text).map_err(wrong)? else { return Ok(None) };
+    let checksum = copy.checksum.as_ref().map(|word| solver.text(stage, at, word)).transpose()?;
+    let fetched = match place {
+        Place::Git(mut git) => {
+            git.commit = checksum.or(git.commit);
+            fetched::repository(solver.store, &git, copy.keep_git_dir)
+        }
+        Place::Http(url) => {
+            let digest = match checksum.as_deref().map(|text| (text, text.strip_prefix("sha256:"))) {
+                Some((_, Some(hex))) if hex.len() == 64 => Some(hex.to_ascii_lowercase()),
+                Some((text, _)) => {
+                    return Err(wrong(format!("`{text}` is no checksum: write sha256: and 64 hex digits")));
+                }
+                None => None,
+            };
+            fetched::file(solver.store, &solver.cache, &solver.wait, &url, digest.as_deref())
+        }
+        _ => return Ok(None),
+    };
+    fetched.map(Some).map_err(wrong)
 }
 
 /// `user[:group]`, looked up in the image. A number alone is also the group.
@@ -179,9 +258,10 @@ fn definition(wanted: &Wanted<'_>) -> Vec<Vec<u8>> {
     for word in &copy.exclude {
         parts.push([b"exclude ", word.text.as_bytes()].concat());
     }
-    for (source, _) in &wanted.sources {
+    for source in &wanted.sources {
         // The names of what it matches are part of the content.
-        parts.push(if copy.parents { [b"parents ", source.as_bytes()].concat() } else { b"source".to_vec() });
+        let parents = || [b"parents ", source.text.as_bytes()].concat();
+        parts.push(if copy.parents { parents() } else { b"source".to_vec() });
     }
     for (name, data) in &wanted.inline {
         parts.push([b"inline ", name.as_bytes()].concat());
@@ -197,12 +277,12 @@ fn digest(
     files: &Files<'_>,
 ) -> Result<[u8; 32], BuildError> {
     let mut all = Vec::new();
-    for (pattern, word) in &wanted.sources {
-        let picked = pick(solver, at, files, pattern, word)?;
+    for source in &wanted.sources {
+        let files = source.files(files);
+        let picked = pick(solver, at, &files, source.pattern(), source.word)?;
+        let digest = files.digest(&picked, &wanted.exclude);
         all.extend(
-            files
-                .digest(&picked, &wanted.exclude)
-                .map_err(|error| failed(solver, at, &format!("cannot read `{pattern}`"), &error))?,
+            digest.map_err(|error| failed(solver, at, &format!("cannot read `{}`", source.text), &error))?,
         );
     }
     Ok(super::cache::Key::of([all.as_slice()]).digest())
@@ -240,22 +320,22 @@ fn write(
     let target =
         Target { tree: &view.tree, path: &wanted.to, owner: wanted.owner, mode: wanted.mode.as_ref() };
     let mut all = Vec::new();
-    for (pattern, word) in &wanted.sources {
-        let picked = pick(solver, at, files, pattern, word)?;
+    for source in &wanted.sources {
+        let picked = pick(solver, at, &source.files(files), source.pattern(), source.word)?;
         if picked.is_empty() {
-            solver.warn(at, &format!("`{pattern}` matches nothing"));
+            solver.warn(at, &format!("`{}` matches nothing", source.text));
         }
-        all.extend(picked.into_iter().map(|one| (one, pattern, *word)));
+        all.extend(picked.into_iter().map(|one| (one, source)));
     }
-    refuse_heap(solver, at, wanted, files, all.iter().map(|(one, ..)| one), &target)?;
-    for (one, pattern, word) in all {
+    refuse_heap(solver, at, wanted, files, &all, &target)?;
+    for (one, source) in all {
         solver.check()?;
-        if unpacked(solver, at, wanted, files, &one, &target)? {
+        if unpacked(solver, at, wanted, files, &one, source, &target)? {
             continue;
         }
-        let parents = if wanted.copy.parents { Parents::kept(pattern) } else { Parents::Dropped };
-        copy::copy(files, &[one], &wanted.exclude, parents, &target)
-            .map_err(|error| solver.wrong(at, Mistake::new(word.span, error.to_string())))?;
+        let parents = if wanted.copy.parents { Parents::kept(source.pattern()) } else { Parents::Dropped };
+        copy::copy(&source.files(files), &[one], &wanted.exclude, parents, &target)
+            .map_err(|error| solver.wrong(at, Mistake::new(source.word.span, error.to_string())))?;
     }
     for (name, data) in &wanted.inline {
         copy::write(name, data.as_bytes(), &target)
@@ -265,12 +345,12 @@ fn write(
 }
 
 /// Several files at one name would leave only the last one.
-fn refuse_heap<'p>(
+fn refuse_heap(
     solver: &Solver<'_>,
     at: At<'_>,
     wanted: &Wanted<'_>,
     files: &Files<'_>,
-    picked: impl Iterator<Item = &'p super::content::Picked>,
+    picked: &[(super::content::Picked, &Named<'_>)],
     target: &Target<'_>,
 ) -> Result<(), BuildError> {
     let read = |error: io::Error| failed(solver, at, "cannot read the sources", &error);
@@ -278,8 +358,8 @@ fn refuse_heap<'p>(
         stat.is_some_and(|stat| super::tree::kind(&stat) == rustix::fs::FileType::Directory)
     };
     let mut count = wanted.inline.len();
-    for one in picked {
-        count += usize::from(!is_dir(files.has(&one.path).map_err(read)?));
+    for (one, source) in picked {
+        count += usize::from(!is_dir(source.files(files).has(&one.path).map_err(read)?));
     }
     if count < 2 || wanted.copy.parents || is_directory_name(&wanted.to) {
         return Ok(());
@@ -304,23 +384,24 @@ fn unpacked(
     wanted: &Wanted<'_>,
     files: &Files<'_>,
     one: &super::content::Picked,
+    source: &Named<'_>,
     target: &Target<'_>,
 ) -> Result<bool, BuildError> {
+    let files = source.files(files);
+    // An archive of a server is extracted only when that is said.
+    let unpack = wanted.copy.unpack.or_else(|| source.fetched.is_some().then_some(false));
     let is_file = |stat: Option<rustix::fs::Stat>| {
         stat.is_some_and(|stat| super::tree::kind(&stat) == rustix::fs::FileType::RegularFile)
     };
     let read =
         |error: io::Error| failed(solver, at, &format!("cannot read `{}`", one.name.display()), &error);
-    if !wanted.copy.add || wanted.copy.unpack == Some(false) || !is_file(files.has(&one.path).map_err(read)?)
-    {
+    if !wanted.copy.add || unpack == Some(false) || !is_file(files.has(&one.path).map_err(read)?) {
         return Ok(false);
     }
     let archive = files.tree.file(&one.path).map_err(read)?;
     match image::archive_kind(&archive).map_err(read)? {
         image::ArchiveKind::Tar => {}
-        image::ArchiveKind::Foreign(name)
-            if wanted.copy.unpack == Some(true) || looks_like_tar(&one.name) =>
-        {
+        image::ArchiveKind::Foreign(name) if unpack == Some(true) || looks_like_tar(&one.name) => {
             let message =
                 format!("`{}` is compressed with {name}, which ADD cannot extract", one.name.display());
             let mistake = Mistake::new(at.step.instruction.span, message);
@@ -328,7 +409,7 @@ fn unpacked(
                 solver.wrong(at, mistake.help("compress it with gzip or zstd, or extract it in a RUN step"))
             );
         }
-        _ if wanted.copy.unpack == Some(true) => {
+        _ if unpack == Some(true) => {
             let message = format!("`{}` is no tar archive", one.name.display());
             return Err(solver.wrong(at, Mistake::new(at.step.instruction.span, message)));
         }
@@ -374,7 +455,7 @@ fn created_by(wanted: &Wanted<'_>) -> String {
     words.extend(copy.parents.then(|| "--parents".to_owned()));
     words.extend(copy.chown.iter().map(|word| format!("--chown={}", word.text)));
     words.extend(copy.chmod.iter().map(|word| format!("--chmod={}", word.text)));
-    words.extend(wanted.sources.iter().map(|(source, _)| source.clone()));
+    words.extend(wanted.sources.iter().map(|source| source.text.clone()));
     words.extend(wanted.inline.iter().map(|(name, _)| format!("<<{name}")));
     words.push(wanted.destination.clone());
     words.push("# buildkit".into());
@@ -394,9 +475,4 @@ pub fn mounted_copy(files: &Files<'_>, path: &str, target: &Tree, name: &str) ->
     let target = Target { tree: target, path: name, owner: None, mode: None };
     copy::copy(files, &picked, &Matcher::default(), Parents::Dropped, &target)
         .map_err(|source| PickError::Read { path: path.to_owned(), source })
-}
-
-/// The files of a mount's `from`, or of the context.
-pub fn files_of<'a>(solver: &'a Solver<'_>, view: Option<&'a View>) -> Files<'a> {
-    view.map_or_else(|| solver.context.source(), |view| stage_files(&view.tree))
 }

@@ -1,12 +1,16 @@
 //! The stages of a Dockerfile as a graph: what each starts from and copies from, and which of them
 //! the target needs. Pure.
 
+use std::collections::HashMap;
+
 use super::{
     dockerfile::{self, Dockerfile, Instruction, Kind, Mistake, Span, Word, nearest},
     expand::{Quotes, expand},
     mounts::from_of,
+    place::Place,
     platform::Platforms,
 };
+use crate::model::ImageRef;
 
 /// Stages in the order of the file.
 #[derive(Debug)]
@@ -16,6 +20,8 @@ pub struct Graph {
     pub globals: Vec<(String, Option<String>)>,
     pub stages: Vec<Node>,
     pub target: usize,
+    /// Named contexts, by the name that stands for them.
+    contexts: HashMap<String, Place>,
 }
 
 #[derive(Debug)]
@@ -59,6 +65,8 @@ pub enum Origin {
 pub enum Source {
     Stage(usize),
     Image(String),
+    /// A named context that is files.
+    Files(String),
 }
 
 impl Graph {
@@ -68,10 +76,12 @@ impl Graph {
         arguments: &dyn Fn(&str) -> Option<String>,
         platforms: &Platforms,
         target: Option<&str>,
+        contexts: &[(String, Place)],
     ) -> Result<Self, Mistake> {
         let escape = file.directives.escape;
         let globals = globals(file, arguments, platforms)?;
-        let mut graph = Self { escape, globals, stages: Vec::new(), target: 0 };
+        let contexts = contexts.iter().map(|(name, place)| (context_name(name), place.clone())).collect();
+        let mut graph = Self { escape, globals, stages: Vec::new(), target: 0, contexts };
         for (index, stage) in file.stages.iter().enumerate() {
             let node = graph.node(index, stage, platforms)?;
             graph.stages.push(node);
@@ -101,20 +111,29 @@ impl Graph {
         }
         let platform =
             stage.from.platform.as_ref().map(expanded).transpose()?.filter(|text| !text.is_empty());
-        let base = match self.stages.iter().rposition(|node| node.is_called(&image)) {
-            _ if image == "scratch" => Base::Scratch,
-            Some(stage) => Base::Stage(stage),
-            None => Base::Image(image),
-        };
-        let steps = stage.instructions.iter().cloned();
         let name = stage.from.name.as_ref().map(|name| name.text.clone());
+        // A context of this name takes the place of the whole stage.
+        let replaced = name.as_deref().and_then(|name| self.named(name));
+        let mut steps = if replaced.is_some() { Vec::new() } else { stage.instructions.clone() };
+        let base = match replaced.or_else(|| self.named(&image)) {
+            _ if image == "scratch" => Base::Scratch,
+            Some(Source::Files(files)) => {
+                steps.insert(0, all_of(&files, stage.span));
+                Base::Scratch
+            }
+            Some(Source::Image(image)) => Base::Image(image),
+            _ => match self.stages.iter().rposition(|node| node.is_called(&image)) {
+                Some(stage) => Base::Stage(stage),
+                None => Base::Image(image),
+            },
+        };
         Ok(Node {
             label: name.clone().unwrap_or_else(|| format!("stage-{index}")),
             name,
             base,
             platform,
             span: stage.span,
-            steps: steps.map(|instruction| Step { instruction, origin: Origin::File }).collect(),
+            steps: steps.into_iter().map(|instruction| Step { instruction, origin: Origin::File }).collect(),
             triggered: false,
         })
     }
@@ -145,7 +164,23 @@ impl Graph {
     /// What `--from=name` names.
     #[must_use]
     pub fn source(&self, name: &str) -> Source {
-        self.stage(name).map_or_else(|| Source::Image(name.to_owned()), Source::Stage)
+        let named = self.named(name).or_else(|| self.stage(name).map(Source::Stage));
+        named.unwrap_or_else(|| Source::Image(name.to_owned()))
+    }
+
+    /// What a named context stands for.
+    fn named(&self, name: &str) -> Option<Source> {
+        let name = context_name(name);
+        Some(match self.contexts.get(&name)? {
+            Place::Image(image) => Source::Image(image.clone()),
+            _ => Source::Files(name),
+        })
+    }
+
+    /// Where the files of a [`Source::Files`] are.
+    #[must_use]
+    pub fn place(&self, files: &str) -> Option<&Place> {
+        self.contexts.get(files)
     }
 
     /// Puts the triggers of a base in front of the stage's own steps.
@@ -195,7 +230,7 @@ impl Graph {
             .into_iter()
             .filter_map(|(source, _)| match source {
                 Source::Stage(index) => Some(index),
-                Source::Image(_) => None,
+                Source::Image(_) | Source::Files(_) => None,
             })
             .collect();
         if let Base::Stage(base) = self.stages[stage].base {
@@ -249,6 +284,24 @@ impl Node {
     }
 }
 
+/// As it is compared: `alpine`, `alpine:latest` and `docker.io/library/alpine` are one.
+fn context_name(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    let familiar = name.parse::<ImageRef>().map_or_else(|_| name.clone(), |image| image.familiar());
+    familiar.strip_suffix(":latest").map_or_else(|| familiar.clone(), str::to_owned)
+}
+
+/// `FROM` of files: a stage of nothing that holds them.
+fn all_of(files: &str, span: Span) -> Instruction {
+    let word = |text: &str| Word { text: text.to_owned(), span };
+    Instruction {
+        keyword: word("COPY"),
+        kind: Kind::Copy(Box::new(dockerfile::Copy::all_from(word(files), word("/"), word("/")))),
+        span,
+        text: format!("COPY --from={files} / /"),
+    }
+}
+
 fn globals(
     file: &Dockerfile,
     arguments: &dyn Fn(&str) -> Option<String>,
@@ -294,6 +347,10 @@ mod tests {
             &arguments,
             &Platforms::native(crate::image::Platform::parse("linux/amd64").unwrap()),
             target,
+            &[
+                ("files".into(), Place::Directory("/files".into())),
+                ("swapped".into(), Place::Image("other:2".into())),
+            ],
         )
     }
 
@@ -323,6 +380,19 @@ mod tests {
         );
         assert_eq!(graph.stages[4].platform.as_deref(), Some("linux/amd64"));
         assert_eq!((graph.stages[0].label.as_str(), graph.stages[1].label.as_str()), ("one", "stage-1"));
+    }
+
+    #[test]
+    fn a_named_context_stands_for_an_image_a_stage_or_files() {
+        let text = "FROM docker.io/library/swapped:latest AS one\nFROM x AS swapped\nRUN never\n\
+                    FROM files\nCOPY --from=files a b\nCOPY --from=swapped a b\nCOPY --from=one a b";
+        let graph = graph(text, None).unwrap();
+        assert_eq!(graph.stages[0].base, Base::Image("other:2".into()));
+        assert_eq!((&graph.stages[1].base, graph.stages[1].steps.len()), (&Base::Image("other:2".into()), 0));
+        assert_eq!((&graph.stages[2].base, graph.stages[2].steps.len()), (&Base::Scratch, 4));
+        let sources: Vec<_> = graph.sources(2).into_iter().map(|(source, _)| source).collect();
+        let files = Source::Files("files".into());
+        assert_eq!(sources, [files.clone(), files, Source::Image("other:2".into()), Source::Stage(0)]);
     }
 
     #[test]

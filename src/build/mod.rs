@@ -6,8 +6,11 @@
 //! Files are read and written through directories taken as roots (`tree`), so no link of a context,
 //! of an image or of an archive leads out of them.
 
+mod agent;
 mod cache;
+mod cachemount;
 mod cancel;
+mod checks;
 mod config;
 mod content;
 mod context;
@@ -15,19 +18,27 @@ mod copy;
 mod copying;
 pub mod dockerfile;
 pub mod expand;
+mod fetched;
+mod git;
 mod graph;
 pub mod ignore;
+mod lint;
 mod memo;
 mod mode;
 mod mounts;
+mod place;
 mod platform;
 mod running;
+mod sandbox;
+mod secret;
+mod share;
 mod solve;
 mod steps;
 mod tree;
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    path::PathBuf,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -37,7 +48,9 @@ use self::{
     cancel::Cancel,
     context::{Context, Text},
     dockerfile::{Dockerfile, Mistake, line_of},
+    fetched::Fetched,
     graph::{Base, Graph, Source},
+    place::Place,
     platform::Platforms,
     solve::{ImageName, Progress, Solver},
 };
@@ -46,7 +59,8 @@ use crate::{
     model::{Build, ImageRef},
     runtime::Core,
 };
-pub use cache::layers as cached_layers;
+pub use cache::{forget as forget_cache, layers as cached_layers};
+pub use checks::check;
 
 /// What a build says while it goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,19 +73,41 @@ pub enum BuildEvent {
     /// A line that the step's program wrote.
     Output(String),
     Warning(String),
+    /// An image on its way: which part of it, and bytes of how many (0 when nobody knows).
+    Bytes {
+        what: String,
+        done: u64,
+        total: u64,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// A mistake in the Dockerfile, rendered with its place by the caller.
     #[error("{file}:{line}: {message}")]
-    Dockerfile { file: String, line: u32, message: String, help: Option<String> },
+    Dockerfile {
+        file: String,
+        line: u32,
+        message: String,
+        help: Option<String>,
+        /// The lines around it.
+        snippet: String,
+    },
     /// Several mistakes in the Dockerfile, each of the kind above.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Mistakes(Vec<BuildError>),
     /// A RUN step ended with a code other than 0.
     #[error("{file}:{line}: `{command}` exited with code {code}")]
-    Step { file: String, line: u32, command: String, code: i32 },
+    Step {
+        file: String,
+        line: u32,
+        command: String,
+        code: i32,
+        /// The lines around it.
+        snippet: String,
+        /// The last lines that it wrote.
+        output: Vec<String>,
+    },
     #[error("{message}")]
     Context {
         message: String,
@@ -102,39 +138,143 @@ pub async fn build(
         source: Some(source),
     })?;
     let stop = Stop(Arc::new(cancel));
-    let file = Text::read(build)?;
-    let (mut graph, platforms) = arrange(build, &file, &events)?;
-    let images = fetch(store, build, &file, &mut graph, &platforms).await?;
+    let wait = tokio::runtime::Handle::current();
+    let prepared = blocking({
+        let (store, build, wait) = (store.clone(), build.clone(), wait.clone());
+        move || prepare(&store, &build, &wait)
+    });
+    let Prepared { mut cache, file, directory, fetched } = prepared.await?;
+    cache.import(share::import(store, build, &*events).await);
+    let (parsed, mut graph, platforms) = arrange(build, &file, &*events)?;
+    let images = fetch(store, build, &file, &mut graph, &platforms, &*events).await?;
+    let found = checks::found(build, &file, &parsed, &graph, &platforms, &images, &directory)?;
+    for lint in &found.lints {
+        events(BuildEvent::Warning(found.line(&file, lint)));
+    }
+    found.refuse(&file)?;
     let references = names(build, references)?;
     let (store, core, build) = (store.clone(), core.clone(), build.clone());
     let cancel = Arc::clone(&stop.0);
-    let work = tokio::task::spawn_blocking(move || {
-        let cache = Cache::open(&store).map_err(|source| BuildError::Context {
-            message: format!("cannot open the build cache: {source}"),
-            source: Some(source),
-        })?;
-        let context = Context::open(&build, &file, cache.memo(&build.context))?;
-        let solver = Solver {
-            store: &store,
-            core: &core,
-            build: &build,
-            file: &file,
-            graph: &graph,
-            images: &images,
-            platforms: &platforms,
-            context,
-            cache,
-            events: &*events,
-            cancel: &cancel,
-            now: now(&build),
-            progress: Progress::default(),
+    let (image, records) = blocking({
+        let (store, build, events) = (store.clone(), build.clone(), Arc::clone(&events));
+        move || {
+            let context = match fetched {
+                Some(fetched) => Context::of(fetched, &file)?,
+                None => Context::open(&directory, &file, cache.memo(&directory))?,
+            };
+            let contexts = named_contexts(&store, &cache, &wait, &graph)?;
+            let solver = Solver {
+                store: &store,
+                core: &core,
+                build: &build,
+                file: &file,
+                graph: &graph,
+                images: &images,
+                platforms: &platforms,
+                context,
+                contexts,
+                cache,
+                wait,
+                events: &*events,
+                cancel: &cancel,
+                now: now(&build),
+                progress: Progress::default(),
+            };
+            let result = solver.solve();
+            solver.context.remember();
+            solver.contexts.values().for_each(Context::remember);
+            let image = finish(&solver, &*result?, &references)?;
+            Ok((image, solver.cache.used()))
+        }
+    })
+    .await?;
+    share::export(&store, &build, &image, &records, &*events).await?;
+    Ok(image)
+}
+
+/// Runs what blocks where it may.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+) -> Result<T, BuildError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| BuildError::Cancelled)?
+}
+
+/// What the user's side of a build gives: cache, Dockerfile, and the main context.
+struct Prepared {
+    cache: Cache,
+    file: Text,
+    directory: PathBuf,
+    fetched: Option<Fetched>,
+}
+
+fn prepare(store: &Store, build: &Build, wait: &tokio::runtime::Handle) -> Result<Prepared, BuildError> {
+    let cache = Cache::open(store).map_err(|source| BuildError::Context {
+        message: format!("cannot open the build cache: {source}"),
+        source: Some(source),
+    })?;
+    let context = build.context.to_string_lossy();
+    let wrong = |message: String| BuildError::Context {
+        message: format!("cannot use the build context `{context}`: {message}"),
+        source: None,
+    };
+    let place = Place::parse(&context).map_err(wrong)?;
+    let keep = build.args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").cloned().flatten();
+    let keep = keep.is_some_and(|text| text == "1" || text == "true");
+    let fetched = fetched::context(store, &cache, wait, &place, keep).map_err(wrong)?;
+    let directory = match (&fetched, place) {
+        (Some(fetched), _) => fetched.path.clone(),
+        (None, Place::Directory(path)) => path,
+        (None, _) => build.context.clone(),
+    };
+    let remote = build
+        .dockerfile
+        .as_ref()
+        .and_then(|path| path.to_str())
+        .filter(|text| text.starts_with("http://") || text.starts_with("https://"));
+    let file = match remote.filter(|_| build.dockerfile_inline.is_none()) {
+        None => Text::read(build, &directory)?,
+        Some(url) => {
+            let found = fetched::file(store, &cache, wait, url, None);
+            let text = found.and_then(|found| {
+                let path = found.path.join(found.name.as_deref().unwrap_or_default());
+                std::fs::read_to_string(path).map_err(|error| error.to_string())
+            });
+            let failed = |why| BuildError::Context {
+                message: format!("failed to read dockerfile `{url}`: {why}"),
+                source: None,
+            };
+            Text::given(url, &text.map_err(failed)?)
+        }
+    };
+    Ok(Prepared { cache, file, directory, fetched })
+}
+
+/// The named contexts that the needed stages read as files.
+fn named_contexts(
+    store: &Store,
+    cache: &Cache,
+    wait: &tokio::runtime::Handle,
+    graph: &Graph,
+) -> Result<HashMap<String, Context>, BuildError> {
+    let mut found = HashMap::new();
+    for (source, _) in graph.reachable().into_iter().flat_map(|stage| graph.sources(stage)) {
+        let Source::Files(name) = source else { continue };
+        let (false, Some(place)) = (found.contains_key(&name), graph.place(&name)) else { continue };
+        // It has no Dockerfile of its own.
+        let none = Text::default();
+        let fetched =
+            fetched::context(store, cache, wait, place, false).map_err(|why| BuildError::Context {
+                message: format!("cannot use the build context `{name}`: {why}"),
+                source: None,
+            })?;
+        let context = match (fetched, place) {
+            (Some(fetched), _) => Context::of(fetched, &none)?,
+            (None, Place::Directory(path)) => Context::open(path, &none, cache.memo(path))?,
+            (None, _) => continue,
         };
-        let result = solver.solve();
-        // Digests that were found stay true even when a step failed.
-        let _ = solver.context.memo().save();
-        finish(&solver, &*result?, &references)
-    });
-    work.await.map_err(|_| BuildError::Cancelled)?
+        found.insert(name, context);
+    }
+    Ok(found)
 }
 
 /// Tells the threads when the future is dropped.
@@ -149,33 +289,75 @@ impl Drop for Stop {
 fn arrange(
     build: &Build,
     file: &Text,
-    events: &Arc<dyn Fn(BuildEvent) + Send + Sync>,
-) -> Result<(Graph, Platforms), BuildError> {
+    events: &(dyn Fn(BuildEvent) + Send + Sync),
+) -> Result<(Dockerfile, Graph, Platforms), BuildError> {
     let located = |mistake: Mistake| located(file, mistake);
     let parsed = dockerfile::parse(&file.text).map_err(|mistakes| {
         let mut errors: Vec<BuildError> = mistakes.into_iter().map(located).collect();
         if errors.len() == 1 { errors.remove(0) } else { BuildError::Mistakes(errors) }
     })?;
     let mut platforms = Platforms::native(Platform::host());
-    if let Some(wanted) = build.platform.as_deref().filter(|text| !text.is_empty()) {
-        platforms.target = Platform::parse(wanted)?;
-    }
+    platforms.target = target_platform(build, &platforms.build)?;
     let argument = |name: &str| build.args.get(name).cloned().flatten();
-    let graph = Graph::new(&parsed, &argument, &platforms, build.target.as_deref()).map_err(located)?;
-    for warning in &parsed.warnings {
-        let line = line_of(&file.text, warning.span.start);
-        events(BuildEvent::Warning(format!("{}:{line}: {}", file.name, warning.message)));
-    }
+    let contexts = build.additional_contexts.iter().map(|(name, text)| {
+        let wrong = |why| BuildError::Context {
+            message: format!("cannot use the build context `{name}`: {why}"),
+            source: None,
+        };
+        Ok((name.clone(), Place::parse(text).map_err(wrong)?))
+    });
+    let contexts = contexts.collect::<Result<Vec<_>, BuildError>>()?;
+    let target = build.target.as_deref();
+    let graph = Graph::new(&parsed, &argument, &platforms, target, &contexts).map_err(located)?;
     if let Some(syntax) = &parsed.directives.syntax
-        && !syntax.text.starts_with("docker/dockerfile:1")
+        && !is_dockerfile_frontend(&syntax.text)
     {
-        let text = format!("`# syntax={}` is not run; the Dockerfile is read as it is", syntax.text);
-        events(BuildEvent::Warning(format!("{}: {text}", file.name)));
+        let mistake = Mistake::new(syntax.span, format!("the frontend `{}` is not run here", syntax.text));
+        return Err(located(mistake.help("only Dockerfiles are read: `# syntax=docker/dockerfile:1`")));
     }
-    if let Some(text) = unconsumed(build, &parsed) {
+    for text in unconsumed(build, &parsed).into_iter().chain(not_honoured(build, &platforms.target)) {
         events(BuildEvent::Warning(text));
     }
-    Ok((graph, platforms))
+    Ok((parsed, graph, platforms))
+}
+
+/// Images whose language is the one that is read here.
+fn is_dockerfile_frontend(image: &str) -> bool {
+    let Ok(image) = image.parse::<ImageRef>() else { return false };
+    ["docker/dockerfile", "docker/dockerfile-upstream"].contains(&image.repository.as_str())
+}
+
+/// That of the service; else this machine's when `platforms` has it, else the first of them.
+fn target_platform(build: &Build, machine: &Platform) -> Result<Platform, BuildError> {
+    if let Some(wanted) = build.platform.as_deref().filter(|text| !text.is_empty()) {
+        return Ok(Platform::parse(wanted)?);
+    }
+    let platforms: Result<Vec<_>, _> = build.platforms.iter().map(|text| Platform::parse(text)).collect();
+    let platforms = platforms?;
+    let own = platforms.iter().find(|platform| platform.architecture == machine.architecture);
+    Ok(own.or(platforms.first()).unwrap_or(machine).clone())
+}
+
+/// What was asked for and is not done, each by its name.
+fn not_honoured(build: &Build, target: &Platform) -> Vec<String> {
+    let mut told = Vec::new();
+    if build.platforms.len() > 1 {
+        told.push(format!("`platforms`: the image is built for {target} only"));
+    }
+    if let Some(isolation) = build.isolation.as_deref().filter(|name| *name != "default") {
+        told.push(format!("`isolation: {isolation}` means something on Windows only"));
+    }
+    for (name, asked) in [("provenance", &build.provenance), ("sbom", &build.sbom)] {
+        if asked.as_deref().is_some_and(|text| text != "false") {
+            told.push(format!("`{name}`: no attestation is made"));
+        }
+    }
+    for name in &build.entitlements {
+        if !["network.host", "security.insecure"].contains(&name.as_str()) {
+            told.push(format!("`entitlements`: `{name}` is not known"));
+        }
+    }
+    told
 }
 
 /// Build arguments that no ARG declares.
@@ -203,6 +385,7 @@ fn located(file: &Text, mistake: Mistake) -> BuildError {
     BuildError::Dockerfile {
         file: file.name.clone(),
         line: line_of(&file.text, mistake.span.start),
+        snippet: file.snippet(mistake.span),
         message: mistake.message,
         help: mistake.help,
     }
@@ -215,6 +398,7 @@ async fn fetch(
     file: &Text,
     graph: &mut Graph,
     platforms: &Platforms,
+    events: &(dyn Fn(BuildEvent) + Send + Sync),
 ) -> Result<HashMap<ImageName, Image>, BuildError> {
     let mut images = HashMap::new();
     loop {
@@ -236,7 +420,7 @@ async fn fetch(
             // One name may stand in several places.
             if let Entry::Vacant(place) = images.entry(name) {
                 let name = place.key();
-                let image = bring(store, build, name).await.map_err(|error| match error {
+                let image = bring(store, build, name, events).await.map_err(|error| match error {
                     ImageError::File { .. } => error.into(),
                     _ => {
                         let message = format!("cannot use image `{}`: {error}", name.name);
@@ -252,18 +436,45 @@ async fn fetch(
     }
 }
 
-async fn bring(store: &Store, build: &Build, name: &ImageName) -> Result<Image, ImageError> {
-    let reference: ImageRef = name
-        .name
-        .parse()
-        .map_err(|error: crate::model::ImageRefError| ImageError::Invalid(error.to_string()))?;
-    if !build.pull
+async fn bring(
+    store: &Store,
+    build: &Build,
+    name: &ImageName,
+    events: &(dyn Fn(BuildEvent) + Send + Sync),
+) -> Result<Image, ImageError> {
+    if let Some(layout) = name.name.strip_prefix(place::LAYOUT) {
+        let at = layout.rfind('/').unwrap_or(0);
+        let (path, wanted) = match (layout.split_once('@'), layout[at..].split_once(':')) {
+            (Some((path, digest)), _) => (path, digest),
+            (None, Some((end, tag))) => (&layout[..at + end.len()], tag),
+            (None, None) => (layout, ""),
+        };
+        let (store, path, wanted) = (store.clone(), PathBuf::from(path), wanted.to_owned());
+        let load = move || Ok(store.load_one(&path, &wanted)?);
+        return blocking(load).await.map_err(|error| match error {
+            BuildError::Image(error) => error,
+            other => ImageError::Invalid(other.to_string()),
+        });
+    }
+    let (text, stored) = match name.name.strip_prefix(place::STORED) {
+        Some(text) => (text, true),
+        None => (name.name.as_str(), false),
+    };
+    let reference: ImageRef =
+        text.parse().map_err(|error: crate::model::ImageRefError| ImageError::Invalid(error.to_string()))?;
+    if (stored || !build.pull)
         && let Some(image) = store.find(&reference)?
         && fits(&image, &Platform::parse(&name.platform)?)
     {
         return Ok(image);
     }
-    store.pull(&reference, Some(&name.platform), &|_, _, _| {}).await
+    if stored {
+        return Err(ImageError::NotFound(text.to_owned()));
+    }
+    let report = |what: &str, done, total| {
+        events(BuildEvent::Bytes { what: what.to_owned(), done, total });
+    };
+    store.pull(&reference, Some(&name.platform), &report).await
 }
 
 fn fits(image: &Image, platform: &Platform) -> bool {
@@ -337,6 +548,30 @@ fn finish(solver: &Solver<'_>, stage: &solve::Stage, references: &[ImageRef]) ->
     document.created.clone_from(&stage.created);
     document.config.labels.extend(solver.build.labels.clone());
     document.rootfs.diff_ids = stage.layers.iter().map(|layer| layer.diff_id.clone()).collect();
-    let (config, docker) = document.split()?;
+    let (config, mut docker) = document.split()?;
+    docker.build_cache = share::inline(solver.build, &solver.cache.used(), &document);
     Ok(solver.store.commit_image_with(&config, &docker, references)?)
+}
+
+/// The images that a build starts from or copies out of, as its Dockerfile writes them. What triggers
+/// of those bases name is known only when they are there.
+pub async fn bases(store: &Store, build: &Build) -> Result<Vec<String>, BuildError> {
+    let wait = tokio::runtime::Handle::current();
+    let prepared = blocking({
+        let (store, build) = (store.clone(), build.clone());
+        move || prepare(&store, &build, &wait)
+    });
+    let (_, graph, _) = arrange(build, &prepared.await?.file, &|_| {})?;
+    let mut names = std::collections::BTreeSet::new();
+    for stage in graph.reachable() {
+        if let Base::Image(name) = &graph.stages[stage].base {
+            names.insert(name.clone());
+        }
+        for (source, _) in graph.sources(stage) {
+            if let Source::Image(name) = source {
+                names.insert(name);
+            }
+        }
+    }
+    Ok(names.into_iter().collect())
 }

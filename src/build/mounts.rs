@@ -29,13 +29,19 @@ pub enum Kind {
     Tmpfs {
         size: Option<u64>,
     },
+    /// A secret of the build as a file, as a variable, or as both.
     Secret {
         id: String,
         required: bool,
+        file: bool,
+        env: Option<String>,
+        attributes: Attributes,
     },
+    /// The socket of an agent; the target is empty when it is not given.
     Ssh {
         id: String,
         required: bool,
+        attributes: Attributes,
     },
 }
 
@@ -122,28 +128,30 @@ pub fn parse(word: &Word) -> Result<Mount, Mistake> {
             source,
             read_only: read.truth(&["readonly", "ro"])?.unwrap_or(false),
             sharing: read.sharing()?,
-            attributes: Attributes {
-                mode: read.number(&["mode"], 8)?.unwrap_or(0o755),
-                uid: read.number(&["uid"], 10)?.unwrap_or(0),
-                gid: read.number(&["gid"], 10)?.unwrap_or(0),
-            },
+            attributes: read.attributes(0o755)?,
         },
         "tmpfs" => Kind::Tmpfs { size: read.text(&["size"]).map(|text| read.size(text)).transpose()? },
         "secret" => {
-            let id =
-                read.text(&["id"]).or_else(|| target.as_deref().and_then(|path| path.rsplit('/').next()));
+            let given = read.text(&["source", "src"]).or_else(|| read.text(&["id"]));
+            let id = given.or_else(|| target.as_deref().and_then(|path| path.rsplit('/').next()));
             let id = id.unwrap_or_default().to_owned();
             if id.is_empty() {
                 return Err(wrong("secret mount needs an id".into()).help("add `id=name`"));
             }
             let required = read.truth(&["required"])?.unwrap_or(false);
-            let target = target.unwrap_or_else(|| format!("/run/secrets/{id}"));
-            return Ok(Mount { kind: Kind::Secret { id, required }, target });
+            let env = read.text(&["env"]).filter(|name| !name.is_empty()).map(str::to_owned);
+            let file = target.is_some() || env.is_none();
+            let name = id.rsplit('/').next().unwrap_or_default();
+            let target = target.unwrap_or_else(|| format!("/run/secrets/{name}"));
+            let attributes = read.attributes(0o400)?;
+            return Ok(Mount { kind: Kind::Secret { id, required, file, env, attributes }, target });
         }
         "ssh" => {
             let id = read.text(&["id"]).unwrap_or("default").to_owned();
             let required = read.truth(&["required"])?.unwrap_or(false);
-            return Ok(Mount { kind: Kind::Ssh { id, required }, target: target.unwrap_or_default() });
+            let attributes = read.attributes(0o600)?;
+            let kind = Kind::Ssh { id, required, attributes };
+            return Ok(Mount { kind, target: target.unwrap_or_default() });
         }
         other => {
             let mistake = wrong(format!("unsupported mount type \"{other}\""));
@@ -193,6 +201,14 @@ impl<'a> Fields<'a> {
             .map_err(|_| self.wrong(format!("invalid value {text} for {}", names[0])))
     }
 
+    fn attributes(&self, mode: u32) -> Result<Attributes, Mistake> {
+        Ok(Attributes {
+            mode: self.number(&["mode"], 8)?.unwrap_or(mode),
+            uid: self.number(&["uid"], 10)?.unwrap_or(0),
+            gid: self.number(&["gid"], 10)?.unwrap_or(0),
+        })
+    }
+
     fn sharing(&self) -> Result<Sharing, Mistake> {
         match self.text(&["sharing"]) {
             None | Some("shared") => Ok(Sharing::Shared),
@@ -238,14 +254,31 @@ mod tests {
             source: source.into(),
             writable,
         };
+        let secret = |id: &str, required, file, env: Option<&str>| Kind::Secret {
+            id: id.into(),
+            required,
+            file,
+            env: env.map(Into::into),
+            attributes: Attributes { mode: 0o400, uid: 0, gid: 0 },
+        };
         let table = [
             ("target=/a", bind(None, "/", false), "/a"),
             ("type=bind,from=x,src=y,dst=a,rw", bind(Some("x"), "y", true), "a"),
             ("type=bind,target=/a,readonly=false", bind(None, "/", true), "/a"),
             ("type=tmpfs,target=/t,size=64m", Kind::Tmpfs { size: Some(64 << 20) }, "/t"),
-            ("type=secret,id=s", Kind::Secret { id: "s".into(), required: false }, "/run/secrets/s"),
-            ("type=secret,target=/x/y,required", Kind::Secret { id: "y".into(), required: true }, "/x/y"),
-            ("type=ssh", Kind::Ssh { id: "default".into(), required: false }, ""),
+            ("type=secret,id=s", secret("s", false, true, None), "/run/secrets/s"),
+            ("type=secret,target=/x/y,required", secret("y", true, true, None), "/x/y"),
+            ("type=secret,id=s,env=S", secret("s", false, false, Some("S")), "/run/secrets/s"),
+            ("type=secret,id=s,env=S,target=/s", secret("s", false, true, Some("S")), "/s"),
+            (
+                "type=ssh",
+                Kind::Ssh {
+                    id: "default".into(),
+                    required: false,
+                    attributes: Attributes { mode: 0o600, uid: 0, gid: 0 },
+                },
+                "",
+            ),
         ];
         for (text, kind, target) in table {
             assert_eq!(mount(text), Ok(Mount { kind, target: target.into() }), "{text}");

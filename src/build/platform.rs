@@ -1,4 +1,6 @@
-//! The platforms of a build and the arguments that name them. Pure.
+//! The platforms of a build, the arguments that name them, and what runs where.
+
+use std::path::Path;
 
 use crate::image::Platform;
 
@@ -34,8 +36,36 @@ impl Platforms {
     }
 }
 
+/// Whether programs for one architecture run on a machine of another, by itself or with an emulator
+/// that the kernel was told of (`binfmt` is `/proc/sys/fs/binfmt_misc`).
+#[must_use]
+pub fn runs_on(wanted: &str, machine: &str, binfmt: &Path) -> bool {
+    if wanted == machine || wanted.is_empty() || (wanted, machine) == ("386", "amd64") {
+        return true;
+    }
+    let name = match wanted {
+        "arm64" => "aarch64",
+        "amd64" => "x86_64",
+        "386" => "i386",
+        "mips64le" => "mips64el",
+        other => other,
+    };
+    std::fs::read_to_string(binfmt.join(format!("qemu-{name}"))).is_ok_and(|text| text.starts_with("enabled"))
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn an_emulator_lets_a_foreign_program_run() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(runs_on("amd64", "amd64", dir.path()) && runs_on("386", "amd64", dir.path()));
+        assert!(!runs_on("arm64", "amd64", dir.path()));
+        std::fs::write(dir.path().join("qemu-aarch64"), "disabled\n").unwrap();
+        assert!(!runs_on("arm64", "amd64", dir.path()));
+        std::fs::write(dir.path().join("qemu-aarch64"), "enabled\n").unwrap();
+        assert!(runs_on("arm64", "amd64", dir.path()));
+    }
+
     use super::*;
 
     #[test]

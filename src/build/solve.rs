@@ -14,7 +14,7 @@ use super::{
     config::{Document, Made},
     content::Digest,
     context::{Context, Text},
-    dockerfile::{Kind, Mistake, line_of},
+    dockerfile::{Kind, Mistake, Span, line_of},
     graph::{Base, Graph, Node, Origin, Source, Step},
     platform::Platforms,
     tree::Tree,
@@ -36,7 +36,11 @@ pub struct Solver<'a> {
     pub images: &'a HashMap<ImageName, Image>,
     pub platforms: &'a Platforms,
     pub context: Context,
+    /// Named contexts that are files and are read.
+    pub contexts: HashMap<String, Context>,
     pub cache: Cache,
+    /// To wait for what comes over a network.
+    pub wait: tokio::runtime::Handle,
     pub events: &'a (dyn Fn(BuildEvent) + Send + Sync),
     /// Set when the caller went away or a stage failed.
     pub cancel: &'a Cancel,
@@ -87,6 +91,14 @@ pub struct At<'a> {
     pub step: &'a Step,
     /// `[web 2/5]`
     pub number: &'a str,
+}
+
+impl At<'_> {
+    /// In the Dockerfile: that of the FROM for a trigger.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        if self.step.origin == Origin::File { self.step.instruction.span } else { self.node.span }
+    }
 }
 
 /// What a step depends on, beside the layers below.
@@ -218,7 +230,16 @@ impl Solver<'_> {
         found.ok_or_else(|| crate::image::ImageError::NotFound(name.to_owned()).into())
     }
 
-    /// Layers and fast key of what a `--from` names.
+    /// The context that `from` names: the main one when it is `None`; `None` for stages and images.
+    pub fn context_of(&self, from: Option<&str>) -> Option<&Context> {
+        let Some(from) = from else { return Some(&self.context) };
+        match self.graph.source(from) {
+            Source::Files(name) => self.contexts.get(&name),
+            Source::Stage(_) | Source::Image(_) => None,
+        }
+    }
+
+    /// Layers and fast key of the stage or image that a `--from` names.
     pub fn source(&self, source: &Source) -> Result<(Vec<LayerRef>, Key), BuildError> {
         Ok(match source {
             Source::Stage(stage) => {
@@ -229,6 +250,7 @@ impl Solver<'_> {
                 let image = self.image(name, None)?;
                 (image.layers.clone(), Key::of([&b"image"[..], image.id.as_bytes()]))
             }
+            Source::Files(name) => return Err(crate::image::ImageError::NotFound(name.clone()).into()),
         })
     }
 
@@ -258,7 +280,7 @@ impl Solver<'_> {
         let below: &[u8] = if inputs.parentless { b"" } else { stage.chain.bytes() };
         let fast =
             Key::of(parts("fast").chain(ends).chain([below]).chain(inputs.fast.iter().map(Vec::as_slice)));
-        let record = match self.usable(&fast)? {
+        let record = match self.usable(at.node, &fast)? {
             Some(record) => Some(record),
             None => {
                 let digests = slow()?;
@@ -267,7 +289,7 @@ impl Solver<'_> {
                 let slow = Key::of(
                     parts("slow").chain(ends).chain(below).chain(ends).chain(digests.iter().map(|d| &d[..])),
                 );
-                let found = self.usable(&slow)?;
+                let found = self.usable(at.node, &slow)?;
                 match &found {
                     Some((record, _)) => self.keep(&fast, record)?,
                     None => {
@@ -306,8 +328,9 @@ impl Solver<'_> {
     }
 
     /// A record whose layer is there.
-    fn usable(&self, key: &Key) -> Result<Option<(Record, Option<LayerRef>)>, BuildError> {
-        if self.build.no_cache {
+    fn usable(&self, node: &Node, key: &Key) -> Result<Option<(Record, Option<LayerRef>)>, BuildError> {
+        let is_named = |name: &String| name.eq_ignore_ascii_case(&node.label);
+        if self.build.no_cache || self.build.no_cache_filter.iter().any(is_named) {
             return Ok(None);
         }
         let Some(record) = self.cache.find(key) else { return Ok(None) };
@@ -340,17 +363,11 @@ impl Solver<'_> {
                 format!("in `ONBUILD {}` of the base image: {}", at.step.instruction.text, mistake.message),
             ),
         };
-        BuildError::Dockerfile {
-            file: self.file.name.clone(),
-            line: line_of(&self.file.text, span.start),
-            message,
-            help: mistake.help,
-        }
+        super::located(self.file, Mistake { span, message, help: mistake.help })
     }
 
     pub fn line(&self, at: At<'_>) -> u32 {
-        let span = if at.step.origin == Origin::File { at.step.instruction.span } else { at.node.span };
-        line_of(&self.file.text, span.start)
+        line_of(&self.file.text, at.span().start)
     }
 
     pub fn warn(&self, at: At<'_>, message: &str) {

@@ -114,13 +114,9 @@ impl Solver<'_> {
     ) -> Result<super::expand::Expanded, BuildError> {
         let escape = if at.step.origin == Origin::File { self.graph.escape } else { '\\' };
         let lookup = |name: &str| variable(stage, name);
-        let expanded = expand(&word.text, escape, quotes, &lookup).map_err(|message| {
+        expand(&word.text, escape, quotes, &lookup).map_err(|message| {
             self.wrong(at, Mistake::new(word.span, format!("failed to process \"{}\": {message}", word.text)))
-        })?;
-        for name in &expanded.undefined {
-            self.warn(at, &format!("usage of undefined variable '${name}'"));
-        }
-        Ok(expanded)
+        })
     }
 
     /// All are expanded with what was set before the instruction.

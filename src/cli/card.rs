@@ -3,12 +3,21 @@
 use super::failure::{Failure, Problem};
 use crate::{
     load::Source,
-    session::{Autopsy, ContainerState, Failed, Health, Outcome, Project},
+    session::{Autopsy, ContainerState, ErrorKind, Failed, Health, Outcome, Project},
 };
 
 /// One problem for each failed step.
 pub(super) fn failure(outcome: &Outcome, project: &Project, source: &dyn Source) -> Failure {
-    Failure::of(1, outcome.failed.iter().map(|failed| problem(failed, project, source)).collect())
+    // A program that cannot be run has a code of its own, and so has content that is not the locked one.
+    let code = outcome.failed.iter().find_map(|failed| match failed.error.kind {
+        ErrorKind::Program(code) => Some(code),
+        ErrorKind::Drift => Some(3),
+        _ => None,
+    });
+    Failure::of(
+        code.unwrap_or(1),
+        outcome.failed.iter().map(|failed| problem(failed, project, source)).collect(),
+    )
 }
 
 fn problem(failed: &Failed, project: &Project, source: &dyn Source) -> Problem {

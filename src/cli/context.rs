@@ -18,7 +18,7 @@ use super::{
 use crate::{
     load::{self, Diagnostic, Effect, LoadOptions, Loaded, Severity, Source, System, Unsupported},
     session::{
-        self, Choice, Engine, Event, Op, Outcome, Preview, Project, Selection, Session, StepId, Wish,
+        self, Choice, Engine, Event, Op, Outcome, Plan, Preview, Project, Selection, Session, StepId, Wish,
         WithDependencies,
     },
     ui::{
@@ -38,7 +38,8 @@ pub(super) struct Context {
 /// Which kinds of steps keep their details to themselves.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Quiet {
-    pub pull: bool,
+    /// Pulls and pushes.
+    pub transfer: bool,
     pub build: bool,
 }
 
@@ -145,7 +146,17 @@ impl Context {
     /// empty): a service that is named needs no profile turned on, and what this engine does not
     /// honour is told.
     pub(super) fn load_to_run(&self, services: &[String]) -> Result<Project, Failure> {
-        let mut options = LoadOptions { all_resources: self.global.all_resources, ..self.load_options() };
+        self.load_overlaid(services, None)
+    }
+
+    /// The same with one more Compose file laid over the others.
+    pub(super) fn load_overlaid(
+        &self,
+        services: &[String],
+        overlay: Option<String>,
+    ) -> Result<Project, Failure> {
+        let all_resources = self.global.all_resources;
+        let mut options = LoadOptions { all_resources, overlay, ..self.load_options() };
         let mut loaded =
             load::load(&options, &self.source).map_err(|found| Failure::project(found, false))?;
         let disabled = services.iter().filter_map(|name| loaded.project.disabled.get(name));
@@ -256,25 +267,48 @@ impl Context {
             self.print_preview(&preview)?;
             return Ok(None);
         }
+        let outcome = session.pursue(wish, cancel, &mut self.ears(quiet, also)).await;
+        self.settle();
+        self.reached(outcome.map_err(failure)?, session.project()).map(Some)
+    }
+
+    /// Sends images to their registries, or prints what would be sent when `--dry-run`.
+    pub(super) async fn push(&self, session: &Session, plan: &Plan, quiet: Quiet) -> Result<(), Failure> {
+        if self.global.dry_run {
+            let preview = Preview { images: plan.clone(), ..Preview::default() };
+            return self.print_preview(&preview);
+        }
+        let cancel = self.signals.cancel.clone();
+        let outcome = session.carry_out_images(plan, &cancel, &mut self.ears(quiet, &mut |_| {})).await;
+        self.settle();
+        self.reached(outcome, session.project()).map(drop)
+    }
+
+    /// Hears events for the screen, and for `also` after it.
+    fn ears<'a>(
+        &'a self,
+        quiet: Quiet,
+        also: &'a mut (dyn FnMut(&Event) + Send),
+    ) -> impl FnMut(Event) + Send + 'a {
         let mut silent = BTreeSet::new();
-        let mut hear = |event: Event| {
+        move |event: Event| {
             note_silent(&event, quiet, &mut silent);
             let hushed = matches!(&event, Event::Progress { step, .. } if silent.contains(step));
             if !hushed {
                 self.with_screen(|screen| screen.hear(&event));
             }
             also(&event);
-        };
-        let outcome = session.pursue(wish, cancel, &mut hear).await;
-        self.settle();
-        let outcome = outcome.map_err(failure)?;
+        }
+    }
+
+    fn reached(&self, outcome: Outcome, project: &Project) -> Result<Outcome, Failure> {
         if !outcome.failed.is_empty() {
-            return Err(card::failure(&outcome, session.project(), &self.source));
+            return Err(card::failure(&outcome, project, &self.source));
         }
         if outcome.cancelled {
             return Err(Failure::interrupted(self.signals.first().unwrap_or(2)));
         }
-        Ok(Some(outcome))
+        Ok(outcome)
     }
 
     fn print_preview(&self, preview: &Preview) -> Result<(), Failure> {
@@ -300,7 +334,7 @@ fn note_silent(event: &Event, quiet: Quiet, silent: &mut BTreeSet<StepId>) {
     silent.clear();
     for (number, step) in plan.steps.iter().enumerate() {
         let hushed = match step.op {
-            Op::Pull(_) => quiet.pull,
+            Op::Pull(_) | Op::Push(_) => quiet.transfer,
             Op::Build(_) => quiet.build,
             _ => false,
         };

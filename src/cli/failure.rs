@@ -41,6 +41,7 @@ impl Problem {
         }
         diagnostic.help.clone_from(&error.help);
         let mut problem = Self::new(diagnostic);
+        problem.facts.clone_from(&error.facts);
         for cause in &error.causes {
             // Errors of libraries like to repeat what stands below them.
             let told = problem.causes.last().unwrap_or(&error.message);
@@ -109,12 +110,6 @@ impl Failure {
         Self::silent(128 + number)
     }
 
-    /// The same words with another exit code.
-    pub(super) fn with_code(mut self, code: i32) -> Self {
-        self.code = code;
-        self
-    }
-
     pub(super) fn because(mut self, cause: impl Into<String>) -> Self {
         if let Some(problem) = self.problems.last_mut() {
             problem.causes.push(cause.into());
@@ -140,7 +135,9 @@ impl Failure {
 
     pub(super) fn of_session(error: SessionError, project: &Project, source: &dyn Source) -> Self {
         match error {
-            SessionError::Plan(error) => Self::of(1, vec![Problem::of_plan(error, project, source)]),
+            SessionError::Plan(error) => {
+                Self::of(if error.drift { 3 } else { 1 }, vec![Problem::of_plan(error, project, source)])
+            }
             SessionError::Engine(error) => {
                 Self::of(engine_code(&error), vec![Problem::of_engine(&error, project, source)])
             }
@@ -211,9 +208,11 @@ pub(super) fn write(text: &str) {
 }
 
 /// An engine that docker compose has no word for is a mistake in what is ours.
-fn engine_code(error: &EngineError) -> i32 {
-    if let ErrorKind::Program(code) = error.kind {
-        return code;
+pub(super) fn engine_code(error: &EngineError) -> i32 {
+    match error.kind {
+        ErrorKind::Program(code) => return code,
+        ErrorKind::Drift => return 3,
+        _ => {}
     }
     if error.kind == ErrorKind::Unsupported && error.path.is_none() { 2 } else { 1 }
 }

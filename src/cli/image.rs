@@ -1,12 +1,12 @@
 //! `ficelle image`: what the engine's store holds.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{io::IsTerminal as _, path::PathBuf, sync::Arc, time::SystemTime};
 
 use clap::Subcommand;
 
-use super::{context::Context, failure::Failure, output};
+use super::{context::Context, failure::Failure, output, when};
 use crate::{
-    session::{ImageInfo, ImageRef, Silent},
+    session::{ImageAct, ImageAnswer, ImageInfo, ImageRef, ImageRefError, Prune, Silent},
     ui::{table::Table, time},
 };
 
@@ -19,10 +19,110 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show how an image came about
+    History {
+        /// A name or id
+        #[arg(value_name = "IMAGE")]
+        image: String,
+
+        /// Do not shorten what was run
+        #[arg(long)]
+        no_trunc: bool,
+    },
+    /// Make an image of one layer from the tar of a file system
+    Import {
+        /// The tar, plain or compressed; `-` is standard input
+        #[arg(value_name = "FILE")]
+        input: PathBuf,
+
+        /// Its name
+        #[arg(value_name = "IMAGE")]
+        image: Option<String>,
+
+        /// What its history says
+        #[arg(short, long, value_name = "TEXT", default_value = "")]
+        message: String,
+
+        /// What it is for (`os/arch[/variant]`)
+        #[arg(long, value_name = "PLATFORM")]
+        platform: Option<String>,
+    },
+    /// Show all that is known of images, as JSON
+    Inspect {
+        /// Names or ids
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<String>,
+    },
+    /// Remove images that nothing uses
+    ///
+    /// Without `--all` those that have no name any more.
+    Prune {
+        /// Every image that no container uses
+        #[arg(short, long)]
+        all: bool,
+
+        /// What builds keep for the next one, too
+        #[arg(long)]
+        build_cache: bool,
+
+        /// Only what was made before: `until=24h`, `until=2026-11-21T08:00:00Z`
+        #[arg(long, value_name = "FILTER")]
+        filter: Vec<String>,
+
+        /// Do not ask (this version asks nothing)
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Pull images from their registries
+    Pull {
+        /// Names of images
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<String>,
+
+        /// For another machine (`os/arch[/variant]`)
+        #[arg(long, value_name = "PLATFORM")]
+        platform: Option<String>,
+
+        /// Print only ids
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Push images to the registries of their names
+    Push {
+        /// Names of images
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<String>,
+
+        /// Print only digests
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Write images into an archive that `docker load` and `ficelle image load` take
+    ///
+    /// It is an OCI layout and a docker archive at once.
+    Save {
+        /// Names or ids
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<String>,
+
+        /// The archive; standard output when there is none
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Give an image another name
+    Tag {
+        /// A name or id
+        #[arg(value_name = "SOURCE")]
+        source: String,
+
+        /// The new name
+        #[arg(value_name = "TARGET")]
+        target: String,
+    },
     /// Take the images of an archive (`docker save`, OCI layout) into the store
     Load {
-        /// The archive: a tar file or a directory
-        #[arg(short, long, value_name = "FILE")]
+        /// The archive: a tar file or a directory; `-` is standard input
+        #[arg(short, long, value_name = "FILE", default_value = "-")]
         input: PathBuf,
 
         /// Do not print what was loaded
@@ -65,8 +165,124 @@ impl Args {
             Command::Load { input, quiet } => load(context, &input, quiet).await,
             Command::Ls { format, quiet } => list(context, format, quiet).await,
             Command::Rm { images, force } => remove(context, &images, force).await,
+            Command::History { image, no_trunc } => history(context, image, no_trunc).await,
+            Command::Import { input, image, message, platform } => {
+                let image = image.as_deref().map(named).transpose()?;
+                let created = time::rfc3339(SystemTime::now());
+                let act = ImageAct::Import { input, image, platform, message, created };
+                let ImageAnswer::Id { id, .. } = act_on(context, act).await? else { return Ok(0) };
+                output::text(&format!("{id}\n")).map(|()| 0)
+            }
+            Command::Inspect { images } => inspect(context, images).await,
+            Command::Prune { all, build_cache, filter, force: _ } => {
+                prune(context, Prune { all, build_cache, until: until(&filter)? }).await
+            }
+            Command::Pull { images, platform, quiet } => {
+                for name in images {
+                    let act = ImageAct::Pull { image: named(&name)?, platform: platform.clone() };
+                    transferred(context, &name, "Pulled", act, quiet).await?;
+                }
+                Ok(0)
+            }
+            Command::Push { images, quiet } => {
+                for name in images {
+                    let act = ImageAct::Push { image: named(&name)? };
+                    transferred(context, &name, "Pushed", act, quiet).await?;
+                }
+                Ok(0)
+            }
+            Command::Save { images, output } => {
+                let output = output.unwrap_or_else(|| PathBuf::from("-"));
+                if output.as_os_str() == "-" && std::io::stdout().is_terminal() {
+                    return Err(
+                        Failure::failed("an archive is nothing for a terminal").help("use `--output FILE`")
+                    );
+                }
+                act_on(context, ImageAct::Save { images, output }).await.map(|_| 0)
+            }
+            Command::Tag { source, target } => {
+                act_on(context, ImageAct::Tag { source, target: named(&target)? }).await.map(|_| 0)
+            }
         }
     }
+}
+
+fn named(name: &str) -> Result<ImageRef, Failure> {
+    name.parse().map_err(|error: ImageRefError| Failure::failed(error.to_string()))
+}
+
+async fn act_on(context: &Context, act: ImageAct) -> Result<ImageAnswer, Failure> {
+    let answer = context.connect()?.act_on_images(act, Arc::new(Silent)).await;
+    answer.map_err(|error| Failure::of_engine(&error, context.source()))
+}
+
+/// A pull or push: what came of it on standard output, how far it is on standard error.
+async fn transferred(
+    context: &Context,
+    name: &str,
+    done: &str,
+    act: ImageAct,
+    quiet: bool,
+) -> Result<(), Failure> {
+    let ImageAnswer::Id { id, notes } = act_on(context, act).await? else { return Ok(()) };
+    for note in notes {
+        context.say("note", &note);
+    }
+    if quiet { output::text(&format!("{id}\n")) } else { output::text(&format!("{done} {name}: {id}\n")) }
+}
+
+async fn history(context: &Context, image: String, whole: bool) -> Result<i32, Failure> {
+    let ImageAnswer::History(steps) = act_on(context, ImageAct::History { image }).await? else {
+        return Ok(0);
+    };
+    let mut table = Table::new(&["CREATED", "CREATED BY", "SIZE", "COMMENT"]);
+    for step in steps {
+        let age = step.created.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+        let line: String = step.created_by.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let short: String = if whole || line.chars().count() <= 45 {
+            line
+        } else {
+            line.chars().take(44).chain(['…']).collect()
+        };
+        table.row(vec![
+            age.map_or_else(|| "N/A".to_owned(), |age| format!("{} ago", time::rough(age))),
+            short,
+            size(step.size),
+            step.comment,
+        ]);
+    }
+    output::lines(table.lines().iter().map(String::as_str)).map(|()| 0)
+}
+
+async fn inspect(context: &Context, images: Vec<String>) -> Result<i32, Failure> {
+    let mut documents = Vec::new();
+    for image in images {
+        if let ImageAnswer::Document(document) = act_on(context, ImageAct::Inspect { image }).await? {
+            documents.push(document);
+        }
+    }
+    output::text(&format!("{:#}\n", serde_json::Value::Array(documents))).map(|()| 0)
+}
+
+async fn prune(context: &Context, what: Prune) -> Result<i32, Failure> {
+    let ImageAnswer::Pruned { names, freed } = act_on(context, ImageAct::Prune(what)).await? else {
+        return Ok(0);
+    };
+    let lines: Vec<String> = names.iter().map(|name| format!("Untagged: {name}")).collect();
+    output::lines(lines.iter().map(String::as_str))?;
+    output::text(&format!("Total reclaimed space: {}\n", size(freed))).map(|()| 0)
+}
+
+fn until(filters: &[String]) -> Result<Option<SystemTime>, Failure> {
+    let mut until = None;
+    for filter in filters {
+        let Some(text) = filter.strip_prefix("until=") else {
+            return Err(Failure::failed(format!("`{filter}` is no filter of images"))
+                .help("the one there is: `until=24h` or `until=2026-11-21T08:00:00Z`"));
+        };
+        until = Some(when::point(text, SystemTime::now()).map_err(Failure::failed)?);
+    }
+    Ok(until)
 }
 
 async fn load(context: &Context, input: &std::path::Path, quiet: bool) -> Result<i32, Failure> {
@@ -201,6 +417,8 @@ mod tests {
             size: 12_345_678,
             created: None,
             platform: "linux/amd64".into(),
+            digest: None,
+            age: None,
         };
         let images = [image];
         let cells: Vec<_> =

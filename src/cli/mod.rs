@@ -1,6 +1,8 @@
 //! What is typed: arguments, dispatch, exit codes. One file for each command.
 
 mod attach;
+mod attach_command;
+mod bake;
 mod build;
 mod card;
 mod config;
@@ -14,21 +16,33 @@ mod failure;
 mod global;
 mod graph;
 mod image;
+mod kill;
+mod lock;
+mod locked;
+mod login;
 mod logs;
+mod migrate;
 mod output;
+mod pause;
 mod port;
 mod ps;
 mod pull;
+mod push;
 mod restart;
+mod rm;
+mod run;
 mod running;
+mod scale;
 mod schema;
 mod signals;
 mod start;
 mod stop;
 mod target;
+mod unpause;
 mod up;
 mod usage;
 mod version;
+mod wait;
 mod when;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -64,15 +78,28 @@ enum Command {
     Exec(exec::Args),
     Graph(graph::Args),
     Image(image::Args),
+    Lock(lock::Args),
+    Login(login::Args),
+    Logout(login::LogoutArgs),
     Logs(logs::Args),
+    Migrate(migrate::Args),
     Port(port::Args),
     Ps(ps::Args),
     Pull(pull::Args),
+    Push(push::Args),
     Restart(restart::Args),
     Schema(schema::Args),
     Start(start::Args),
     Stop(stop::Args),
     Up(up::Args),
+    Attach(attach_command::Args),
+    Kill(kill::Args),
+    Pause(pause::Args),
+    Rm(rm::Args),
+    Run(run::Args),
+    Scale(scale::Args),
+    Unpause(unpause::Args),
+    Wait(wait::Args),
     Version(version::Args),
 }
 
@@ -82,11 +109,17 @@ impl Command {
         match self {
             Self::Up(up) if up.attached() => 2,
             // They pass signals on.
-            Self::Exec(_) => u32::MAX,
+            Self::Attach(_) | Self::Exec(_) | Self::Run(_) => u32::MAX,
             Self::Build(_)
             | Self::Create(_)
             | Self::Down(_)
+            | Self::Kill(_)
+            | Self::Pause(_)
+            | Self::Rm(_)
+            | Self::Scale(_)
+            | Self::Unpause(_)
             | Self::Pull(_)
+            | Self::Push(_)
             | Self::Restart(_)
             | Self::Start(_)
             | Self::Stop(_)
@@ -94,11 +127,16 @@ impl Command {
             Self::Config(_)
             | Self::Graph(_)
             | Self::Image(_)
+            | Self::Lock(_)
+            | Self::Login(_)
+            | Self::Logout(_)
             | Self::Logs(_)
+            | Self::Migrate(_)
             | Self::Port(_)
             | Self::Ps(_)
             | Self::Schema(_)
-            | Self::Version(_) => 0,
+            | Self::Version(_)
+            | Self::Wait(_) => 0,
         }
     }
 
@@ -111,15 +149,28 @@ impl Command {
             Self::Exec(args) => args.run(context).await,
             Self::Graph(args) => args.run(context),
             Self::Image(args) => args.run(context).await,
+            Self::Lock(args) => args.run(context).await,
+            Self::Login(args) => args.run(context).await,
+            Self::Logout(args) => args.run(context).await,
             Self::Logs(args) => args.run(context).await,
+            Self::Migrate(args) => args.run(context),
             Self::Port(args) => args.run(context).await,
             Self::Ps(args) => args.run(context).await,
             Self::Pull(args) => args.run(context).await,
+            Self::Push(args) => args.run(context).await,
             Self::Restart(args) => args.run(context).await,
             Self::Schema(schema::Args {}) => schema::run(),
             Self::Start(args) => args.run(context).await,
             Self::Stop(args) => args.run(context).await,
             Self::Up(args) => args.run(context).await,
+            Self::Attach(args) => args.run(context).await,
+            Self::Kill(args) => args.run(context).await,
+            Self::Pause(args) => args.run(context).await,
+            Self::Rm(args) => args.run(context).await,
+            Self::Run(args) => args.run(context).await,
+            Self::Scale(args) => args.run(context).await,
+            Self::Unpause(args) => args.run(context).await,
+            Self::Wait(args) => args.run(context).await,
             Self::Version(args) => args.run(),
         }
     }

@@ -3,6 +3,7 @@
 use super::{
     context::{Context, Quiet, select},
     failure::Failure,
+    locked,
 };
 use crate::session::{BuildMode, ImageOptions, PullPolicy, Selection, Wish, WithDependencies};
 
@@ -23,6 +24,10 @@ pub(super) struct Args {
     /// Pull the images, too, of what the named services need
     #[arg(long)]
     include_deps: bool,
+
+    /// Fail with code 3 when a registry has another image than the one in `ficelle.lock`
+    #[arg(long)]
+    locked: bool,
 
     /// Do not fail when an image cannot be pulled
     #[arg(long)]
@@ -63,9 +68,10 @@ impl Args {
             Policy::Always => PullPolicy::Always,
             Policy::Missing => PullPolicy::Missing,
         };
-        let images = ImageOptions { build: BuildMode::Never, pull: Some(policy) };
+        let locked = locked::wanted(self.locked, session.project())?;
+        let images = ImageOptions { build: BuildMode::Never, pull: Some(policy), locked };
         let wish = Wish { command: "pull", images: Some((pulled, images)), goal: None };
-        let quiet = Quiet { pull: self.quiet, build: false };
+        let quiet = Quiet { transfer: self.quiet, build: false };
         let cancel = context.signals.cancel.clone();
         match context.pursue(&session, &wish, quiet, &cancel).await {
             Err(failure) if self.ignore_pull_failures && context.signals.first().is_none() => {

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use super::{
     context::{Quiet, select},
     failure::Failure,
+    locked,
 };
 use crate::session::{
     BuildMode, Goal, ImageOptions, PullPolicy, Recreate, Session, WaitOptions, Wish, WithDependencies,
@@ -25,6 +26,10 @@ pub(super) struct Running {
     /// When to pull images before running
     #[arg(long, value_name = "WHEN", default_value = "policy")]
     pub pull: Pull,
+
+    /// Fail with code 3 when an image is not the one in `ficelle.lock`
+    #[arg(long)]
+    pub locked: bool,
 
     /// Do not print the progress of pulls
     #[arg(long)]
@@ -63,7 +68,7 @@ pub(super) enum Pull {
     Build,
 }
 
-fn scale(text: &str) -> Result<(String, u32), String> {
+pub(super) fn scale(text: &str) -> Result<(String, u32), String> {
     let (service, number) = text.split_once('=').ok_or("expected SERVICE=NUM")?;
     let number = number.parse().map_err(|_| format!("`{number}` is no number of containers"))?;
     Ok((service.to_owned(), number))
@@ -120,10 +125,10 @@ impl Running {
             timeout: manner.timeout,
             wait: manner.wait,
         };
-        Ok(Wish { command, images: Some((selection, self.images())), goal: Some(goal) })
+        Ok(Wish { command, images: Some((selection, self.images(session)?)), goal: Some(goal) })
     }
 
-    fn images(&self) -> ImageOptions {
+    fn images(&self, session: &Session) -> Result<ImageOptions, Failure> {
         let build = match (self.build, self.no_build) {
             (true, _) => BuildMode::Always,
             (_, true) => BuildMode::Never,
@@ -136,11 +141,11 @@ impl Running {
             Pull::Build => Some(PullPolicy::Build),
             Pull::Policy => None,
         };
-        ImageOptions { build, pull }
+        Ok(ImageOptions { build, pull, locked: locked::wanted(self.locked, session.project())? })
     }
 
     pub(super) fn quiet(&self, build: bool) -> Quiet {
-        Quiet { pull: self.quiet_pull, build }
+        Quiet { transfer: self.quiet_pull, build }
     }
 }
 

@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Dependency,
     /// A registry or other peer could not be reached or refused.
     Remote,
+    /// It is not what was locked.
+    Drift,
     /// Out of disk, memory, addresses.
     Exhausted,
     /// Stopped because the user asked.
@@ -37,6 +39,8 @@ pub struct EngineError {
     pub message: String,
     /// Reasons below it, outermost first.
     pub causes: Vec<String>,
+    /// What else shows it, such as the lines of a file; lines below the first are quoted.
+    pub facts: Vec<String>,
     /// What to do next.
     pub help: Vec<String>,
     /// The value that asks for it, as a model path (`services.web.ports[0]`): shown with its place.
@@ -45,7 +49,14 @@ pub struct EngineError {
 
 impl EngineError {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), causes: Vec::new(), help: Vec::new(), path: None }
+        Self {
+            kind,
+            message: message.into(),
+            causes: Vec::new(),
+            facts: Vec::new(),
+            help: Vec::new(),
+            path: None,
+        }
     }
 
     #[must_use]

@@ -4,6 +4,7 @@
 //! say. It decides nothing: the planner does.
 
 mod error;
+mod images;
 mod observed;
 mod op;
 mod process;
@@ -14,14 +15,15 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 pub use error::{EngineError, ErrorKind};
+pub use images::{ImageAct, ImageAnswer, ImageStep, Prune};
 pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
     VolumeInfo,
 };
-pub use op::{BuildRequest, CreateContainer, Op, Outcome, PullRequest, WaitFor};
-pub use process::{Chunk, Control, Conversation, ExecRequest, Size};
+pub use op::{BuildRequest, CreateContainer, OneOff, Op, Outcome, PullRequest, PushRequest, WaitFor};
+pub use process::{AttachRequest, Chunk, Control, Conversation, ExecRequest, Size};
 
-use crate::model::ImageRef;
+use crate::model::{Build, ImageRef};
 // What a [`WaitFor`] speaks of.
 pub use crate::model::Condition;
 
@@ -134,6 +136,13 @@ pub trait Engine: Send + Sync {
     /// Carries out one operation. Repeating an operation that was already carried out is no error.
     async fn perform(&self, op: &Op, progress: Arc<dyn Progress>) -> Result<Outcome, EngineError>;
 
+    /// What build checks say of a service's Dockerfile, and whether that is nothing; builds nothing.
+    async fn check_build(&self, service: &str, build: &Build) -> Result<(String, bool), EngineError> {
+        let _ = build;
+        let message = format!("the {} engine cannot check builds", self.capabilities().engine);
+        Err(EngineError::new(ErrorKind::Unsupported, message).at(format!("services.{service}.build")))
+    }
+
     /// Sends what the containers say; returns when there is no more, or nobody listens.
     async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError>;
 
@@ -142,6 +151,10 @@ pub trait Engine: Send + Sync {
 
     /// The same for a program that nobody talks with and that outlives this one.
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError>;
+
+    /// Talks with a container's own program: types to it when `stdin`, and reads what it writes from now
+    /// on, or from its beginning. One that has ended has nothing to say but its code.
+    async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError>;
 
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;
@@ -153,6 +166,17 @@ pub trait Engine: Send + Sync {
         path: &std::path::Path,
         progress: Arc<dyn Progress>,
     ) -> Result<Vec<String>, EngineError>;
+
+    /// Carries out one act on images.
+    async fn act_on_images(
+        &self,
+        act: ImageAct,
+        _progress: Arc<dyn Progress>,
+    ) -> Result<ImageAnswer, EngineError> {
+        let engine = self.capabilities().engine;
+        let message = format!("the {engine} engine has no `{}` of images", act.name());
+        Err(EngineError::new(ErrorKind::Unsupported, message))
+    }
 
     /// Removes a reference, and the content that nothing else uses.
     async fn remove_image(&self, image: &ImageRef, force: bool) -> Result<(), EngineError>;

@@ -1,6 +1,11 @@
 //! What is there, as found, before any choice.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -160,4 +165,8 @@ pub struct ImageInfo {
     pub created: Option<SystemTime>,
     /// `os/arch[/variant]`.
     pub platform: String,
+    /// Of the manifest or index that the name asked for stands for, where there is one name.
+    pub digest: Option<String>,
+    /// How long ago that name was last brought or given.
+    pub age: Option<Duration>,
 }

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use indexmap::IndexMap;
 
-use super::ContainerId;
+use super::{ContainerId, Size};
 use crate::model::{Build, Condition, ContainerSpec, Network, PullPolicy, Volume};
 
 /// One engine action. Containers are named by their Compose name (`project-service-1`), and by id
@@ -13,6 +13,7 @@ use crate::model::{Build, Condition, ContainerSpec, Network, PullPolicy, Volume}
 pub enum Op {
     Pull(PullRequest),
     Build(Box<BuildRequest>),
+    Push(PushRequest),
     CreateNetwork {
         project: String,
         network: Network,
@@ -42,6 +43,25 @@ pub enum Op {
         id: ContainerId,
         timeout: Option<Duration>,
     },
+    /// Sends a signal, by name or number. One that ends containers (SIGKILL, its stop signal) ends the
+    /// restart policy too.
+    Kill {
+        project: String,
+        name: String,
+        id: ContainerId,
+        signal: String,
+    },
+    /// Freezes every process of it.
+    Pause {
+        project: String,
+        name: String,
+        id: ContainerId,
+    },
+    Unpause {
+        project: String,
+        name: String,
+        id: ContainerId,
+    },
     /// Removes a container that does not run, and its anonymous volumes when `volumes`.
     Remove {
         project: String,
@@ -62,7 +82,17 @@ pub struct PullRequest {
     pub image: String,
     pub platform: Option<String>,
     pub policy: PullPolicy,
+    /// The digest that the name must stand for at its registry (`--locked`).
+    pub locked: Option<String>,
     /// The service that asks for it, for messages.
+    pub service: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushRequest {
+    /// As written.
+    pub image: String,
+    /// The service that it is built for, for messages.
     pub service: String,
 }
 
@@ -90,6 +120,21 @@ pub struct CreateContainer {
     pub image_id: String,
     /// The container it takes the place of: anonymous volumes and addresses are handed on.
     pub replaces: Option<ContainerId>,
+    /// A container of `run`.
+    pub once: Option<OneOff>,
+}
+
+/// What a container of `run` is beside its specification.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OneOff {
+    /// It answers to the names of its service, too.
+    pub aliases: bool,
+    /// Its standard input ends with whoever attached to it.
+    pub close_stdin: bool,
+    /// Of its terminal at first.
+    pub size: Option<Size>,
+    /// The engine removes it when it has ended.
+    pub remove: bool,
 }
 
 /// What a [`Op::Wait`] waits for.
@@ -119,6 +164,7 @@ impl fmt::Display for Op {
                 write!(f, "build image {}", build.image)?;
                 build.build.tags.iter().try_for_each(|tag| write!(f, ", {tag}"))
             }
+            Self::Push(push) => write!(f, "push image {}", push.image),
             Self::CreateNetwork { network, .. } => write!(f, "create network {}", network.name),
             Self::RemoveNetwork { name } => write!(f, "remove network {name}"),
             Self::CreateVolume { volume, .. } => write!(f, "create volume {}", volume.name),
@@ -126,6 +172,9 @@ impl fmt::Display for Op {
             Self::Create(create) => write!(f, "create container {}", create.name),
             Self::Start { name, .. } => write!(f, "start container {name}"),
             Self::Stop { name, .. } => write!(f, "stop container {name}"),
+            Self::Kill { name, signal, .. } => write!(f, "send {signal} to container {name}"),
+            Self::Pause { name, .. } => write!(f, "pause container {name}"),
+            Self::Unpause { name, .. } => write!(f, "unpause container {name}"),
             Self::Remove { name, .. } => write!(f, "remove container {name}"),
             Self::Wait { name, until, .. } => match until {
                 WaitFor::Condition(Condition::ServiceStarted) => {

@@ -25,6 +25,18 @@ pub struct ExecRequest {
     pub stdin: bool,
 }
 
+/// A container's own program, to be talked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachRequest {
+    pub project: String,
+    pub container: ContainerId,
+    /// Of the container, for messages.
+    pub name: String,
+    pub stdin: bool,
+    /// What it wrote before is told, too.
+    pub from_start: bool,
+}
+
 /// Of a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {

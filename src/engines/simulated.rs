@@ -32,8 +32,8 @@ use self::{
 };
 use crate::{
     engine::{
-        Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest, Health, ImageInfo,
-        LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
+        AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
+        Health, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
     },
     model::ImageRef,
 };
@@ -374,6 +374,11 @@ impl Engine for Simulated {
     async fn exec(&self, request: &ExecRequest) -> Result<Conversation, EngineError> {
         self.look(|world| world.live(&request.container).map(drop))??;
         Ok(talk::converse(&Behaviour::of(&request.command), request.stdin))
+    }
+
+    async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError> {
+        let behaviour = self.look(|world| world.behaviour(&request.container))??;
+        Ok(talk::converse(&behaviour, request.stdin))
     }
 
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {

@@ -159,6 +159,14 @@ pub(super) fn oci_blob(blob: &Descriptor) -> Result<Descriptor, ImageError> {
     Ok(Descriptor::new(media_type, blob.size(), parsed(blob.digest().as_ref())?))
 }
 
+/// A layer without compression: its digest is its diff id.
+pub(super) fn is_plain(layer: &Descriptor) -> bool {
+    matches!(
+        layer.media_type().as_ref(),
+        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar"
+    )
+}
+
 /// Whether the blob is in the store already.
 pub(super) fn has_blob(layout: &Layout, blob: &Descriptor) -> Result<bool, ImageError> {
     Ok(fs::exists(layout.blob(hex(blob.digest().as_ref())?)).unwrap_or(false))

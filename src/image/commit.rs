@@ -32,6 +32,9 @@ pub struct DockerConfig {
     /// Instructions for builds that start from the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_build: Option<Vec<String>>,
+    /// What a build made step by step, for other builds; the builder knows what stands in it.
+    #[serde(rename = "dev.ficelle.buildcache", default, skip_serializing_if = "Option::is_none")]
+    pub build_cache: Option<Value>,
     /// Shell of the shell form of CMD, ENTRYPOINT and RUN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shell: Option<Vec<String>>,

@@ -70,7 +70,8 @@ impl Fetch {
         let layout = &self.layout;
         let Some(_claim) = layout.claim_layer(&self.diff_id)? else { return Ok(()) };
         let name = hex(self.blob.digest().as_ref())?;
-        let lock = layout.lock(name);
+        // Not the layer's lock, which an uncompressed layer has the same digest as.
+        let lock = layout.lock(&format!("{name}.blob"));
         let _lock = FileLock::wait(&lock).map_err(file_error("lock", &lock))?;
         let path = layout.partial(name);
         let mut partial = self.open_partial(&path).map_err(file_error("open", &path))?;
@@ -101,8 +102,9 @@ impl Fetch {
             },
             fault: &mut fault,
         };
-        let wanted = Wanted { diff_id: &self.diff_id, blob: Some(&self.blob), what: &self.what };
-        let result = layout.ingest(&self.lease, &wanted, source, || {
+        let wanted =
+            Wanted { diff_id: &self.diff_id, blob: Some(&self.blob), recipe: false, what: &self.what };
+        let result = layout.ingest(&self.lease, &wanted, source, |_| {
             let place = layout.blob(name);
             std::fs::rename(&path, &place).map_err(file_error("write", &place))?;
             oci_blob(&self.blob).map(Some)

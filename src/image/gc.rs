@@ -1,6 +1,10 @@
 //! Removes what nothing refers to: images without a reference, and the layers and blobs of no image.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::{
     ImageError,
@@ -13,13 +17,15 @@ use super::{
 
 impl Layout {
     /// Collects all but what references, living leases and `used` need. `used` are image ids, diff
-    /// ids or paths of layers. Goes on after an error, and tells the first one.
-    pub(super) fn sweep(&self, used: &[String]) -> Result<(), ImageError> {
+    /// ids or paths of layers. Goes on after an error, and tells the first one. Returns how many bytes were
+    /// freed.
+    pub(super) fn sweep(&self, used: &[String]) -> Result<u64, ImageError> {
         let lease = Lease::take(self)?;
         let gc = self.gc_lock();
         let guard = lock::exclusive(&gc).map_err(file_error("lock", &gc))?;
         let mut errors = Vec::new();
         let dead = self.dead(used)?;
+        let freed = dead.iter().map(|path| self.weight(path)).sum();
         let graves: Vec<PathBuf> = dead
             .into_iter()
             .enumerate()
@@ -42,7 +48,18 @@ impl Layout {
                 errors.push(file_error("remove", &grave)(error));
             }
         }
-        errors.into_iter().next().map_or(Ok(()), Err)
+        errors.into_iter().next().map_or(Ok(freed), Err)
+    }
+
+    /// Bytes of content below a path; what cannot be read weighs nothing.
+    fn weight(&self, path: &Path) -> u64 {
+        let layer = path.strip_prefix(self.layers()).ok().and_then(Path::to_str);
+        match layer {
+            // A variant shares its files.
+            Some(name) if name.contains('@') => 0,
+            Some(name) => self.layer_record(name).ok().flatten().map_or(0, |record| record.facts.size),
+            None => fs::symlink_metadata(path).map_or(0, |metadata| metadata.len()),
+        }
     }
 
     fn dead(&self, used: &[String]) -> Result<Vec<PathBuf>, ImageError> {
@@ -51,7 +68,7 @@ impl Layout {
         let layers = self.layers();
         roots.extend(used.iter().map(|used| {
             // A path of a layer stands for its name.
-            std::path::Path::new(used)
+            Path::new(used)
                 .strip_prefix(&layers)
                 .ok()
                 .and_then(|inside| inside.iter().next())

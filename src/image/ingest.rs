@@ -20,9 +20,13 @@ use super::{
     layout::{Layout, file_error, hex, sync_parent},
     lease::Lease,
     lock::FileLock,
+    recipe::Recipe,
     record::LayerRecord,
     untar::{Facts, Limits, UntarError, untar},
 };
+
+/// In a layer's directory, when its tar is to be made from its files.
+pub(super) const RECIPE: &str = "recipe.zst";
 
 /// A layer that is wanted.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ pub(super) struct Wanted<'a> {
     pub(super) diff_id: &'a str,
     /// What the manifest says of the stream, where there is a manifest.
     pub(super) blob: Option<&'a Descriptor>,
+    /// How to make the tar again is kept: no compressed form is.
+    pub(super) recipe: bool,
     /// For messages: `layer 2 of 5`.
     pub(super) what: &'a str,
 }
@@ -63,11 +69,12 @@ impl Layout {
         lease: &Lease,
         wanted: &Wanted<'_>,
         source: impl Read + Send,
-        keep: impl FnOnce() -> Result<Option<Descriptor>, ImageError>,
+        keep: impl FnOnce(&Facts) -> Result<Option<Descriptor>, ImageError>,
     ) -> Result<(), ImageError> {
         let scratch = lease.scratch()?;
         let what = wanted.what;
-        let unpacked = unpack(scratch.path(), source).map_err(|error| match error {
+        let recipe = wanted.recipe.then(|| scratch.path().join(RECIPE));
+        let unpacked = unpack(scratch.path(), source, recipe.as_deref()).map_err(|error| match error {
             UntarError::Write(entry, source) => ImageError::File {
                 what: if source.raw_os_error() == Some(Errno::NOSPC.raw_os_error()) {
                     "no space to unpack"
@@ -81,7 +88,10 @@ impl Layout {
             UntarError::Read(error) => ImageError::Invalid(format!("{what} cannot be read: {error}")),
         })?;
         verify(wanted, &unpacked)?;
-        let blob = keep()?;
+        let blob = keep(&unpacked.facts)?;
+        if let (Some(recipe), true) = (recipe, unpacked.facts.replaced) {
+            fs::remove_file(&recipe).map_err(file_error("remove", &recipe))?;
+        }
         let record = LayerRecord { facts: unpacked.facts, tar_size: unpacked.tar_size, blob };
         self.publish_layer(scratch, hex(wanted.diff_id)?, &record)
     }
@@ -141,11 +151,11 @@ fn verify(wanted: &Wanted<'_>, unpacked: &Unpacked) -> Result<(), ImageError> {
 
 /// Unpacks an archive that is no layer into `fs` below `scratch`.
 pub(super) fn unpack_plain(scratch: &Path, source: impl Read + Send) -> Result<(), UntarError> {
-    unpack(scratch, source).map(drop)
+    unpack(scratch, source, None).map(drop)
 }
 
-/// Unpacks into `fs` below `scratch`.
-fn unpack(scratch: &Path, source: impl Read + Send) -> Result<Unpacked, UntarError> {
+/// Unpacks into `fs` below `scratch`, and writes its recipe down if there is a place for it.
+fn unpack(scratch: &Path, source: impl Read + Send, recipe: Option<&Path>) -> Result<Unpacked, UntarError> {
     let made = |error: io::Error| UntarError::Write("/".into(), error);
     let open = |name: &str| -> io::Result<OwnedFd> {
         use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -156,6 +166,7 @@ fn unpack(scratch: &Path, source: impl Read + Send) -> Result<Unpacked, UntarErr
     };
     let root = open("fs").map_err(made)?;
     let trash = open("trash").map_err(made)?;
+    let mut recipe = recipe.map(Recipe::create).transpose().map_err(made)?;
     let (writer, mut reader) = pipe();
     let mut source = Hashing::new(source);
     let source_ref = &mut source;
@@ -171,13 +182,14 @@ fn unpack(scratch: &Path, source: impl Read + Send) -> Result<Unpacked, UntarErr
                 let _ = io::copy(source_ref, &mut io::sink());
             }
         });
-        let facts = untar(&mut reader, &root, &trash, Limits::default());
+        let facts = untar(&mut reader, &root, &trash, Limits::default(), recipe.as_mut());
         if facts.is_err() {
             // Nobody reads on: lets the writer end.
             reader.close();
         }
         facts
     })?;
+    recipe.map_or(Ok(()), Recipe::finish).map_err(made)?;
     let tar_size = reader.length();
     let (blob_digest, blob_size) = source.finish();
     Ok(Unpacked { facts, diff_id: reader.digest(), tar_size, blob_digest, blob_size })

@@ -14,10 +14,10 @@ use oci_spec::image::{Descriptor, ImageIndex, MediaType};
 use serde::Deserialize;
 
 use super::{
-    ImageError, Report, Store,
+    Image, ImageError, Report, Store,
     archive::{Archive, Opened},
-    arrival::{Arrival, KeptBlob, has_blob, oci_blob, parse_manifest},
-    codec::digest,
+    arrival::{Arrival, KeptBlob, has_blob, is_plain, oci_blob, parse_manifest},
+    codec::{Hashing, digest},
     ingest::Wanted,
     layout::hex,
     lease::Lease,
@@ -67,11 +67,35 @@ impl Store {
             let Found { arrival, references, target, .. } = image;
             let (id, manifest) = arrival.complete(&self.layout, &lease)?;
             let source = format!("archive {}", path.display());
-            let record = RefRecord { image: id.clone(), target: target.unwrap_or(manifest), source };
+            let record = RefRecord::new(&id, target.unwrap_or(manifest), source);
             self.publish(&id, &references, &record)?;
             loaded.extend(references);
         }
         Ok(loaded)
+    }
+
+    /// One image of an OCI layout, by its tag or digest (the only one when that is empty), without a
+    /// name in the store. It stays while this store is held.
+    pub fn load_one(&self, path: &Path, wanted: &str) -> Result<Image, ImageError> {
+        let lease = self.lease()?;
+        let archive = Archive::open(path, &lease)?;
+        let bytes = archive.document("index.json")?.ok_or_else(|| archive.wrong("has no `index.json`"))?;
+        let index: ImageIndex = serde_json::from_slice(&bytes)
+            .map_err(|error| archive.wrong(&format!("has a malformed `index.json`: {error}")))?;
+        let is_wanted = |entry: &&Descriptor| {
+            let named = oci_name(entry).is_some_and(|name| {
+                name == wanted || name.rsplit_once(':').is_some_and(|(_, tag)| tag == wanted)
+            });
+            named || entry.digest().as_ref() == wanted || (wanted.is_empty() && index.manifests().len() == 1)
+        };
+        let entry = index.manifests().iter().find(is_wanted);
+        let entry = entry.ok_or_else(|| archive.wrong(&format!("has no image `{wanted}`")))?;
+        let found = [oci_image(&archive, entry, Vec::new())?];
+        found[0].arrival.hold(&lease)?;
+        self.unpack_all(&archive, &found, &lease, &|_, _, _| {})?;
+        let [Found { arrival, .. }] = found;
+        let (id, _) = arrival.complete(&self.layout, &lease)?;
+        self.find_id(&id)?.ok_or(ImageError::NotFound(id))
     }
 
     fn unpack_all(
@@ -117,13 +141,21 @@ impl Store {
                 report(&job.what, done.fetch_add(bytes, Ordering::Relaxed) + bytes, size);
             },
         };
-        let wanted = Wanted { diff_id: job.diff_id, blob: job.blob, what: &job.what };
-        let Some(blob) = job.blob else {
-            return self.layout.ingest(lease, &wanted, source, || Ok(None));
+        let compressed = job.blob.filter(|blob| !is_plain(blob));
+        let recipe = compressed.is_none();
+        let wanted = Wanted { diff_id: job.diff_id, blob: job.blob, recipe, what: &job.what };
+        let Some(blob) = compressed else {
+            return self.layout.ingest(lease, &wanted, source, |facts| {
+                if !facts.replaced {
+                    return Ok(None);
+                }
+                let (source, _) = open_layer(archive, job.file)?;
+                self.layout.keep_tar(lease, job.diff_id, source).map(Some)
+            });
         };
         let kept = KeptBlob::new(lease)?;
         let source = kept.tee(source)?;
-        self.layout.ingest(lease, &wanted, source, || {
+        self.layout.ingest(lease, &wanted, source, |_| {
             kept.store(&self.layout, blob)?;
             oci_blob(blob).map(Some)
         })
@@ -131,13 +163,13 @@ impl Store {
 
     /// The layer is there already; its compressed form may not be.
     fn keep_only(&self, archive: &Archive, job: &Job<'_>, lease: &Lease) -> Result<(), ImageError> {
-        let Some(blob) = job.blob else { return Ok(()) };
+        let Some(blob) = job.blob.filter(|blob| !is_plain(blob)) else { return Ok(()) };
         if has_blob(&self.layout, blob)? {
             return Ok(());
         }
         let (source, _) = open_layer(archive, job.file)?;
         let kept = KeptBlob::new(lease)?;
-        let mut hashing = super::codec::Hashing::new(kept.tee(source)?);
+        let mut hashing = Hashing::new(kept.tee(source)?);
         std::io::copy(&mut hashing, &mut std::io::sink())
             .map_err(|error| archive.wrong(&format!("cannot be read at `{}`: {error}", job.file)))?;
         let (found, size) = hashing.finish();
@@ -168,11 +200,12 @@ fn open_layer(archive: &Archive, file: &str) -> Result<Opened, ImageError> {
 }
 
 fn find_images(archive: &Archive) -> Result<Vec<Found>, ImageError> {
-    if let Some(bytes) = archive.document("manifest.json")? {
-        return docker_archive(archive, &bytes);
-    }
+    // An archive may be of both forms; the layout has the manifests, too.
     if let Some(bytes) = archive.document("index.json")? {
         return oci_layout(archive, &bytes);
+    }
+    if let Some(bytes) = archive.document("manifest.json")? {
+        return docker_archive(archive, &bytes);
     }
     Err(archive.wrong("is no image archive: it has neither a `manifest.json` nor an `index.json`"))
 }

@@ -2,7 +2,7 @@
 //!
 //! Layers come in parallel, the biggest first; fetch.rs brings each.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use oci_spec::image::{Descriptor, ImageIndex};
 use tokio::{
@@ -19,7 +19,7 @@ use super::{
     lease::Lease,
     platform::Platform,
     record::RefRecord,
-    registry::{Client, Fault, Registries},
+    registry::{Access, Client, Fault, Registries, login_help},
 };
 use crate::model::ImageRef;
 
@@ -51,21 +51,48 @@ impl Store {
         platform: Option<&str>,
         report: Report<'_>,
     ) -> Result<Image, ImageError> {
+        self.pull_as(registries, image, platform, None, report).await
+    }
+
+    /// [`Store::pull`] of what must have this digest (`sha256:<hex>`, of the manifest or index).
+    ///
+    /// # Errors
+    /// [`ImageError::Drift`] when the name stands for something else now.
+    pub async fn pull_locked(
+        &self,
+        image: &ImageRef,
+        platform: Option<&str>,
+        locked: Option<&str>,
+        report: Report<'_>,
+    ) -> Result<Image, ImageError> {
+        self.pull_as(&Registries::from_environment()?, image, platform, locked, report).await
+    }
+
+    async fn pull_as(
+        &self,
+        registries: &Registries,
+        image: &ImageRef,
+        platform: Option<&str>,
+        locked: Option<&str>,
+        report: Report<'_>,
+    ) -> Result<Image, ImageError> {
         let platform = platform.map_or_else(|| Ok(Platform::host()), Platform::parse)?;
-        let mut faults = Vec::new();
-        for endpoint in registries.endpoints(&image.registry)? {
-            let attempt = async {
-                let client = Arc::new(Client::open(registries, &endpoint, image).await?);
-                self.pull_from(&client, image, &platform, report).await
-            };
-            match attempt.await {
-                Ok(image) => return Ok(image),
-                // A mirror that lies is told; one that cannot help is passed by.
-                Err(fault @ Fault::Wrong(_)) => return Err(told(image, fault)),
-                Err(fault) => faults.push((endpoint.host, fault)),
-            }
-        }
-        Err(all_told(image, faults))
+        let pull = |client: Arc<Client>| -> Asking<'_, Image> {
+            let platform = &platform;
+            Box::pin(async move { self.pull_from(&client, image, platform, locked, report).await })
+        };
+        from_any(registries, image, pull).await
+    }
+
+    /// The digest of the manifest or index that a name stands for at its registry, or a mirror, now.
+    pub async fn remote_digest(&self, image: &ImageRef) -> Result<String, ImageError> {
+        let ask = |client: Arc<Client>| -> Asking<'_, String> {
+            Box::pin(async move {
+                let (target, _) = client.manifest(reference(image)).await?;
+                Ok(target.digest().to_string())
+            })
+        };
+        from_any(&Registries::from_environment()?, image, ask).await
     }
 
     async fn pull_from(
@@ -73,13 +100,19 @@ impl Store {
         client: &Arc<Client>,
         image: &ImageRef,
         platform: &Platform,
+        locked: Option<&str>,
         report: Report<'_>,
     ) -> Result<Image, Fault> {
         let lease = Arc::new(self.begin().map_err(Fault::Wrong)?);
         let name = image.familiar();
         report(&name, 0, 0);
-        let reference = image.digest.as_ref().or(image.tag.as_ref()).map_or("latest", String::as_str);
-        let (target, bytes) = client.manifest(reference).await?;
+        let (target, bytes) = client.manifest(reference(image)).await?;
+        if let Some(locked) = locked
+            && target.digest().as_ref() != locked
+        {
+            let (locked, found) = (locked.to_owned(), target.digest().to_string());
+            return Err(Fault::Wrong(ImageError::Drift { image: name, locked, found }));
+        }
         let arrival = self.resolve(client, &lease, &name, platform, (target.clone(), bytes)).await?;
         arrival.hold(&lease).map_err(Fault::Wrong)?;
         self.fetch_layers(client, &arrival, &lease, &name, report).await?;
@@ -88,7 +121,7 @@ impl Store {
         let source = client.name();
         let finish = move || {
             let (id, _) = arrival.complete(&store.layout, &lease)?;
-            store.publish(&id, &[image], &RefRecord { image: id.clone(), target, source })
+            store.publish(&id, &[image], &RefRecord::new(&id, target, source))
         };
         blocking(finish).await.map_err(Fault::Wrong)
     }
@@ -212,7 +245,37 @@ impl Store {
     }
 }
 
-fn is_index(descriptor: &Descriptor) -> bool {
+/// What the registry is asked for.
+fn reference(image: &ImageRef) -> &str {
+    image.digest.as_ref().or(image.tag.as_ref()).map_or("latest", String::as_str)
+}
+
+/// What one endpoint is asked.
+type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 'a>>;
+
+/// Asks the mirrors and the registry, in order, until one can help.
+async fn from_any<'a, T>(
+    registries: &Registries,
+    image: &ImageRef,
+    ask: impl Fn(Arc<Client>) -> Asking<'a, T>,
+) -> Result<T, ImageError> {
+    let mut faults = Vec::new();
+    for endpoint in registries.endpoints(&image.registry)? {
+        let attempt = async {
+            let client = Client::open(registries, &endpoint, image, Access::Pull).await?;
+            ask(Arc::new(client)).await
+        };
+        match attempt.await {
+            Ok(found) => return Ok(found),
+            // A mirror that lies is told; one that cannot help is passed by.
+            Err(fault @ Fault::Wrong(_)) => return Err(told(image, fault)),
+            Err(fault) => faults.push((endpoint.host, fault)),
+        }
+    }
+    Err(all_told(image, faults))
+}
+
+pub(super) fn is_index(descriptor: &Descriptor) -> bool {
     matches!(
         descriptor.media_type().as_ref(),
         "application/vnd.oci.image.index.v1+json"
@@ -233,7 +296,7 @@ pub(super) fn choose(bytes: &[u8], platform: &Platform, name: &str) -> Result<De
 }
 
 /// Runs what blocks where it may.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
 ) -> Result<T, ImageError> {
     tokio::task::spawn_blocking(work)
@@ -246,18 +309,20 @@ fn told(image: &ImageRef, fault: Fault) -> ImageError {
     let registry = &image.registry;
     match fault {
         Fault::Wrong(error) => error,
-        Fault::Missing(why) => {
-            ImageError::Remote(format!("image `{name}` is not found: {why}; check its name and tag"))
-        }
-        Fault::Denied(why) => ImageError::Remote(format!(
-            "image `{name}` does not exist or needs a login: {why}; check its name, or `docker login {registry}`"
-        )),
+        Fault::Missing(why) => ImageError::Remote {
+            message: format!("image `{name}` is not found: {why}"),
+            help: vec!["check its name and tag".to_owned()],
+        },
+        Fault::Denied(why) => ImageError::Remote {
+            message: format!("image `{name}` does not exist or needs a login: {why}"),
+            help: vec!["check its name".to_owned(), login_help(registry)],
+        },
         Fault::Unreachable(why) => ImageError::Unreachable {
-            message: format!(
-                "cannot pull image `{name}`: registry {registry} is not reachable: {why}; without a network, \
-                 bring it with `ficelle image load -i FILE`, or name a mirror: \
-                 FICELLE_MIRRORS={registry}=http://HOST:PORT"
-            ),
+            message: format!("cannot pull image `{name}`: registry {registry} is not reachable: {why}"),
+            help: vec![
+                "without a network, bring it with `ficelle image load -i FILE`".to_owned(),
+                format!("or name a mirror: FICELLE_MIRRORS={registry}=http://HOST:PORT"),
+            ],
             source: why.into(),
         },
     }
@@ -276,9 +341,9 @@ fn all_told(image: &ImageRef, mut faults: Vec<(String, Fault)>) -> ImageError {
         .collect();
     let also = if mirrors.is_empty() { String::new() } else { format!(" ({})", mirrors.join("; ")) };
     match told(image, last) {
-        ImageError::Remote(message) => ImageError::Remote(message + &also),
-        ImageError::Unreachable { message, source } => {
-            ImageError::Unreachable { message: message + &also, source }
+        ImageError::Remote { message, help } => ImageError::Remote { message: message + &also, help },
+        ImageError::Unreachable { message, help, source } => {
+            ImageError::Unreachable { message: message + &also, help, source }
         }
         other => other,
     }

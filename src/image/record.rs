@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use oci_spec::image::Descriptor;
@@ -35,6 +36,18 @@ pub(super) struct RefRecord {
     pub(super) target: Descriptor,
     /// Where it came from: `registry 127.0.0.1:5000`, `archive x.tar`, `build`.
     pub(super) source: String,
+    /// When the name was last brought or given, in seconds since 1970.
+    #[serde(default)]
+    pub(super) since: Option<u64>,
+}
+
+impl RefRecord {
+    /// As of now.
+    pub(super) fn new(image: &str, target: Descriptor, source: impl Into<String>) -> Self {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok();
+        let since = since.map(|since| since.as_secs());
+        Self { image: image.to_owned(), target, source: source.into(), since }
+    }
 }
 
 /// `layers/<name>/meta.json`.

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use oci_spec::image::ImageConfiguration;
@@ -46,6 +47,15 @@ pub struct Image {
     pub size: u64,
 }
 
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Of the manifest or index.
+    pub digest: String,
+    /// When the name was last brought or given.
+    pub since: Option<SystemTime>,
+}
+
 /// An unpacked layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerRef {
@@ -63,13 +73,14 @@ pub enum ImageError {
     /// Not in the store.
     #[error("no image `{0}`")]
     NotFound(String),
-    /// The registry says there is no such image, or that we may not have it.
-    #[error("{0}")]
-    Remote(String),
+    /// The registry says there is no such image, or that we may not have it; `help` is the next move.
+    #[error("{message}")]
+    Remote { message: String, help: Vec<String> },
     /// The registry could not be reached.
     #[error("{message}")]
     Unreachable {
         message: String,
+        help: Vec<String>,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -78,10 +89,33 @@ pub enum ImageError {
     Invalid(String),
     #[error("`{image}` is not for platform {wanted}; it is for {there}")]
     Platform { image: String, wanted: String, there: String },
+    /// The registry has something else under the name than what was asked for.
+    #[error("image `{image}` is locked to {locked}, and its registry has {found}")]
+    Drift { image: String, locked: String, found: String },
     #[error("image `{0}` is used by container {1}")]
     InUse(String, String),
     #[error("{what} `{}`", path.display())]
     File { what: &'static str, path: PathBuf, source: std::io::Error },
+}
+
+impl ImageError {
+    pub(super) fn remote(message: impl Into<String>) -> Self {
+        Self::Remote { message: message.into(), help: Vec::new() }
+    }
+
+    /// What to do next, a sentence each.
+    #[must_use]
+    pub fn help(&self) -> &[String] {
+        match self {
+            Self::Remote { help, .. } | Self::Unreachable { help, .. } => help,
+            Self::NotFound(_)
+            | Self::Invalid(_)
+            | Self::Platform { .. }
+            | Self::Drift { .. }
+            | Self::InUse(..)
+            | Self::File { .. } => &[],
+        }
+    }
 }
 
 impl Store {
@@ -101,6 +135,14 @@ impl Store {
             Some(found) => self.find_id(&found.image),
             None => Ok(None),
         }
+    }
+
+    /// What the reference stands for; `None` when it is not in the store.
+    pub fn named(&self, image: &ImageRef) -> Result<Option<Named>, ImageError> {
+        Ok(self.layout.read_ref(image)?.map(|found| Named {
+            digest: found.target.digest().to_string(),
+            since: found.since.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+        }))
     }
 
     /// The image of an id (`sha256:<hex>`); `None` when it is not, or not whole, in the store.
@@ -155,10 +197,16 @@ impl Store {
         let gc = self.layout.gc_lock();
         let _guard = lock::shared(&gc).map_err(file_error("lock", &gc))?;
         let record = self.layout.image_record(id)?.ok_or_else(|| ImageError::NotFound(id.to_owned()))?;
-        self.layout.write_ref(
-            image,
-            &RefRecord { image: id.to_owned(), target: record.manifest, source: "tag".into() },
-        )
+        self.layout.write_ref(image, &RefRecord::new(id, record.manifest, "tag"))
+    }
+
+    /// Points `to` at what `from` stands for, its other platforms included.
+    pub fn tag_as(&self, from: &ImageRef, to: &ImageRef) -> Result<(), ImageError> {
+        self.prepare()?;
+        let gc = self.layout.gc_lock();
+        let _guard = lock::shared(&gc).map_err(file_error("lock", &gc))?;
+        let record = self.layout.read_ref(from)?.ok_or_else(|| ImageError::NotFound(from.familiar()))?;
+        self.layout.write_ref(to, &RefRecord::new(&record.image, record.target, record.source))
     }
 
     /// Removes a reference, then content nothing refers to. `used` are image ids and layers of containers.
@@ -171,13 +219,39 @@ impl Store {
             }
             result => result.map_err(file_error("remove", &path))?,
         }
+        self.layout.sweep(used).map(drop)
+    }
+
+    /// Removes content nothing refers to, such as images whose reference has moved on. Returns how many
+    /// bytes it took.
+    pub fn collect(&self, used: &[String]) -> Result<u64, ImageError> {
+        self.prepare()?;
         self.layout.sweep(used)
     }
 
-    /// Removes content nothing refers to, such as images whose reference has moved on.
-    pub fn collect(&self, used: &[String]) -> Result<(), ImageError> {
+    /// Takes the names away of images that `keep` does not want, then collects; returns the names and
+    /// how many bytes were freed.
+    pub fn prune(
+        &self,
+        keep: impl Fn(&Image) -> bool,
+        used: &[String],
+    ) -> Result<(Vec<ImageRef>, u64), ImageError> {
         self.prepare()?;
-        self.layout.sweep(used)
+        let mut gone = Vec::new();
+        for image in self.list()? {
+            if keep(&image) {
+                continue;
+            }
+            for name in image.references {
+                let path = self.layout.ref_path(&name)?;
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    result => result.map_err(file_error("remove", &path))?,
+                }
+                gone.push(name);
+            }
+        }
+        Ok((gone, self.layout.sweep(used)?))
     }
 
     /// A directory in the store's own file system, gone when dropped or when its process dies. The
@@ -221,7 +295,7 @@ impl Store {
     ) -> Result<Image, ImageError> {
         let lease = self.begin()?;
         let (id, target) = self.layout.commit_image(&lease, config, docker)?;
-        self.publish(&id, references, &RefRecord { image: id.clone(), target, source: "build".into() })
+        self.publish(&id, references, &RefRecord::new(&id, target, "build"))
     }
 
     /// Points references at an image that is complete, and returns it.
@@ -244,7 +318,7 @@ impl Store {
     }
 
     /// The lease that lasts as long as this store is held.
-    fn lease(&self) -> Result<Arc<Lease>, ImageError> {
+    pub(super) fn lease(&self) -> Result<Arc<Lease>, ImageError> {
         self.prepare()?;
         let mut held = self.held.lease.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lease) = &*held {

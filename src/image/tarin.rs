@@ -90,6 +90,10 @@ impl<R: BufRead> TarReader<R> {
         }
     }
 
+    pub(super) fn input_mut(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// Reads on to the end of the input, so that a digest over it covers all of it.
     pub(super) fn finish(mut self) -> io::Result<()> {
         loop {

@@ -20,6 +20,7 @@ use tar::EntryType;
 
 use super::{
     names::{MAX_PATH, clean, clean_clamped, join, split, to_text},
+    recipe::{Recipe, Recorded},
     tarin::{Entry, TarReader},
     trash,
 };
@@ -60,6 +61,9 @@ pub(super) struct Facts {
     pub(super) devices_left_out: u64,
     /// Extended attributes that the file system does not take.
     pub(super) xattrs_left_out: u64,
+    /// An entry took the place of an earlier one, whose content is in no file any more.
+    #[serde(default)]
+    pub(super) replaced: bool,
 }
 
 /// Why a layer could not be written.
@@ -77,11 +81,13 @@ pub(super) enum UntarError {
 }
 
 /// Unpacks `archive` below `root`, an empty directory; `trash` is one beside it. Reads to the end.
+/// `recipe` hears how the archive can be made again, unless [`Facts::replaced`].
 pub(super) fn untar(
     archive: impl BufRead,
     root: &OwnedFd,
     trash: &OwnedFd,
     limits: Limits,
+    recipe: Option<&mut Recipe>,
 ) -> Result<Facts, UntarError> {
     let mut unpacker = Unpacker {
         root: Rc::new(root.try_clone().map_err(|error| UntarError::Write("/".into(), error))?),
@@ -93,13 +99,16 @@ pub(super) fn untar(
         hidden: HashSet::new(),
         facts: Facts::default(),
     };
-    let mut archive = TarReader::new(archive);
+    let mut archive = TarReader::new(Recorded::new(archive, recipe));
     while let Some(entry) = archive.next_entry().map_err(UntarError::Read)? {
         unpacker.entry(&entry, &mut archive)?;
     }
     archive.finish().map_err(UntarError::Read)?;
     unpacker.finish()
 }
+
+/// An archive whose recipe may be written down.
+type Data<'a, R> = TarReader<Recorded<'a, R>>;
 
 struct Unpacker<'a> {
     root: Rc<OwnedFd>,
@@ -115,7 +124,7 @@ struct Unpacker<'a> {
 }
 
 impl Unpacker<'_> {
-    fn entry<R: BufRead>(&mut self, entry: &Entry, data: &mut TarReader<R>) -> Result<(), UntarError> {
+    fn entry<R: BufRead>(&mut self, entry: &Entry, data: &mut Data<'_, R>) -> Result<(), UntarError> {
         self.facts.entries += 1;
         if self.facts.entries > self.limits.entries {
             return Err(UntarError::Archive(format!("it has more than {} entries", self.limits.entries)));
@@ -185,7 +194,7 @@ impl Unpacker<'_> {
         &mut self,
         at: Place<'_>,
         entry: &Entry,
-        data: &mut TarReader<R>,
+        data: &mut Data<'_, R>,
     ) -> Result<(), UntarError> {
         let size = entry.sparse.as_ref().map_or(entry.size, |sparse| sparse.size);
         self.facts.size = self.facts.size.saturating_add(size);
@@ -200,7 +209,10 @@ impl Unpacker<'_> {
             self.make(at, || rustix::fs::openat(at.directory, at.leaf, flags, Mode::from_raw_mode(0o600)))?;
         let mut file = std::fs::File::from(file);
         match &entry.sparse {
-            None => copy(data, &mut file, entry.size, at)?,
+            None => {
+                data.input_mut().content(at.path, entry.size);
+                copy(data, &mut file, entry.size, at)?;
+            }
             Some(sparse) => {
                 rustix::fs::ftruncate(&file, sparse.size).map_err(|error| at.failed(error))?;
                 for (offset, length) in &sparse.regions {
@@ -320,6 +332,7 @@ impl Unpacker<'_> {
     }
 
     fn remove(&mut self, at: Place<'_>) -> Result<(), UntarError> {
+        self.facts.replaced = true;
         let kind = at.kind()?;
         if matches!(kind, FileType::Directory | FileType::Symlink) {
             // Kept directories may have been reached through it.
@@ -531,7 +544,7 @@ fn open_in(root: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<Ow
 }
 
 fn copy<R: BufRead>(
-    data: &mut TarReader<R>,
+    data: &mut Data<'_, R>,
     file: &mut std::fs::File,
     mut length: u64,
     at: Place<'_>,

@@ -1,20 +1,22 @@
 //! A canonical, checked tree to the types of the model. What a type has no room for is in
 //! `Loaded.unsupported`; what cannot be bound although its form was right is told here.
 
-use std::{net::IpAddr, path::PathBuf, str::FromStr};
+use std::{net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use indexmap::IndexMap;
 
 use super::{
     config,
     diagnostic::{Diagnostic, Files},
+    discover::Variables,
     ports, scalars,
     tree::{Map, Node, Span, Value},
 };
 use crate::model::{
-    Attachment, Build, Condition, ContainerSpec, Dependency, HealthTest, Healthcheck, Limits, Mount,
-    MountSource, Network, NetworkMode, Places, Port, PortRange, Project, Protocol, PullPolicy, RestartPolicy,
-    SecurityOption, Service, Subnet, TmpfsOptions, Ulimit, Volume, VolumeOptions,
+    Attachment, Build, BuildSecret, Condition, ContainerSpec, Dependency, HealthTest, Healthcheck, Hidden,
+    Limits, Mount, MountSource, Network, NetworkMode, Places, Port, PortRange, Project, Protocol, PullPolicy,
+    RestartPolicy, SecretSource, SecurityOption, Service, Subnet, TmpfsOptions, Ulimit, Volume,
+    VolumeOptions,
 };
 
 /// What binding reads and where it tells.
@@ -22,6 +24,10 @@ use crate::model::{
 pub struct Bind<'a> {
     pub files: &'a Files,
     pub diagnostics: &'a mut Vec<Diagnostic>,
+    /// The top-level `secrets`.
+    pub secrets: Option<&'a Map>,
+    /// Variables of the shell and of `.env`.
+    pub environment: &'a Variables,
 }
 
 /// The project of a tree; `name`, root and files are the caller's to fill in.
@@ -415,34 +421,84 @@ impl Reader<'_, '_> {
             "never" => PullPolicy::Never,
             "missing" | "if_not_present" => PullPolicy::Missing,
             "build" => PullPolicy::Build,
+            // Compose gives it no length of its own.
+            "refresh" => PullPolicy::Missing,
+            "daily" => PullPolicy::Every(Duration::from_secs(86_400)),
+            "weekly" => PullPolicy::Every(Duration::from_secs(7 * 86_400)),
             other => {
-                let message = format!("the pull policy `{other}` is not supported yet");
-                self.tell(policy, "pull_policy", message);
-                return None;
+                let Some(every) = other.strip_prefix("every_").and_then(calendar) else {
+                    let message = format!(
+                        "`{other}` is no pull policy: expected `always`, `never`, `missing`, `build`, `daily`, \
+                         `weekly` or `every_` and a time such as `12h` or `1w2d`"
+                    );
+                    self.tell(policy, "pull_policy", message);
+                    return None;
+                };
+                PullPolicy::Every(every)
             }
         })
     }
 
     fn build(&mut self, build: &Node, service: &Node) -> Build {
-        let context = text(build, "context").unwrap_or_default();
-        if super::paths::is_remote(&context) {
-            let message =
-                format!("the build context `{context}` is no directory, which is not supported yet");
-            self.tell(build.get("context").unwrap_or(build), "build.context", message);
-        }
         let inline = text(build, "dockerfile_inline");
+        let network = text(build, "network");
+        if let Some(other) = network.as_deref().filter(|name| !["default", "host", "none"].contains(name)) {
+            let message = format!("RUN cannot join the network `{other}`; it is default, host or none");
+            self.tell(build.get("network").unwrap_or(build), "build.network", message);
+        }
         Build {
-            context: PathBuf::from(context),
+            context: PathBuf::from(text(build, "context").unwrap_or_default()),
+            additional_contexts: pairs(build.get("additional_contexts")),
             dockerfile: text(build, "dockerfile").filter(|_| inline.is_none()).map(PathBuf::from),
             dockerfile_inline: inline,
             args: optional_pairs(build.get("args")),
             labels: pairs(build.get("labels")),
             target: text(build, "target"),
             no_cache: flag(build, "no_cache"),
+            no_cache_filter: strings(build.get("no_cache_filter")),
+            cache_from: strings(build.get("cache_from")),
+            cache_to: strings(build.get("cache_to")),
             pull: flag(build, "pull"),
             tags: strings(build.get("tags")),
             platform: text(service, "platform"),
+            platforms: strings(build.get("platforms")),
+            secrets: self.build_secrets(build),
+            ssh: optional_pairs(build.get("ssh")),
+            network,
+            extra_hosts: self.extra_hosts(build),
+            shm_size: build.get_str("shm_size").and_then(|size| size.parse().ok()),
+            ulimits: ulimits(build.get("ulimits")),
+            privileged: flag(build, "privileged"),
+            entitlements: strings(build.get("entitlements")),
+            isolation: text(build, "isolation"),
+            provenance: text_or_flag(build, "provenance"),
+            sbom: text_or_flag(build, "sbom"),
         }
+    }
+
+    /// By the id that the Dockerfile says: the target, or the name of the secret.
+    fn build_secrets(&mut self, build: &Node) -> Vec<BuildSecret> {
+        let mut found = Vec::new();
+        for (at, mount) in build.get("secrets").map(Node::items).unwrap_or_default().iter().enumerate() {
+            let name = mount.get_str("source").unwrap_or_default();
+            // A name that no secret has was told before.
+            let Some(secret) = self.bind.secrets.and_then(|secrets| secrets.get(name)) else { continue };
+            let source = match (text(secret, "file"), text(secret, "environment")) {
+                (Some(file), _) => SecretSource::File(PathBuf::from(file)),
+                (None, Some(name)) => {
+                    let value = self.bind.environment.get(&name).cloned().map(Hidden);
+                    SecretSource::Environment { name, value }
+                }
+                (None, None) => {
+                    let message = format!("the secret `{name}` of a build must be a file or a variable");
+                    self.tell(mount, &format!("build.secrets[{at}]"), message);
+                    continue;
+                }
+            };
+            let id = text(mount, "target").unwrap_or_else(|| name.to_owned());
+            found.push(BuildSecret { id, source });
+        }
+        found
     }
 }
 
@@ -553,6 +609,13 @@ fn flag(node: &Node, key: &str) -> bool {
     node.get(key).is_some_and(|node| node.value == Value::Bool(true))
 }
 
+fn text_or_flag(node: &Node, key: &str) -> Option<String> {
+    match node.get(key).map(|node| &node.value) {
+        Some(Value::Bool(flag)) => Some(flag.to_string()),
+        _ => text(node, key),
+    }
+}
+
 fn integer(node: Option<&Node>) -> Option<i64> {
     match node?.value {
         Value::Int(value) => i64::try_from(value).ok(),
@@ -611,4 +674,24 @@ fn collect(node: &Node, path: &str, files: &Files, found: &mut Vec<(String, crat
         }
         _ => {}
     }
+}
+/// `1w2d12h30m10s`, as `every_` takes it.
+fn calendar(text: &str) -> Option<Duration> {
+    let mut whole: u64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest[..end].parse().ok()?;
+        let unit = match rest.as_bytes()[end] {
+            b'w' => 7 * 86_400,
+            b'd' => 86_400,
+            b'h' => 3_600,
+            b'm' => 60,
+            b's' => 1,
+            _ => return None,
+        };
+        whole = whole.checked_add(number.checked_mul(unit)?)?;
+        rest = &rest[end + 1..];
+    }
+    (!text.is_empty()).then(|| Duration::from_secs(whole))
 }

@@ -3,7 +3,9 @@
 //! so that the phases after this one can look at all the rest.
 
 use super::{
-    attributes::{self, Absent, FORMER, Form, NameDefault, OptionValues, PORT, SERVICE, Short, Table},
+    attributes::{
+        self, Absent, FORMER, Form, NameDefault, OptionValues, PORT, PROJECT, SERVICE, Short, Table,
+    },
     diagnostic::{Diagnostic, Files, nearest},
     mounts,
     path::Path,
@@ -18,6 +20,18 @@ pub struct Canonical<'a> {
     pub diagnostics: &'a mut Vec<Diagnostic>,
     /// Variables were left as written: a text with `$` fits everywhere.
     pub raw: bool,
+}
+
+/// Ports of a model left as written: with all files merged, a list without variables gets its long form.
+pub fn written_ports(model: &mut Node, files: &Files) {
+    let services = model.get_mut("services").and_then(Node::as_map_mut);
+    for ports in services.into_iter().flatten().filter_map(|(_, service)| service.get_mut("ports")) {
+        // What is wrong with them was told when their file was read.
+        let mut canonical = Canonical { files, diagnostics: &mut Vec::new(), raw: true };
+        if let Some(done) = canonical.ports(ports.clone(), &Path::Root) {
+            *ports = done;
+        }
+    }
 }
 
 impl Canonical<'_> {
@@ -35,7 +49,11 @@ impl Canonical<'_> {
         if self.raw && (is_scalar(form) || is_written(form)) {
             // Checked, but shown as it was written.
             let variable = is_scalar(form) && node.as_str().is_some_and(|text| text.contains('$'));
-            let written = node.clone();
+            let mut written = node.clone();
+            // A scalar with a tag of its own is text.
+            if let Some(text) = written.value.scalar_text().filter(|_| written.edit == Edit::Replace) {
+                written.value = Value::Text(text);
+            }
             return if variable { Some(node) } else { self.typed(node, form, path).map(|_| written) };
         }
         self.typed(node, form, path)
@@ -82,7 +100,8 @@ impl Canonical<'_> {
             Form::Options(values) => self.options(node, values, path),
             Form::Hosts => self.hosts(node, path),
             Form::Strings => self.list(node, Form::Text, path),
-            Form::StringOrList => match node.value {
+            Form::OneOrList if self.raw && node.as_str().is_some() => Some(node),
+            Form::StringOrList | Form::OneOrList => match node.value {
                 Value::Text(_) => {
                     let span = node.span;
                     Some(Node::new(Value::List(vec![node]), span))
@@ -116,6 +135,7 @@ impl Canonical<'_> {
         if wanted.starts_with("a string")
             && let Some(text) = node.value.scalar_text()
         {
+            let text = if path.name() == "restart" && text == "false" { "no".to_owned() } else { text };
             diagnostic = diagnostic.help(format!("put it in quotes: \"{text}\""));
         }
         self.diagnostics.push(diagnostic);
@@ -188,7 +208,16 @@ impl Canonical<'_> {
         match &node.value {
             Value::Bool(_) => Some(node),
             Value::Text(text) => match scalars::flag(text) {
-                Some(value) => Some(Node::new(Value::Bool(value), node.span)),
+                Some(value) => {
+                    if matches!(text.to_ascii_lowercase().as_str(), "y" | "yes" | "on" | "n" | "no" | "off") {
+                        let told = Diagnostic::warning(format!("`{text}` is text, taken for {value}"))
+                            .at(path)
+                            .mark(self.files.mark(node.span, ""))
+                            .help(format!("write `{value}`: only `true` and `false` are booleans"));
+                        self.diagnostics.push(told);
+                    }
+                    Some(Node::new(Value::Bool(value), node.span))
+                }
                 None => self.tell(node.span, path, format!("`{text}` is no boolean; write true or false")),
             },
             _ => self.expected(&node, "a boolean", path),
@@ -253,8 +282,7 @@ impl Canonical<'_> {
     fn bytes(&mut self, node: &Node, path: &Path<'_>) -> Option<Node> {
         let size = match &node.value {
             Value::Int(value) => Some(*value),
-            #[expect(clippy::cast_possible_truncation, reason = "the cast saturates")]
-            Value::Float(value) if value.is_finite() => Some(value.trunc() as i128),
+            Value::Float(value) => return Some(self.no_size(*value, node.span, path)),
             Value::Text(text) => scalars::bytes(text),
             _ => return self.expected(node, "a size such as `64m`", path),
         };
@@ -265,6 +293,19 @@ impl Canonical<'_> {
                 self.tell(node.span, path, format!("`{text}` is no size; write it as `64m` or `1.5gb`"))
             }
         }
+    }
+
+    /// A number with a point or an exponent is not taken for a size, by the reference neither.
+    fn no_size(&mut self, value: f64, span: Span, path: &Path<'_>) -> Node {
+        let told = Diagnostic::warning(format!(
+            "`{}` is no size, since it has a point or an exponent; nothing is limited",
+            path.name()
+        ))
+        .at(path)
+        .mark(self.files.mark(span, ""))
+        .help(format!("write a whole number of bytes, `{value:.0}`, or a size such as `64m`"));
+        self.diagnostics.push(told);
+        Node::new(Value::Null, span)
     }
 
     fn duration(&mut self, node: &Node, path: &Path<'_>) -> Option<Node> {
@@ -507,8 +548,12 @@ impl Canonical<'_> {
                 continue;
             }
             let Some(row) = attributes::find(table, &key.text) else {
-                if value.edit != Edit::Reset {
-                    self.unknown_key(&key, &value, table, path);
+                if value.edit != Edit::Reset
+                    && let Some(meant) = self.unknown_key(&key, &value, table, path)
+                    && !found.contains_key(meant)
+                {
+                    // Nobody shall call missing what is only mistyped.
+                    found.insert(Key::new(meant, key.span), Node::new(Value::Null, key.span));
                 }
                 continue;
             };
@@ -548,28 +593,41 @@ impl Canonical<'_> {
         }
     }
 
-    fn unknown_key(&mut self, key: &Key, value: &Node, table: Table, path: &Path<'_>) {
+    /// Tells of a key that no row is of; the key that was meant, when it is near.
+    fn unknown_key(
+        &mut self,
+        key: &Key,
+        value: &Node,
+        table: Table,
+        path: &Path<'_>,
+    ) -> Option<&'static str> {
         let name = key.text.as_str();
-        let place = path.key(name);
-        let mut diagnostic =
-            Diagnostic::error(format!("unknown key `{name}`")).at(place).mark(self.files.mark(key.span, ""));
-        let is_service = std::ptr::eq(table, SERVICE);
+        let is = |other: Table| std::ptr::eq(table, other);
         let near = nearest(name, table.iter().map(|row| row.name));
-        diagnostic = if let Some((_, help)) = FORMER.iter().find(|(former, _)| is_service && *former == name)
-        {
-            diagnostic.help(*help)
+        let plural = near.filter(|near| near.strip_suffix('s') == Some(name));
+        let former =
+            FORMER.iter().find(|(of, former, _)| is(of) && *former == name).map(|(_, _, help)| *help);
+        let (help, meant) = if let Some(help) = former {
+            (help.to_owned(), None)
+        } else if let Some(near) = plural {
+            (format!("did you mean `{near}`?"), Some(near))
+        } else if is(PROJECT) && attributes::find(SERVICE, name).is_some() {
+            (format!("`{name}` belongs to a service, below `services:`"), None)
+        } else if let Some(home) = home_of(name, table) {
+            (format!("`{name}` belongs to {home}"), None)
         } else if let Some(near) = near {
-            diagnostic.help(format!("did you mean `{near}`?"))
-        } else if matches!(path, Path::Root) && attributes::find(SERVICE, name).is_some() {
-            diagnostic.help(format!("`{name}` belongs to a service, below `services:`"))
-        } else if matches!(path, Path::Root) && value.as_map().is_some() {
-            diagnostic.help(format!("if `{name}` is a service, it belongs below `services:`"))
-        } else if let Some(home) = home_of(name) {
-            diagnostic.help(format!("`{name}` belongs to {home}"))
+            (format!("did you mean `{near}`?"), Some(near))
+        } else if is(PROJECT) && value.as_map().is_some() {
+            (format!("if `{name}` is a service, it belongs below `services:`"), None)
         } else {
-            diagnostic.help("keys of your own begin with `x-`")
+            ("keys of your own begin with `x-`".to_owned(), None)
         };
-        self.diagnostics.push(diagnostic);
+        let told = Diagnostic::error(format!("unknown key `{name}`"))
+            .at(path.key(name))
+            .mark(self.files.mark(key.span, ""))
+            .help(help);
+        self.diagnostics.push(told);
+        meant
     }
 
     fn keyed(&mut self, node: Node, item: Form, path: &Path<'_>) -> Option<Node> {
@@ -672,34 +730,32 @@ impl Canonical<'_> {
                     done.set(key, Value::Text(value.to_owned()));
                 }
             }
-            Short::Volume => {
-                if self.raw && text.contains('$') {
-                    return Some(node);
-                }
-                match mounts::parse(text) {
-                    Ok(mount) => {
-                        for unknown in &mount.unknown {
-                            let diagnostic =
-                                Diagnostic::warning(format!("`{unknown}` is no option of a mount"))
-                                    .at(path)
-                                    .mark(self.files.mark(span, ""))
-                                    .nearest(
-                                        unknown,
-                                        ["ro", "rw", "nocopy", "rprivate", "rshared", "rslave", "z", "Z"],
-                                    );
-                            self.diagnostics.push(diagnostic);
-                        }
-                        done = mount_node(&mount, span);
+            Short::Volume => match mounts::parse(text) {
+                Ok(mount) => {
+                    for unknown in &mount.unknown {
+                        let diagnostic = Diagnostic::warning(format!("`{unknown}` is no option of a mount"))
+                            .at(path)
+                            .mark(self.files.mark(span, ""))
+                            .nearest(
+                                unknown,
+                                ["ro", "rw", "nocopy", "rprivate", "rshared", "rslave", "z", "Z"],
+                            );
+                        self.diagnostics.push(diagnostic);
                     }
-                    Err(message) => return self.tell(span, path, format!("`{text}` is no mount: {message}")),
+                    done = mount_node(&mount, span);
                 }
-            }
+                Err(message) => return self.tell(span, path, format!("`{text}` is no mount: {message}")),
+            },
         }
         complete(&mut done, short);
         Some(done)
     }
 
     fn ports(&mut self, node: Node, path: &Path<'_>) -> Option<Node> {
+        let variable = |item: &Node| item.as_str().is_some_and(|text| text.contains('$'));
+        if self.raw && node.items().iter().any(variable) {
+            return Some(node);
+        }
         let Value::List(items) = node.value else { return self.expected(&node, "a list", path) };
         let mut found = Vec::new();
         for (at, item) in items.into_iter().enumerate() {
@@ -712,11 +768,13 @@ impl Canonical<'_> {
                         found.push(Node { edit, ..port });
                     }
                 }
-                Value::Text(text) if self.raw && text.contains('$') => found.push(item),
                 Value::Text(_) | Value::Int(_) => {
                     let text = item.value.scalar_text().unwrap_or_default();
                     match ports::parse(&text) {
                         Ok(ports) => {
+                            if ports::is_sexagesimal(&text) && self.is_plain(span, &text) {
+                                self.sexagesimal(&text, span, &path);
+                            }
                             found.extend(ports.iter().map(|port| Node { edit, ..port_node(port, span) }));
                         }
                         Err(message) => {
@@ -735,6 +793,21 @@ impl Canonical<'_> {
             }
         }
         Some(Node::new(Value::List(found), node.span))
+    }
+
+    fn sexagesimal(&mut self, text: &str, span: Span, path: &Path<'_>) {
+        let told = Diagnostic::warning(format!("`{text}` without quotes is a number of base 60 to YAML 1.1"))
+            .at(path)
+            .mark(self.files.mark(span, ""))
+            .help(format!("put it in quotes, so that every reader takes it for a port: \"{text}\""));
+        self.diagnostics.push(told);
+    }
+
+    /// Whether a text stands in the file as it is, without quotes.
+    fn is_plain(&self, span: Span, text: &str) -> bool {
+        let line = self.files.text(span.file).lines().nth((span.line as usize).saturating_sub(1));
+        let words = line.unwrap_or_default().chars().skip((span.column as usize).saturating_sub(1));
+        words.take(span.length as usize).eq(text.chars())
     }
 
     fn long_port(&mut self, node: Node, path: &Path<'_>) -> Option<Node> {
@@ -848,6 +921,7 @@ const fn is_written(form: Form) -> bool {
             | Form::Hosts
             | Form::Scalars
             | Form::TextOrFlag
+            | Form::Ports
     )
 }
 
@@ -859,19 +933,21 @@ const fn wanted(form: Form) -> &'static str {
     }
 }
 
-/// Where a key lives, when it is not here.
-fn home_of(name: &str) -> Option<&'static str> {
-    let homes: [(Table, &str); 8] = [
+/// Where a key lives, when it is not in this mapping.
+fn home_of(name: &str, here: Table) -> Option<&'static str> {
+    let homes: [(Table, &str); 9] = [
         (SERVICE, "a service"),
-        (attributes::BUILD, "`build:`"),
-        (attributes::DEPLOY, "`deploy:`"),
-        (attributes::HEALTHCHECK, "`healthcheck:`"),
-        (attributes::RESOURCES, "`deploy.resources:`"),
-        (attributes::NETWORK, "a top-level network"),
-        (attributes::VOLUME, "a top-level volume"),
-        (attributes::PROJECT, "the top level of the file"),
+        (attributes::BUILD, "the `build:` of a service"),
+        (attributes::DEPLOY, "the `deploy:` of a service"),
+        (attributes::HEALTHCHECK, "the `healthcheck:` of a service"),
+        (attributes::RESOURCES, "`deploy: {resources: ...}`"),
+        (attributes::DEVELOP, "the `develop:` of a service"),
+        (attributes::NETWORK, "a network below the top-level `networks:`"),
+        (attributes::VOLUME, "a volume below the top-level `volumes:`"),
+        (PROJECT, "the top level of the file"),
     ];
-    homes.into_iter().find(|(table, _)| attributes::find(table, name).is_some()).map(|(_, home)| home)
+    let mut elsewhere = homes.into_iter().filter(|(table, _)| !std::ptr::eq(*table, here));
+    elsewhere.find(|(table, _)| attributes::find(table, name).is_some()).map(|(_, home)| home)
 }
 
 /// Defaults that belong to the long form itself.

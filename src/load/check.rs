@@ -38,9 +38,8 @@ impl Check<'_> {
                 let wanted = match form {
                     Form::Object(_) | Form::Closed(_) | Form::Keyed(_) => "a mapping",
                     Form::Pairs(_) | Form::Options(_) | Form::Names(..) => "a mapping or a list",
-                    Form::List(_) | Form::Strings | Form::Scalars | Form::Ports | Form::StringOrList => {
-                        "a list"
-                    }
+                    Form::List(_) | Form::Strings | Form::Scalars | Form::Ports => "a list",
+                    Form::StringOrList | Form::OneOrList => "a list",
                     _ => "a value",
                 };
                 let message = format!("`{}` has no value; it must be {wanted}", path.name());
@@ -167,6 +166,7 @@ impl Check<'_> {
         let Some(node) = service.get("image") else { return };
         let text = node.as_str().unwrap_or_default();
         if text.chars().any(|c| c.is_ascii_uppercase())
+            && !text.contains('$')
             && let Err(error) = text.parse::<crate::model::ImageRef>()
         {
             let told = Diagnostic::warning(error.to_string())
@@ -353,7 +353,9 @@ impl Check<'_> {
         sources("configs", "configs", service.get("configs"));
         sources("build.secrets", "secrets", service.get("build").and_then(|build| build.get("secrets")));
         for (key, kind, name, span) in wanted {
-            if name.contains('$') || defined(kind).is_some_and(|known| known.contains_key(name.as_str())) {
+            let own = kind == "networks" && name.starts_with("x-");
+            let is_known = !own && defined(kind).is_some_and(|known| known.contains_key(name.as_str()));
+            if name.contains('$') || is_known {
                 continue;
             }
             let noun = kind.trim_end_matches('s');
@@ -363,6 +365,9 @@ impl Check<'_> {
             let known: Vec<&str> =
                 defined(kind).into_iter().flat_map(Map::keys).map(|key| key.text.as_str()).collect();
             let told = match super::diagnostic::nearest(&name, known.iter().copied()) {
+                _ if own => told.help(
+                    "a service takes names that begin with `x-` for keys of your own; rename the network",
+                ),
                 Some(near) => told.help(format!("did you mean `{near}`?")),
                 None => told.help(format!("define it below the top-level `{kind}:`")),
             };

@@ -14,13 +14,13 @@ use super::{
     discover::{self, Variables},
     explain::Trace,
     interpolate, legacy,
-    merge::{merge, settle, unify_all},
+    merge::{Written, merge, settle, unify_all},
     normalise,
     options::LoadOptions,
     path::Path,
     paths::Base,
     source::Source,
-    tree::{self, Map, Node, Span, Value},
+    tree::{self, Edit, Map, Node, Span, Value},
 };
 
 /// Most files that include or extend one another in a row.
@@ -94,6 +94,11 @@ impl<'a> Loader<'a> {
         }
     }
 
+    pub fn parse_text(&mut self, shown: &str, text: &str) -> Option<Vec<Node>> {
+        let file = self.files.add(shown, text);
+        self.parse(file)
+    }
+
     fn parse(&mut self, file: FileId) -> Option<Vec<Node>> {
         match tree::parse(&self.files, file) {
             Ok(mut documents) => {
@@ -118,16 +123,46 @@ impl<'a> Loader<'a> {
         for (file, document) in documents {
             let scope = Scope { file, ..scope.clone() };
             if let Some(mut done) = self.document(document, &scope) {
-                normalise::all_gpus(&mut done);
+                self.no_gpus_on_a_list(&model, &done);
+                normalise::all_gpus(&mut done, &self.all_devices());
                 if let Some(trace) = &mut self.trace {
                     trace.layer(&done);
                 }
-                merge(&mut model, done, Form::Object(PROJECT), Merge::Default);
+                merge(&mut model, done, Form::Object(PROJECT), Merge::Default, self.written());
                 settle(&mut model);
                 unify_all(&mut model, Form::Object(PROJECT), Merge::Default);
             }
         }
         model
+    }
+
+    fn written(&self) -> Written {
+        if self.options.no_interpolate { Written::AsInFile } else { Written::Canonical }
+    }
+
+    /// What stands for all devices.
+    pub fn all_devices(&self) -> Value {
+        if self.options.no_interpolate { Value::Text("all".to_owned()) } else { Value::Int(-1) }
+    }
+
+    /// `gpus: all` says nothing that could be laid on a list of devices.
+    fn no_gpus_on_a_list(&mut self, below: &Node, above: &Node) {
+        let services = |model| Node::get(model, "services").and_then(Node::as_map);
+        let (Some(below), Some(above)) = (services(below), services(above)) else { return };
+        for (key, service) in above {
+            let Some(all) = service.get("gpus").filter(|gpus| gpus.as_str() == Some("all")) else { continue };
+            let list = below.get(key.text.as_str()).and_then(|service| service.get("gpus"));
+            if all.edit != Edit::Replace
+                && let Some(list) = list.filter(|list| !list.items().is_empty())
+            {
+                let told = Diagnostic::error("`gpus: all` cannot be laid on a list of devices")
+                    .at(format_args!("services.{key}.gpus"))
+                    .mark(self.files.mark(all.span, ""))
+                    .mark(self.files.mark(list.span, "the list stands here"))
+                    .help("write `gpus: !override all`, or `gpus: [{count: all}]`");
+                self.diagnostics.push(told);
+            }
+        }
     }
 
     fn document(&mut self, mut document: Node, scope: &Scope) -> Option<Node> {
@@ -307,6 +342,16 @@ impl<'a> Loader<'a> {
             self.diagnostics.push(told);
             return Some(service);
         }
+        if bases.get(wanted.as_str()).is_some_and(Node::is_null) {
+            // Nothing is extended: the reference leaves the key where it is.
+            chain.pop();
+            let mut extends = extends;
+            if extends.get("file").is_some() && !self.options.no_path_resolution {
+                extends.set("file", Value::Text(base_scope.file.to_string_lossy().into_owned()));
+            }
+            service.set("extends", extends.value);
+            return Some(service);
+        }
         let mut base = self.extended(&wanted, &bases, &base_scope, chain)?;
         chain.pop();
         if base_scope.file != scope.file {
@@ -317,7 +362,7 @@ impl<'a> Loader<'a> {
         if let Some(trace) = &mut self.trace {
             trace.extend(name, &wanted, &base, extends.span);
         }
-        merge(&mut base, service, SERVICE_FORM, Merge::Default);
+        merge(&mut base, service, SERVICE_FORM, Merge::Default, self.written());
         unify_all(&mut base, SERVICE_FORM, Merge::Default);
         Some(base)
     }
@@ -356,7 +401,7 @@ impl<'a> Loader<'a> {
             };
             let root = Path::Root;
             let services = self.canonical(services, Form::Keyed(&SERVICE_FORM), &root.key("services"))?;
-            merge(&mut all, services, Form::Keyed(&SERVICE_FORM), Merge::Default);
+            merge(&mut all, services, Form::Keyed(&SERVICE_FORM), Merge::Default, self.written());
         }
         match all.value {
             Value::Map(map) => Some(Rc::new(map)),
@@ -373,7 +418,7 @@ impl<'a> Loader<'a> {
                 let mut below = included;
                 let above = std::mem::take(model);
                 // What the including file says itself wins.
-                merge(&mut below, above, Form::Object(PROJECT), Merge::Default);
+                merge(&mut below, above, Form::Object(PROJECT), Merge::Default, self.written());
                 *model = below;
             }
         }
@@ -451,12 +496,8 @@ impl<'a> Loader<'a> {
 pub fn inherit_environment(model: &mut Node, environment: &Variables) {
     let Some(services) = model.get_mut("services").and_then(Node::as_map_mut) else { return };
     for service in services.values_mut() {
-        if let Some(map) = service.get_mut("environment").and_then(Node::as_map_mut) {
-            for (key, value) in map.iter_mut().filter(|(_, value)| value.is_null()) {
-                if let Some(found) = environment.get(&key.text) {
-                    value.value = Value::Text(found.clone());
-                }
-            }
+        if let Some(own) = service.get_mut("environment") {
+            normalise::inherit(own, environment);
         }
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn service_hash(service: &Node) -> String {
 
 fn value(loaded: &Loaded, format: Format) -> Json {
     let mut json = if loaded.as_written {
-        plain(&loaded.canonical, format)
+        extension(&loaded.canonical, format)
     } else {
         table_value(&loaded.canonical, PROJECT, format)
     };
@@ -240,7 +240,7 @@ fn float(value: f64) -> Json {
     Number::from_f64(value).map_or_else(|| Json::String(super::tree::float_text(value)), Json::Number)
 }
 
-/// A value of the user's own; the reference loses empty lists in these.
+/// A value that no table describes; the reference loses empty lists in these.
 fn extension(node: &Node, format: Format) -> Json {
     let mut json = plain(node, format);
     let mut open = vec![&mut json];

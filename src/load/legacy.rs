@@ -4,7 +4,8 @@
 use super::{
     attributes::{self, PROJECT, SERVICE},
     diagnostic::{Diagnostic, Files},
-    tree::{Key, Map, Node, Value},
+    mounts,
+    tree::{Key, Map, Node, Span, Value},
 };
 
 /// Names of Compose files of these formats.
@@ -13,32 +14,126 @@ pub const NAMES: [&str; 4] = ["fig.yml", "fig.yaml", "group.yml", "group.yaml"];
 /// Service keys that only the first format has.
 const FORMER_KEYS: [&str; 5] = ["dockerfile", "log_driver", "log_opt", "net", "volume_driver"];
 
+/// What kind of file a document is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Today,
+    /// Its top level is the services.
+    First,
+    /// Its services are `containers`.
+    Group,
+}
+
+#[must_use]
+pub fn format(map: &Map) -> Format {
+    if map.contains_key("containers") && !map.contains_key("services") {
+        Format::Group
+    } else if is_first_format(map) {
+        Format::First
+    } else {
+        Format::Today
+    }
+}
+
 /// Brings a document to today's form; tells what it did. Leaves today's documents alone.
 pub fn modernise(document: &mut Node, files: &Files, told: &mut Vec<Diagnostic>) {
     let span = document.span;
     let Some(map) = document.as_map_mut() else { return };
-    if let Some((at, key, _)) = map.get_full("containers").filter(|_| !map.contains_key("services")) {
-        let mark = files.mark(key.span, "");
-        told.push(Diagnostic::warning("read as a group file: its containers are services").mark(mark));
-        let key = Key { text: "services".to_owned(), ..key.clone() };
-        if let Some((_, containers)) = map.shift_remove_index(at) {
-            map.insert(key, containers);
+    match format(map) {
+        Format::Today => return,
+        Format::Group => {
+            let Some((at, key, _)) = map.get_full("containers") else { return };
+            let mark = files.mark(key.span, "");
+            told.push(
+                Diagnostic::warning("read as a group file: its containers are services")
+                    .mark(mark)
+                    .help("`ficelle migrate FILE` prints it in today's form"),
+            );
+            let key = Key { text: "services".to_owned(), ..key.clone() };
+            if let Some((_, containers)) = map.shift_remove_index(at) {
+                map.insert(key, containers);
+            }
         }
-    } else if is_first_format(map) {
-        let mark = map.keys().next().and_then(|key| files.mark(key.span, ""));
-        told.push(
-            Diagnostic::warning("read as a file of the first format: its top level is the services")
-                .mark(mark)
-                .help("put the services below a top-level `services:`"),
-        );
-        let services = std::mem::take(map);
-        map.insert(Key::new("services", span), Node::new(Value::Map(services), span));
-    } else {
-        return;
+        Format::First => {
+            let mark = map.keys().next().and_then(|key| files.mark(key.span, ""));
+            told.push(
+                Diagnostic::warning("read as a file of the first format: its top level is the services")
+                    .mark(mark)
+                    .help("`ficelle migrate FILE` prints it in today's form, with a top-level `services:`"),
+            );
+            let services = std::mem::take(map);
+            map.insert(Key::new("services", span), Node::new(Value::Map(services), span));
+        }
     }
     let Some(services) = document.get_mut("services").and_then(Node::as_map_mut) else { return };
     let names: Vec<String> = services.keys().map(|key| key.text.clone()).collect();
+    let volumes = named_volumes(services);
     services.values_mut().for_each(|service| modernise_service(service, &names));
+    declare(document, volumes);
+}
+
+/// A volume that a service made by naming it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedVolume {
+    pub name: String,
+    pub driver: Option<String>,
+    pub span: Span,
+}
+
+/// Volumes that services name, each once; the `volume_driver` of the first is theirs.
+#[must_use]
+pub fn named_volumes(services: &Map) -> Vec<NamedVolume> {
+    let mut found: Vec<NamedVolume> = Vec::new();
+    for service in services.values() {
+        for item in service.get("volumes").map(Node::items).unwrap_or_default() {
+            let Some(mount) = item.as_str().and_then(|text| mounts::parse(text).ok()) else { continue };
+            if let Some(name) = mount.source.clone().filter(|_| !mount.is_bind())
+                && !name.contains('$')
+                && !found.iter().any(|known| known.name == name)
+            {
+                let driver = service.get_str("volume_driver").map(ToOwned::to_owned);
+                found.push(NamedVolume { name, driver, span: item.span });
+            }
+        }
+    }
+    found
+}
+
+/// The older formats declared no volume: its name was that of the engine.
+fn declare(document: &mut Node, volumes: Vec<NamedVolume>) {
+    if volumes.is_empty() {
+        return;
+    }
+    if document.get("volumes").and_then(Node::as_map).is_none() {
+        document.set("volumes", Value::Map(Map::new()));
+    }
+    let Some(declared) = document.get_mut("volumes").and_then(Node::as_map_mut) else { return };
+    for volume in volumes {
+        declared.entry(Key::new(&volume.name, volume.span)).or_insert_with(|| {
+            let mut node = Node::map(volume.span);
+            node.set("name", Value::Text(volume.name));
+            if let Some(driver) = volume.driver {
+                node.set("driver", Value::Text(driver));
+            }
+            node
+        });
+    }
+}
+
+/// The service whose network `net: container:NAME` shares.
+#[must_use]
+pub fn shared_service<'a>(net: &'a Node, names: &[String]) -> Option<&'a str> {
+    let name = net.as_str()?.strip_prefix("container:")?;
+    names.iter().any(|known| known == name).then_some(name)
+}
+
+/// `NAME[:ro]` of a container that is no service, as it is written today.
+#[must_use]
+pub fn foreign_container(from: &Node, names: &[String]) -> Option<String> {
+    let text = from.as_str()?;
+    let name = text.split(':').next()?;
+    let foreign = name != "container" && !name.contains('$') && !names.iter().any(|known| known == name);
+    foreign.then(|| format!("container:{text}"))
 }
 
 /// Every top-level value is a service: a mapping with at least one key that services have.
@@ -61,17 +156,22 @@ fn is_first_format(map: &Map) -> bool {
 fn modernise_service(service: &mut Node, names: &[String]) {
     let Some(map) = service.as_map_mut() else { return };
     if let Some((_, key, mut node)) = map.shift_remove_full("net") {
-        if let Some(name) = node.as_str().and_then(|net| net.strip_prefix("container:"))
-            && names.iter().any(|known| known == name)
-        {
-            node.value = Value::Text(format!("service:{name}"));
+        if let Some(service) = shared_service(&node, names).map(|name| format!("service:{name}")) {
+            node.value = Value::Text(service);
         }
         map.entry(Key { text: "network_mode".to_owned(), ..key }).or_insert(node);
+    }
+    if let Some(Value::List(items)) = map.get_mut("volumes_from").map(|node| &mut node.value) {
+        for item in items {
+            if let Some(text) = foreign_container(item, names) {
+                item.value = Value::Text(text);
+            }
+        }
     }
     move_below(map, "dockerfile", "build", "dockerfile", "context");
     move_below(map, "log_driver", "logging", "driver", "driver");
     move_below(map, "log_opt", "logging", "options", "driver");
-    // The driver of volumes is a matter of the volume today; the name alone is kept.
+    // Today it is the driver of each volume, which has it by now.
     map.shift_remove("volume_driver");
 }
 

@@ -2,12 +2,20 @@
 
 use super::{
     attributes::{self, Form, KeyOf, Merge, Short},
-    tree::{Edit, Map, Node, Value},
+    tree::{Edit, Key, Map, Node, Span, Value},
 };
+
+/// How far the values of the trees have been brought to one form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    Canonical,
+    /// As the file has them, with their variables: of several forms, one after the other.
+    AsInFile,
+}
 
 /// Lays `over` on `base`. Marks of `!reset` and `!override` stay in the result, so that it can be laid on
 /// something else again; [`settle`] takes them out.
-pub fn merge(base: &mut Node, over: Node, form: Form, rule: Merge) {
+pub fn merge(base: &mut Node, over: Node, form: Form, rule: Merge, written: Written) {
     if over.edit != Edit::Merge {
         *base = over;
         return;
@@ -20,6 +28,20 @@ pub fn merge(base: &mut Node, over: Node, form: Form, rule: Merge) {
         return;
     }
     match (&mut base.value, over.value) {
+        (Value::Map(_) | Value::List(_), above @ (Value::Map(_) | Value::List(_)))
+            if written == Written::AsInFile && is_pairs(form) =>
+        {
+            let mut items = pair_items(std::mem::take(&mut base.value));
+            join(&mut items, pair_items(above), if rule == Merge::Hosts { rule } else { UNIQUE_NAME });
+            base.value = Value::List(items);
+        }
+        (below @ (Value::Text(_) | Value::List(_)), above @ (Value::Text(_) | Value::List(_)))
+            if written == Written::AsInFile && matches!(form, Form::OneOrList) =>
+        {
+            let mut items = list_items(std::mem::take(below), base.span);
+            join(&mut items, list_items(above, over.span), rule);
+            *below = Value::List(items);
+        }
         (Value::Map(below), Value::Map(above)) => match form {
             _ if rule == Merge::Logging && other_driver(below, &above) => *below = above,
             Form::Short(Short::Ulimit, _) => *below = above,
@@ -28,23 +50,18 @@ pub fn merge(base: &mut Node, over: Node, form: Form, rule: Merge) {
                     below.insert(key, value);
                 }
             }
-            Form::Any => merge_maps(below, above, |_| Some((Form::Any, Merge::Default))),
+            Form::Any => merge_maps(below, above, written, |_| Some((Form::Any, Merge::Default))),
             Form::Keyed(item) | Form::Names(item, _) => {
-                merge_maps(below, above, |_| Some((*item, Merge::Default)));
+                merge_maps(below, above, written, |_| Some((*item, Merge::Default)));
             }
             Form::Object(table) | Form::ObjectOrNull(table) | Form::Closed(table) | Form::Short(_, table) => {
-                merge_maps(below, above, |key| {
+                merge_maps(below, above, written, |key| {
                     let row = attributes::find(table, key);
                     Some(row.map_or((Form::Any, Merge::Default), |row| (row.form, row.merge)))
                 });
             }
             _ => *below = above,
         },
-        (Value::Map(_) | Value::List(_), above @ (Value::Map(_) | Value::List(_))) if is_pairs(form) => {
-            let mut items = pair_items(std::mem::take(&mut base.value));
-            join(&mut items, pair_items(above), Merge::Unique(KeyOf::Name));
-            base.value = Value::List(items);
-        }
         (Value::List(below), Value::List(above)) => join(below, above, rule),
         (below, above) => {
             *below = above;
@@ -53,8 +70,17 @@ pub fn merge(base: &mut Node, over: Node, form: Form, rule: Merge) {
     }
 }
 
+const UNIQUE_NAME: Merge = Merge::Unique(KeyOf::Name);
+
 const fn is_pairs(form: Form) -> bool {
-    matches!(form, Form::Pairs(_) | Form::Ssh)
+    matches!(form, Form::Pairs(_) | Form::Ssh | Form::Hosts)
+}
+
+fn list_items(value: Value, span: Span) -> Vec<Node> {
+    match value {
+        Value::List(items) => items,
+        value => vec![Node::new(value, span)],
+    }
 }
 
 /// `KEY=value` items of pairs that were left as written.
@@ -63,13 +89,18 @@ fn pair_items(value: Value) -> Vec<Node> {
         Value::List(items) => items,
         Value::Map(mut map) => {
             map.sort_by(|a, _, b, _| a.text.cmp(&b.text));
-            map.into_iter()
-                .map(|(key, node)| {
-                    let text = match node.value.scalar_text() {
-                        Some(value) => format!("{key}={value}"),
-                        None => key.text,
-                    };
-                    Node { value: Value::Text(text), ..node }
+            let pair = |key: &Key, node: &Node| {
+                let text = match node.value.scalar_text() {
+                    Some(value) => format!("{key}={value}"),
+                    None => key.text.clone(),
+                };
+                Node { value: Value::Text(text), span: node.span, edit: node.edit }
+            };
+            // A host may have several addresses.
+            map.iter()
+                .flat_map(|(key, node)| match &node.value {
+                    Value::List(items) => items.iter().map(|item| pair(key, item)).collect(),
+                    _ => vec![pair(key, node)],
                 })
                 .collect()
         }
@@ -77,10 +108,12 @@ fn pair_items(value: Value) -> Vec<Node> {
     }
 }
 
-fn merge_maps(below: &mut Map, above: Map, rule: impl Fn(&str) -> Option<(Form, Merge)>) {
+fn merge_maps(below: &mut Map, above: Map, written: Written, rule: impl Fn(&str) -> Option<(Form, Merge)>) {
     for (key, value) in above {
         match (below.get_mut(key.text.as_str()), rule(&key.text)) {
-            (Some(base), Some((form, merge_rule))) if !base.is_null() => merge(base, value, form, merge_rule),
+            (Some(base), Some((form, merge_rule))) if !base.is_null() => {
+                merge(base, value, form, merge_rule, written)
+            }
             _ => drop(below.insert(key, value)),
         }
     }
@@ -167,7 +200,7 @@ pub fn settle(node: &mut Node) {
 pub fn unify_all(node: &mut Node, form: Form, rule: Merge) {
     match (&mut node.value, form) {
         (Value::List(items), form) => {
-            unify(items, rule);
+            unify(items, if matches!(form, Form::Pairs(_)) { UNIQUE_NAME } else { rule });
             if let Form::List(item) = form {
                 items.iter_mut().for_each(|node| unify_all(node, *item, Merge::Default));
             }

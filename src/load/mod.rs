@@ -19,6 +19,7 @@ mod explain;
 pub mod interpolate;
 mod legacy;
 mod merge;
+pub mod migrate;
 mod mounts;
 mod normalise;
 mod options;
@@ -47,6 +48,17 @@ pub use options::{Effect, LoadOptions, Loaded, Unsupported};
 pub use source::{Source, System};
 pub use views::VariableView;
 
+/// The variables of a file like `.env`; `outer` is asked for those that it uses.
+///
+/// # Errors
+/// The first mistake.
+pub fn variables(
+    text: &str,
+    outer: dotenv::Lookup<'_>,
+) -> Result<indexmap::IndexMap<String, String>, dotenv::Fault> {
+    dotenv::parse(text, outer, &dotenv::nothing)
+}
+
 use attributes::{Form, PROJECT, Support};
 use bind::Bind;
 use check::Check;
@@ -63,7 +75,11 @@ pub fn load(options: &LoadOptions, source: &dyn Source) -> Result<Loaded, Vec<Di
     let mut loader = Loader::new(options, source);
     let mut site = discover::discover(options, source, &mut loader.files, &mut loader.diagnostics)?;
     loader.root.clone_from(&site.root);
-    let documents = read_all(&mut loader, &site.files)?;
+    let mut documents = read_all(&mut loader, &site.files)?;
+    if let Some(text) = &options.overlay {
+        let found = loader.parse_text("<flags>", text).unwrap_or_default();
+        documents.extend(found.into_iter().map(|document| (PathBuf::from("-"), document)));
+    }
     let name = project_name(&mut loader, &site, &documents)?;
     site.environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.clone());
     let scope = Scope {
@@ -141,7 +157,11 @@ fn finish(
 ) -> Result<Loaded, Vec<Diagnostic>> {
     let options = loader.options;
     Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
-    normalise::defaults(model);
+    if options.no_interpolate {
+        canonical::written_ports(model, &loader.files);
+        merge::unify_all(model, Form::Object(PROJECT), attributes::Merge::Default);
+    }
+    normalise::defaults(model, &loader.all_devices());
     let root = site.root.to_string_lossy().into_owned();
     let base = Base { dir: &root, home: compose::home(&site.environment) };
     if !options.no_path_resolution {
@@ -154,7 +174,8 @@ fn finish(
     if options.no_normalize {
         model.set("name", tree::Value::Text(name.to_owned()));
     } else {
-        normalise::normalise(model, name, &base, &site.environment);
+        let base = Some(&base).filter(|_| !options.no_path_resolution);
+        normalise::normalise(model, name, base, &site.environment);
     }
     let profiles = select::profiles(model);
     let active: &[String] = if options.no_interpolate { &["*".to_owned()] } else { &site.profiles };
@@ -172,8 +193,10 @@ fn finish(
         select::drop_unused(model);
     }
     let mut unbound = Vec::new();
-    let mut project =
-        Bind { files: &loader.files, diagnostics: &mut unbound }.project(model, &disabled, name);
+    let secrets = model.get("secrets").and_then(Node::as_map);
+    let mut bind =
+        Bind { files: &loader.files, diagnostics: &mut unbound, secrets, environment: &site.environment };
+    let mut project = bind.project(model, &disabled, name);
     project.places = bind::places(model, &loader.files);
     project.root.clone_from(&site.root);
     project.files.clone_from(&site.files);

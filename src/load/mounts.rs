@@ -81,10 +81,17 @@ fn has_drive(text: &str) -> bool {
 
 fn split(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
+    // Colons of variables left as written part nothing.
+    let mut open = 0_usize;
     for c in text.chars() {
         let Some(part) = parts.last_mut() else { break };
+        match c {
+            '{' if part.ends_with('$') => open += 1,
+            '}' => open = open.saturating_sub(1),
+            _ => {}
+        }
         let drive = part.chars().count() == 1 && part.chars().all(char::is_alphabetic);
-        if c == ':' && !drive {
+        if c == ':' && !drive && open == 0 {
             parts.push(String::new());
         } else {
             part.push(c);
@@ -123,6 +130,8 @@ mod tests {
             ("v:/x", "- v:/x volume"),
             ("db::b", "error: a part between colons is empty"),
             ("db:/b:ro:x", "error: there are too many colons"),
+            ("data:${DIR:-/x}:ro", "data ${DIR:-/x} volume ro"),
+            ("${A:-${B:-c}}:/x", "${A:-${B:-c}} /x volume"),
             ("", "error: the mount is empty"),
         ];
         for (text, expected) in table {

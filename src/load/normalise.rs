@@ -18,18 +18,18 @@ fn entries<'a>(model: &'a mut Node, key: &str) -> impl Iterator<Item = (&'a Key,
 
 /// `gpus: all` to its long form. Not sooner, since within one file a list replaces it, while of two files
 /// the lists are joined.
-pub fn all_gpus(model: &mut Node) {
+pub fn all_gpus(model: &mut Node, all_devices: &Value) {
     for (_, service) in entries(model, "services") {
         if service.get_str("gpus") == Some("all") {
             let mut all = Node::map(service.get("gpus").map(|gpus| gpus.span).unwrap_or_default());
-            all.set("count", Value::Int(-1));
+            all.set("count", all_devices.clone());
             service.set("gpus", Value::List(vec![all]));
         }
     }
 }
 
 /// Defaults that hold even when nothing is normalised.
-pub fn defaults(model: &mut Node) {
+pub fn defaults(model: &mut Node, all_devices: &Value) {
     for kind in ["networks", "volumes", "configs", "secrets"] {
         for (_, resource) in entries(model, kind).filter(|(_, resource)| resource.is_null()) {
             resource.value = Value::Map(Map::new());
@@ -55,18 +55,18 @@ pub fn defaults(model: &mut Node) {
             .get_mut("deploy")
             .and_then(|deploy| deploy.get_mut("resources")?.get_mut("reservations")?.get_mut("devices"));
         for device in items_mut(devices) {
-            whole_device(device);
+            whole_device(device, all_devices);
         }
         for device in items_mut(service.get_mut("gpus")) {
-            whole_device(device);
+            whole_device(device, all_devices);
         }
     }
 }
 
 /// A request for devices that says neither how many nor which means all.
-fn whole_device(device: &mut Node) {
+fn whole_device(device: &mut Node, all_devices: &Value) {
     if device.get("count").is_none() && device.get("device_ids").is_none() {
-        device.set("count", Value::Int(-1));
+        device.set("count", all_devices.clone());
     }
 }
 
@@ -78,7 +78,7 @@ fn items_mut(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
 }
 
 /// Names, the default network, implied dependencies.
-pub fn normalise(model: &mut Node, name: &str, base: &Base<'_>, environment: &Variables) {
+pub fn normalise(model: &mut Node, name: &str, base: Option<&Base<'_>>, environment: &Variables) {
     model.set("name", text(name));
     let mut default_used = false;
     for (_, service) in entries(model, "services") {
@@ -100,7 +100,9 @@ pub fn normalise(model: &mut Node, name: &str, base: &Base<'_>, environment: &Va
         }
     }
     for (_, volume) in entries(model, "volumes") {
-        bind_device(volume, base);
+        if let Some(base) = base {
+            bind_device(volume, base);
+        }
     }
 }
 
@@ -126,17 +128,45 @@ fn normalise_service(service: &mut Node, environment: &Variables) -> bool {
         if build.get("dockerfile").is_none() && build.get("dockerfile_inline").is_none() {
             build.set("dockerfile", text("Dockerfile"));
         }
-        if let Some(args) = build.get_mut("args").and_then(Node::as_map_mut) {
-            for (key, value) in args.iter_mut().filter(|(_, value)| value.is_null()) {
-                if let Some(found) = environment.get(&key.text) {
-                    value.value = text(found.clone());
-                }
-            }
-            args.retain(|_, value| !value.is_null());
+        if let Some(args) = build.get_mut("args") {
+            inherit(args, environment);
+            keep_set(args);
         }
     }
     imply_dependencies(service);
     on_default
+}
+
+/// A key alone gets the value of the variable, if there is one.
+pub fn inherit(pairs: &mut Node, environment: &Variables) {
+    match &mut pairs.value {
+        Value::Map(map) => {
+            for (key, value) in map.iter_mut().filter(|(_, value)| value.is_null()) {
+                if let Some(found) = environment.get(&key.text) {
+                    value.value = text(found.clone());
+                }
+            }
+        }
+        // Left as written.
+        Value::List(items) => {
+            for item in items {
+                if let Some(found) = item.as_str().and_then(|name| environment.get(name)) {
+                    let name = item.as_str().unwrap_or_default();
+                    item.value = text(format!("{name}={found}"));
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Leaves out the keys that nobody gave a value.
+fn keep_set(pairs: &mut Node) {
+    match &mut pairs.value {
+        Value::Map(map) => map.retain(|_, value| !value.is_null()),
+        Value::List(items) => items.retain(|item| item.as_str().is_some_and(|text| text.contains('='))),
+        _ => {}
+    }
 }
 
 fn imply_dependencies(service: &mut Node) {

@@ -12,6 +12,9 @@ use crate::model::{Place, Project};
 pub struct LoadOptions {
     /// Compose files in merge order (`-f`); `-` is standard input. Empty: look for one.
     pub files: Vec<String>,
+    /// The text of one more Compose file, laid over all others; what is wrong in it is told as being in
+    /// the flags.
+    pub overlay: Option<String>,
     pub project_directory: Option<PathBuf>,
     /// `-p`; must be a valid name already.
     pub project_name: Option<String>,

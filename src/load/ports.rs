@@ -77,6 +77,14 @@ fn wrong_port(text: &str) -> String {
     format!("`{text}` is no port or range of ports (0 to 65535)")
 }
 
+/// `22:22`: what YAML 1.1 reads as a number of base 60.
+#[must_use]
+pub fn is_sexagesimal(text: &str) -> bool {
+    text.contains(':')
+        && text.split(':').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+        && text.split(':').skip(1).all(|part| part.parse::<u32>().is_ok_and(|number| number < 60))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -129,7 +129,9 @@ impl Definitions {
             Form::Whole | Form::Number | Form::Mode | Form::Bytes => json!({ "type": ["number", "string"] }),
             Form::Count | Form::WholeBytes => json!({ "type": ["integer", "string"] }),
             Form::Words => any_of([json!({ "type": ["string", "null"] }), strings()]),
-            Form::Test | Form::StringOrList => any_of([json!({ "type": "string" }), strings()]),
+            Form::Test | Form::StringOrList | Form::OneOrList => {
+                any_of([json!({ "type": "string" }), strings()])
+            }
             Form::Pairs(_) | Form::Ssh => {
                 any_of([mapping(&json!({ "type": ["string", "number", "boolean", "null"] })), strings()])
             }

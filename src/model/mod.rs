@@ -3,6 +3,7 @@
 //! Nothing here does I/O, and nothing here knows an engine. Short forms, variables, merges and
 //! relative paths are the business of `load`; what runs is the business of `engine` and below.
 
+mod build;
 mod container;
 mod graph;
 mod image_ref;
@@ -12,6 +13,7 @@ mod project;
 mod selection;
 mod service;
 
+pub use build::{Build, BuildSecret, Hidden, SecretSource};
 pub use container::{
     Attachment, ContainerSpec, HealthTest, Healthcheck, Limits, Mount, MountSource, NetworkMode, Port,
     PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions,
@@ -22,4 +24,4 @@ pub use names::{container_name, label};
 pub use place::{Place, Places};
 pub use project::{Network, Project, Subnet, Volume};
 pub use selection::{Selection, UnknownService, WithDependencies};
-pub use service::{Build, Condition, Dependency, PullPolicy, Service};
+pub use service::{Condition, Dependency, PullPolicy, Service};

@@ -22,5 +22,6 @@ pub mod label {
     pub const VOLUME: &str = "com.docker.compose.volume";
     /// On a volume without a name of its own; its value is empty.
     pub const ANONYMOUS: &str = "com.docker.volume.anonymous";
+    pub const SLUG: &str = "com.docker.compose.slug";
     pub const REPLACE: &str = "com.docker.compose.replace";
 }

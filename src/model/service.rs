@@ -1,11 +1,11 @@
 //! A service: a container specification and what is arranged around it.
 
-use std::path::PathBuf;
+use std::time::Duration;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::ContainerSpec;
+use super::{Build, ContainerSpec};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Service {
@@ -58,25 +58,6 @@ pub enum Condition {
     ServiceCompletedSuccessfully,
 }
 
-/// How an image is made from a Dockerfile.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Build {
-    /// Absolute path of the context directory.
-    pub context: PathBuf,
-    /// Path of the Dockerfile, absolute or relative to the context; `Dockerfile` when absent.
-    pub dockerfile: Option<PathBuf>,
-    pub dockerfile_inline: Option<String>,
-    pub args: IndexMap<String, Option<String>>,
-    pub labels: IndexMap<String, String>,
-    pub target: Option<String>,
-    pub no_cache: bool,
-    /// Refresh the base images.
-    pub pull: bool,
-    /// Further names of the result.
-    pub tags: Vec<String>,
-    pub platform: Option<String>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PullPolicy {
@@ -84,4 +65,6 @@ pub enum PullPolicy {
     Never,
     Missing,
     Build,
+    /// When it was last pulled (built, loaded, tagged) so long ago.
+    Every(Duration),
 }

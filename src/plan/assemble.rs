@@ -220,6 +220,7 @@ impl<'a> Writer<'_, 'a> {
             labels,
             image_id: image_id.to_owned(),
             replaces: old.filter(|_| !self.renew).map(|old| old.id.clone()),
+            once: None,
         }));
         let create = self.draft.add(op, cause);
         let joined = networks(service).filter_map(|name| self.made.networks.get(name.as_str())).copied();

@@ -14,6 +14,15 @@ pub(super) struct Draft {
 }
 
 impl Draft {
+    /// A plan to be gone on with.
+    pub fn of(plan: Plan) -> Self {
+        Self { steps: plan.steps, notes: plan.notes, unchanged: plan.unchanged }
+    }
+
+    pub fn steps(&self) -> impl Iterator<Item = (StepId, &Step)> {
+        self.steps.iter().enumerate().map(|(at, step)| (StepId(at), step))
+    }
+
     pub fn add(&mut self, op: Op, cause: Cause) -> StepId {
         self.steps.push(Step { op, needs: Vec::new(), cause, optional: false });
         StepId(self.steps.len() - 1)
@@ -93,6 +102,7 @@ impl Draft {
         let order = sorted(self.steps.len(), needs).map_err(|circle| {
             let steps: Vec<String> = circle.iter().map(|&at| self.steps[at].op.to_string()).collect();
             PlanError {
+                drift: false,
                 message: format!("bug in the planner: steps wait for each other: {}", steps.join(", then ")),
                 path: None,
                 help: vec!["please report this with the Compose file".to_owned()],

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::model::Selection;
+use crate::{engine::OneOff, model::Selection};
 
 /// What should be true of the selected services when the command is done.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +28,8 @@ pub enum Goal {
     /// `start`: what was created runs again.
     Started {
         selection: Selection,
+        /// `start --wait`.
+        wait: Option<WaitOptions>,
     },
     Stopped {
         selection: Selection,
@@ -38,6 +40,30 @@ pub enum Goal {
         timeout: Option<Duration>,
         dependents: bool,
     },
+    /// `run`: a container of its own, started when what its service needs is there.
+    Once(Box<Once>),
+    /// `kill`.
+    Signalled {
+        selection: Selection,
+        /// By name or number.
+        signal: String,
+        remove_orphans: bool,
+    },
+    /// `pause`, `unpause`: frozen, or going on.
+    Paused {
+        selection: Selection,
+        paused: bool,
+    },
+    /// `rm`: the containers that do not run are gone; with `stop` the others, too.
+    Discarded {
+        selection: Selection,
+        stop: bool,
+        volumes: bool,
+    },
+    /// The end of `run`: this container is gone.
+    Gone {
+        container: String,
+    },
     /// `down`: containers and networks are gone, and volumes if asked.
     Removed {
         selection: Selection,
@@ -45,6 +71,20 @@ pub enum Goal {
         remove_orphans: bool,
         timeout: Option<Duration>,
     },
+}
+
+/// A container of `run`. Its service is in the project as it should be for this run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Once {
+    pub service: String,
+    /// Of the container.
+    pub name: String,
+    /// Tells it from others: 12 digits or more.
+    pub slug: String,
+    /// Services that must run first.
+    pub dependencies: Selection,
+    pub remove_orphans: bool,
+    pub one_off: OneOff,
 }
 
 impl Goal {

@@ -14,15 +14,19 @@ mod draft;
 mod goal;
 mod images;
 mod labels;
+mod life;
+mod once;
 mod order;
 mod remove;
 mod resources;
 mod restart;
 mod steps;
 
-pub use goal::{Goal, Recreate, WaitOptions};
-pub use images::images;
+pub use goal::{Goal, Once, Recreate, WaitOptions};
+pub use images::{OnFailure, images, pushes};
 pub use steps::{Cause, FieldChange, Plan, Step, StepId};
+
+use std::collections::BTreeMap;
 
 use crate::{
     engine::Observed,
@@ -35,6 +39,8 @@ pub struct ImageOptions {
     pub build: BuildMode,
     /// `--pull`: in place of the `pull_policy` of the services.
     pub pull: Option<PullPolicy>,
+    /// `--locked`: the digest that each image, as written, must have.
+    pub locked: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,11 +61,13 @@ pub struct PlanError {
     pub message: String,
     pub path: Option<String>,
     pub help: Vec<String>,
+    /// What is there is not what was locked.
+    pub drift: bool,
 }
 
 impl PlanError {
     fn at(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { message: message.into(), path: Some(path.into()), help: Vec::new() }
+        Self { message: message.into(), path: Some(path.into()), help: Vec::new(), drift: false }
     }
 
     fn help(mut self, help: impl Into<String>) -> Self {
@@ -81,10 +89,17 @@ pub fn converge(
     let scene = order::Scene::of(project, graph, observed)?;
     match goal {
         Goal::Running { .. } => converge::running(&scene, goal),
-        Goal::Started { selection } => restart::started(&scene, selection),
+        Goal::Started { selection, wait } => restart::started(&scene, selection, *wait),
         Goal::Restarted { selection, timeout, dependents } => {
             restart::restarted(&scene, selection, *timeout, *dependents)
         }
+        Goal::Once(goal) => once::once(&scene, goal),
+        Goal::Signalled { selection, signal, remove_orphans } => {
+            life::signalled(&scene, selection, signal, *remove_orphans)
+        }
+        Goal::Paused { selection, paused } => life::paused(&scene, selection, *paused),
+        Goal::Discarded { selection, stop, volumes } => life::discarded(&scene, selection, *stop, *volumes),
+        Goal::Gone { container } => life::gone(&scene, container),
         Goal::Stopped { selection, timeout } => remove::stopped(&scene, selection, *timeout),
         Goal::Removed { selection, volumes, remove_orphans, timeout } => {
             remove::removed(&scene, selection, *volumes, *remove_orphans, *timeout)

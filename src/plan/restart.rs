@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
-    engine::{Container, ContainerState},
+    engine::{Container, ContainerState, Op, WaitFor},
     model::{Selection, Service},
 };
 
 use super::{
-    Cause, Plan, PlanError, StepId,
+    Cause, Plan, PlanError, StepId, WaitOptions,
     conditions::{Begun, Conditions},
     draft::Draft,
     order::{Need, Scene},
@@ -16,7 +16,11 @@ use super::{
 
 /// # Errors
 /// A named service that has no container.
-pub(super) fn started(scene: &Scene<'_>, selection: &Selection) -> Result<Plan, PlanError> {
+pub(super) fn started(
+    scene: &Scene<'_>,
+    selection: &Selection,
+    wait: Option<WaitOptions>,
+) -> Result<Plan, PlanError> {
     let mut starts = Starts::new(scene);
     for service in scene.services.iter().filter(|service| selection.contains(&service.name)) {
         let newest = newest(scene, service);
@@ -35,6 +39,9 @@ pub(super) fn started(scene: &Scene<'_>, selection: &Selection) -> Result<Plan, 
                 ContainerState::Created | ContainerState::Restarting | ContainerState::Exited(_) => {
                     starts.start(service, container, Cause::NotRunning, None)?;
                 }
+            }
+            if let Some(options) = wait.filter(|_| container.state != ContainerState::Dead) {
+                starts.ready(service, container, options);
             }
         }
     }
@@ -126,6 +133,15 @@ impl<'s, 'a> Starts<'s, 'a> {
         self.conditions.before(&mut self.draft, self.scene, service, start)?;
         self.conditions.add(&service.name, Begun { name, start: Some(start), kept: Some(container) });
         Ok(())
+    }
+
+    fn ready(&mut self, service: &Service, container: &Container, options: WaitOptions) {
+        let (project, name) = (container.project.clone(), container.name.clone());
+        let until = WaitFor::Ready { timeout: options.timeout };
+        let wait = self.draft.add(Op::Wait { project, name: name.clone(), until }, Cause::Asked("--wait"));
+        let begun = self.conditions.of(&service.name).iter().filter(|begun| begun.name == name);
+        let starts: Vec<StepId> = begun.filter_map(|begun| begun.start).collect();
+        self.draft.need_all(wait, starts);
     }
 
     fn leave(&mut self, service: &'a Service, container: &'a Container) {

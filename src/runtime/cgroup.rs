@@ -16,7 +16,7 @@ use rustix::{
 
 pub use self::view::View;
 use super::{
-    Result,
+    Error, Result,
     state::{entries, file_error},
 };
 
@@ -88,6 +88,43 @@ pub fn enter(directories: &[PathBuf], pid: i32) -> Result<()> {
         fs::write(&file, pid.to_string()).map_err(|e| file_error("cannot write", &file, e))?;
     }
     Ok(())
+}
+
+/// Freezes the processes of a container's groups, or lets them go on; returns when it is so.
+pub fn freeze(directories: &[PathBuf], frozen: bool) -> Result<()> {
+    let unified = |directory: &&PathBuf| directory.join("cgroup.freeze").exists();
+    let legacy = |directory: &&PathBuf| directory.join("freezer.state").exists();
+    if let Some(directory) = directories.iter().find(legacy) {
+        let file = directory.join("freezer.state");
+        let word = if frozen { "FROZEN" } else { "THAWED" };
+        // Processes that come to be meanwhile keep it at FREEZING until it is asked for again.
+        for _ in 0..1000 {
+            fs::write(&file, word).map_err(|e| file_error("cannot write", &file, e))?;
+            let now = fs::read_to_string(&file).map_err(|e| file_error("cannot read", &file, e))?;
+            if now.trim() == word {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        return Err(Error::Helper("the container's processes cannot be frozen".to_owned()));
+    }
+    let Some(directory) = directories.iter().find(unified) else {
+        return Err(Error::Unsupported(
+            "freezing: this machine has no freezer for control groups".to_owned(),
+        ));
+    };
+    let file = directory.join("cgroup.freeze");
+    fs::write(&file, if frozen { "1" } else { "0" }).map_err(|e| file_error("cannot write", &file, e))?;
+    let events = directory.join("cgroup.events");
+    let wanted = if frozen { "frozen 1" } else { "frozen 0" };
+    for _ in 0..1000 {
+        let now = fs::read_to_string(&events).map_err(|e| file_error("cannot read", &events, e))?;
+        if now.contains(wanted) {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Err(Error::Helper("the container's processes cannot be frozen".to_owned()))
 }
 
 /// Kills every process in the groups at `path`.

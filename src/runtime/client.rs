@@ -2,14 +2,17 @@
 
 use std::{
     io::{Read, Write},
-    os::{fd::AsRawFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     process::Stdio,
     time::Duration,
 };
 
 use super::{
     Error, Result, exe, keeper, lock,
-    protocol::{Reply, Request, Wire},
+    protocol::{self, Reply, Request, Wire},
     rootfs, signal,
     state::{Group, Identity, Place, Stage, State, make_dir, read_json},
     wait::{Deadline, Watcher},
@@ -58,6 +61,20 @@ pub fn ask_living(group: &Group, request: &Request) -> Result<bool> {
     match talk(stream, request)? {
         Some(reply) => reply.map(|()| true),
         None => Ok(false),
+    }
+}
+
+/// Asks a keeper that lives for a descriptor.
+pub fn ask_for(group: &Group, request: &Request) -> Result<OwnedFd> {
+    let gone = || Error::Condition("the container does not run any more".to_owned());
+    let mut stream = connect(group).ok_or_else(gone)?;
+    let text = serde_json::to_vec(request).map_err(|e| Error::Helper(e.to_string()))?;
+    let asked = stream.write_all(&text).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+    let heard = asked.and_then(|()| protocol::receive::<Reply>(stream.as_fd()));
+    match heard {
+        Ok(Some((Reply::Done, mut descriptors))) => descriptors.pop().ok_or_else(gone),
+        Ok(Some((Reply::Failed(wire), _))) => Err(wire.into()),
+        Ok(None) | Err(_) => Err(gone()),
     }
 }
 

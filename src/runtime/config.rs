@@ -12,6 +12,51 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Limits, Protocol};
 
+/// All capabilities that Linux knows, by number, without `CAP_`.
+pub const ALL_CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ContainerConfig {
     /// 64 hex digits, from [`super::Core::new_id`].
@@ -61,8 +106,11 @@ pub struct ContainerConfig {
     pub limits: Limits,
     /// Bytes.
     pub shm_size: u64,
-    /// Keep and serve its output (false: `run` gives it to the caller only).
-    pub logs: bool,
+    #[serde(default)]
+    pub log: LogConfig,
+    /// What only a container has that somebody sits in front of.
+    #[serde(default)]
+    pub once: Option<OneOff>,
     /// Container whose anonymous volumes and addresses it takes over.
     pub replaces: Option<String>,
 }
@@ -201,6 +249,35 @@ pub struct Rlimit {
     pub kind: String,
     pub soft: u64,
     pub hard: u64,
+}
+
+/// A container made for one run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OneOff {
+    /// Its standard input ends with whoever attached to it.
+    pub close_stdin: bool,
+    /// Rows and columns of its terminal at first.
+    pub size: Option<(u16, u16)>,
+    /// It is removed, with its anonymous volumes, when it has ended.
+    pub remove: bool,
+}
+
+/// How much of what the container writes is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogConfig {
+    /// It can be read later. Else only so much is kept, in memory, as those need who watch it live.
+    pub kept: bool,
+    /// Bytes of one file; the next one is begun when it has as many.
+    pub max_size: u64,
+    /// Files; at least one.
+    pub max_files: u32,
+}
+
+impl Default for LogConfig {
+    /// 100 MiB in all, as Docker's driver `local`.
+    fn default() -> Self {
+        Self { kept: true, max_size: 20 << 20, max_files: 5 }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

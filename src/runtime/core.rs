@@ -4,12 +4,16 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     ops::ControlFlow,
-    os::{fd::BorrowedFd, unix::net::UnixStream},
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 pub use super::lock::GroupLock;
@@ -22,7 +26,7 @@ use super::{
     run, signal,
     state::{
         Group, Place, Spec, Stage, State, entries, failed, file_error, make_dir, plain_name, read_json,
-        remove_dir, write_file, write_json,
+        remove_dir, remove_file, write_file, write_json,
     },
     volumes,
     wait::{self, Deadline, Watcher},
@@ -91,6 +95,8 @@ pub enum Phase {
     /// Made, never started.
     Created,
     Running,
+    /// Running, and every process of it is frozen.
+    Paused,
     /// Ended, to be started again by its policy.
     Restarting,
     Exited(Exit),
@@ -135,6 +141,22 @@ pub struct LogRequest {
 pub enum LogRecord {
     Line { stderr: bool, time: SystemTime, text: Vec<u8> },
     Exited { exit: i32, restarting: bool },
+}
+
+/// What a container wrote, as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RawRecord {
+    Bytes { stderr: bool, bytes: Vec<u8> },
+    Exited { exit: i32, restarting: bool },
+}
+
+/// What of a container can be typed at.
+#[derive(Debug, Default)]
+pub struct Attachment {
+    /// Its standard input.
+    pub input: Option<OwnedFd>,
+    /// The master of its terminal.
+    pub terminal: Option<OwnedFd>,
 }
 
 /// A port that cannot be had.
@@ -359,11 +381,36 @@ impl Core {
             let failed = |source| Error::System { what: "cannot signal the container".to_owned(), source };
             if !grace.is_zero() && !hopeless {
                 signal::send(&pidfd, spec.config.stop_signal).map_err(failed)?;
+                thaw(&place)?;
                 wait_for_end(&pidfd, grace)?;
             }
             signal::send(&pidfd, libc::SIGKILL).map_err(failed)?;
+            thaw(&place)?;
         }
         self.wait(&group.name, id, Until::Exited, Some(Duration::from_secs(30)), &|| false).map(drop)
+    }
+
+    /// Freezes every process of a running container; it shows as paused until it is thawed.
+    pub fn pause(&self, group: &str, id: &str) -> Result<()> {
+        let group = self.group(group)?;
+        let place = group.place(id)?;
+        let name = place.spec()?.config.name;
+        let process = place.state()?.and_then(|state| state.process);
+        let process = process.ok_or_else(|| Error::Condition(format!("container {name} is not running")))?;
+        // First: a freeze that nobody knows of would be thawed by nobody.
+        write_file(&place.run.join("paused"), b"", 0o600)?;
+        let frozen = cgroup::of_process(process.pid).and_then(|groups| cgroup::freeze(&groups, true));
+        if frozen.is_err() {
+            remove_file(&place.run.join("paused"))?;
+        }
+        frozen
+    }
+
+    /// Lets a frozen container go on; no error for one that is not frozen.
+    pub fn unpause(&self, group: &str, id: &str) -> Result<()> {
+        let place = self.group(group)?.place(id)?;
+        place.spec()?;
+        thaw(&place)
     }
 
     /// Sends a signal by number. One that ends containers (SIGKILL, the stop signal) ends the restart
@@ -382,7 +429,9 @@ impl Core {
         signal::send(&pidfd, signal).map_err(|source| match source.raw_os_error() {
             Some(libc::EINVAL) => Error::Invalid(format!("no signal {signal}")),
             _ => Error::System { what: "cannot signal the container".to_owned(), source },
-        })
+        })?;
+        // What is frozen dies of nothing.
+        if signal == libc::SIGKILL { thaw(&place) } else { Ok(()) }
     }
 
     /// From here on nothing starts it but a command.
@@ -519,12 +568,46 @@ impl Core {
         let name = place.spec()?.config.name;
         let process = place.state()?.and_then(|state| state.process);
         let process = process.ok_or_else(|| Error::Condition(format!("container {name} is not running")))?;
+        if place.is_paused() {
+            return Err(Error::Condition(format!("container {name} is paused: unpause it first")));
+        }
         attended::start(&group, id, process, exec)
     }
 
     /// Runs a further program that nobody listens to; returns when it was executed.
     pub fn exec_detached(&self, group: &str, id: &str, exec: &ExecConfig) -> Result<()> {
         client::ask(&self.group(group)?, &Request::Exec { id: id.to_owned(), exec: exec.clone() })
+    }
+
+    /// The ends of a running container's own program that somebody can type at.
+    pub fn attach(&self, group: &str, id: &str, stdin: bool) -> Result<Attachment> {
+        let group = self.group(group)?;
+        let place = group.place(id)?;
+        let config = place.spec()?.config;
+        let mut attachment = Attachment::default();
+        if place.state()?.is_none_or(|state| state.process.is_none()) {
+            return Ok(attachment);
+        }
+        let id = id.to_owned();
+        if config.tty {
+            let master = client::ask_for(&group, &Request::Terminal { id })?;
+            if stdin {
+                let copy = master.try_clone();
+                attachment.input = Some(
+                    copy.map_err(|source| Error::System { what: "cannot copy a terminal".into(), source })?,
+                );
+            }
+            attachment.terminal = Some(master);
+        } else if config.stdin_open {
+            let path = place.run.join("in");
+            let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let input = rustix::fs::open(&path, flags, Mode::empty());
+            attachment.input = input.ok().filter(|_| stdin);
+            if config.once.is_some_and(|once| once.close_stdin) {
+                client::ask_living(&group, &Request::CloseInput { id })?;
+            }
+        }
+        Ok(attachment)
     }
 
     /// What a container wrote, in order; `sink` breaks to end.
@@ -536,16 +619,28 @@ impl Core {
         sink: &mut dyn FnMut(LogRecord) -> ControlFlow<()>,
     ) -> Result<()> {
         let place = self.group(group)?.place(id)?;
-        place.spec()?;
-        let log = place.data.join("log");
+        let spec = place.spec()?;
+        if !spec.config.log.kept {
+            return Err(Error::Unsupported(format!("container {} keeps no log", spec.config.name)));
+        }
+        let log = place.log(&spec);
         make_dir(&log)?;
-        let alive = || match place.state() {
-            Ok(Some(state)) => !matches!(state.phase, Stage::Exited { .. }),
-            // Not started yet: something may come.
-            Ok(None) => place.data.exists(),
-            Err(_) => false,
-        };
-        logs::read(&log, request, &alive, sink)
+        logs::read(&log, request, &|| may_write(&place), sink)
+    }
+
+    /// What a container writes from now on (with `from_start`, from the beginning), byte by byte, until
+    /// it has ended for good.
+    pub fn follow(
+        &self,
+        group: &str,
+        id: &str,
+        from_start: bool,
+        sink: &mut dyn FnMut(RawRecord) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let place = self.group(group)?.place(id)?;
+        let log = place.log(&place.spec()?);
+        make_dir(&log)?;
+        logs::follow(&log, from_start, &|| may_write(&place), sink)
     }
 
     /// Calls `changed` now and whenever any container of the group changes, until it breaks.
@@ -623,6 +718,27 @@ impl Core {
     }
 }
 
+/// Lets a container go on that was frozen.
+fn thaw(place: &Place) -> Result<()> {
+    if !place.is_paused() {
+        return Ok(());
+    }
+    if let Some(process) = place.state()?.and_then(|state| state.process) {
+        cgroup::freeze(&cgroup::of_process(process.pid)?, false)?;
+    }
+    remove_file(&place.run.join("paused"))
+}
+
+/// Whether something may still be written to its log.
+fn may_write(place: &Place) -> bool {
+    match place.state() {
+        Ok(Some(state)) => !matches!(state.phase, Stage::Exited { .. }),
+        // Not started yet: something may come.
+        Ok(None) => place.data.exists(),
+        Err(_) => false,
+    }
+}
+
 /// Marks of what stands aside, see [`aside`].
 const WITH_VOLUMES: &str = "volumes";
 const WITHOUT_VOLUMES: &str = "kept";
@@ -653,6 +769,7 @@ fn record(place: &Place, spec: &Spec, leases: &[Lease]) -> Result<ContainerRecor
     let state = place.state()?;
     let phase = match state.as_ref().map(|state| state.phase) {
         None => Phase::Created,
+        Some(Stage::Running) if place.is_paused() => Phase::Paused,
         Some(Stage::Running) => Phase::Running,
         Some(Stage::Restarting { .. }) => Phase::Restarting,
         Some(Stage::Exited { exit }) => Phase::Exited(exit.into()),
@@ -696,7 +813,7 @@ fn uses_volume(record: &ContainerRecord, name: &str) -> bool {
         || record.anonymous_volumes.iter().any(|(_, volume)| volume == name)
 }
 
-fn wait_for_end(pidfd: &std::os::fd::OwnedFd, grace: Duration) -> Result<()> {
+fn wait_for_end(pidfd: &OwnedFd, grace: Duration) -> Result<()> {
     let deadline = Deadline::new(Some(grace));
     while let Ok(left) = deadline.left(grace) {
         let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];

@@ -46,12 +46,13 @@ mod worker;
 pub use self::{
     attended::{Attended, write_all},
     config::{
-        ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, MountConfig, MountKind, NetworkConfig,
-        NetworkNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Upper, VolumeConfig,
+        ALL_CAPABILITIES, ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, LogConfig,
+        MountConfig, MountKind, NetworkConfig, NetworkNamespace, OneOff, PortConfig, RestartConfig, Rlimit,
+        Rootfs, Upper, VolumeConfig,
     },
     core::{
-        BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest, NetworkRecord,
-        Phase, PortConflict, Roots, Until, VolumeRecord,
+        Attachment, BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest,
+        NetworkRecord, Phase, PortConflict, RawRecord, Roots, Until, VolumeRecord,
     },
     error::{Error, Result},
     exe::{program, use_program},

@@ -251,7 +251,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::{
-        super::{MountConfig, NetworkNamespace, RestartConfig, Rlimit, Rootfs, Upper},
+        super::{LogConfig, MountConfig, NetworkNamespace, RestartConfig, Rlimit, Rootfs, Upper},
         *,
     };
 
@@ -291,7 +291,8 @@ pub(super) mod tests {
             rlimits: Vec::new(),
             limits: Limits::default(),
             shm_size: 64 << 20,
-            logs: true,
+            log: LogConfig::default(),
+            once: None,
             replaces: None,
         }
     }

@@ -35,6 +35,10 @@ pub enum Request {
     Stop { id: String },
     /// Runs a further program that nobody listens to; answered when it was executed.
     Exec { id: String, exec: ExecConfig },
+    /// Answered with the master of its terminal.
+    Terminal { id: String },
+    /// Nobody but those who have it open writes to its standard input any more.
+    CloseInput { id: String },
     /// The container is being removed: what is held for it is let go.
     Forget { id: String },
 }

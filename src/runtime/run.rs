@@ -228,12 +228,16 @@ fn made_by_mounts(config: &ContainerConfig) -> Vec<PathBuf> {
         "dev",
         "etc",
     ];
-    let own = config.mounts.iter().map(|mount| mount.target.trim_start_matches('/'));
-    let missing = |path: &&str| {
+    // With the directories they stand in, the deepest first.
+    let own = config.mounts.iter().flat_map(|mount| {
+        let target = Path::new(mount.target.trim_start_matches('/'));
+        target.ancestors().filter(|path| !path.as_os_str().is_empty())
+    });
+    let missing = |path: &&Path| {
         let there = |root: &Path| root.join(path).symlink_metadata().is_ok();
         !there(&dir.join("fs")) && !config.rootfs.layers.iter().any(|layer| there(layer))
     };
-    own.chain(ours).filter(missing).map(PathBuf::from).collect()
+    own.chain(ours.iter().map(Path::new)).filter(missing).map(PathBuf::from).collect()
 }
 
 /// Removes what is empty of `paths` below `root`. The container may have put links in their way:

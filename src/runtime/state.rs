@@ -136,6 +136,11 @@ impl Place {
         }
     }
 
+    /// Where what it writes is kept: what cannot be read later goes with the machine.
+    pub fn log(&self, spec: &Spec) -> PathBuf {
+        if spec.config.log.kept { self.data.join("log") } else { self.run.join("log") }
+    }
+
     /// What everybody sees from now on.
     pub fn write_state(&self, state: &State) -> Result<()> {
         write_json(&self.run.join("state.json"), state)
@@ -191,6 +196,11 @@ impl Place {
 
     pub fn health(&self) -> Option<HealthState> {
         read_json(&self.run.join("health.json")).ok().flatten()
+    }
+
+    /// Every process of it is frozen.
+    pub fn is_paused(&self) -> bool {
+        self.run.join("paused").exists()
     }
 
     /// The user asked it to stop: no policy brings it back.

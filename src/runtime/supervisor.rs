@@ -6,7 +6,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     net::{Ipv4Addr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     process::Stdio,
     rc::Rc,
     sync::Arc,
@@ -171,7 +171,7 @@ struct Watched {
     /// None: it has ended.
     pidfd: Option<OwnedFd>,
     streams: Vec<Rc<Stream>>,
-    writer: Option<Rc<RefCell<logs::Writer>>>,
+    writer: Rc<RefCell<logs::Writer>>,
     /// Its ports are served here.
     publishes: bool,
     /// Ended with it.
@@ -182,8 +182,7 @@ struct Watched {
 struct Stream {
     fd: AsyncFd<OwnedFd>,
     stderr: bool,
-    /// None: read and thrown away.
-    log: Option<Rc<RefCell<logs::Writer>>>,
+    log: Rc<RefCell<logs::Writer>>,
     /// A terminal cannot be spliced into a file, but into a pipe.
     between: Option<(OwnedFd, OwnedFd)>,
 }
@@ -211,13 +210,11 @@ impl Watched {
     }
 
     fn open(place: &Place, spec: &Spec, terminal: Option<OwnedFd>, pidfd: Option<OwnedFd>) -> Result<Self> {
-        let writer = match spec.config.logs {
-            true => Some(Rc::new(RefCell::new(logs::Writer::open(&place.data.join("log"))?))),
-            false => None,
-        };
+        let writer = logs::Writer::open(&place.log(spec), &spec.config.log)?;
+        let writer = Rc::new(RefCell::new(writer));
         let stream = |fd: OwnedFd, stderr, between| -> Result<Rc<Stream>> {
             rustix::io::ioctl_fionbio(&fd, true).map_err(failed("cannot prepare a pipe"))?;
-            Ok(Rc::new(Stream { fd: asynchronous(fd)?, stderr, log: writer.clone(), between }))
+            Ok(Rc::new(Stream { fd: asynchronous(fd)?, stderr, log: Rc::clone(&writer), between }))
         };
         let streams = match terminal {
             Some(master) => {
@@ -251,9 +248,7 @@ impl Watched {
 
     /// A log that cannot be written to fails at the container's own lines as well.
     fn note(&self, text: &str) {
-        if let Some(writer) = &self.writer {
-            let _ = writer.borrow_mut().note(text);
-        }
+        let _ = self.writer.borrow_mut().note(text);
     }
 
     /// Somebody else goes on with it.
@@ -271,9 +266,7 @@ impl Watched {
         for stream in &self.streams {
             while matches!(stream.take(), Ok(length) if length > 0) {}
         }
-        if let Some(writer) = &self.writer {
-            let _ = writer.borrow_mut().ended(exit.unwrap_or(-1), restarting);
-        }
+        let _ = self.writer.borrow_mut().ended(exit.unwrap_or(-1), restarting);
     }
 }
 
@@ -281,15 +274,9 @@ impl Stream {
     /// Moves what there is; 0 or an error when there is nothing now.
     fn take(&self) -> std::io::Result<usize> {
         let from = self.fd.get_ref().as_fd();
-        match (&self.log, &self.between) {
-            (Some(writer), None) => writer.borrow_mut().splice(self.stderr, from),
-            (Some(writer), Some((out, into))) => {
-                let flags = SpliceFlags::NONBLOCK;
-                splice(from, None, into, None, 64 << 10, flags)?;
-                writer.borrow_mut().splice(self.stderr, out.as_fd())
-            }
-            (None, _) => discard(from),
-        }
+        let Some((out, into)) = &self.between else { return self.log.borrow_mut().splice(self.stderr, from) };
+        splice(from, None, into, None, 64 << 10, SpliceFlags::NONBLOCK)?;
+        self.log.borrow_mut().splice(self.stderr, out.as_fd())
     }
 }
 
@@ -305,11 +292,6 @@ async fn follow(stream: Rc<Stream>) {
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
-}
-
-fn discard(from: BorrowedFd<'_>) -> std::io::Result<usize> {
-    let mut buffer = [0; 16 << 10];
-    Ok(rustix::io::read(from, &mut buffer)?)
 }
 
 fn open_fifo(place: &Place, name: &str) -> Result<OwnedFd> {

@@ -21,7 +21,7 @@ use rustix::{
 };
 
 use super::{
-    BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots,
+    BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots, Upper,
     anchor::Anchor,
     cgroup, dns,
     launcher::{Launch, Launcher, Libcontainer, Stdio},
@@ -32,6 +32,7 @@ use super::{
     protocol::{Report, Started, Wire, borrow, send},
     rootfs, seccomp,
     state::{Group, Identity, Place, Spec, entries, failed, file_error, make_dir, write_file},
+    terminal,
     users::{self, User},
     volumes,
 };
@@ -68,6 +69,21 @@ pub fn fork(socket: &OwnedFd, job: impl FnOnce() -> Result<(Report, Vec<OwnedFd>
             unsafe { libc::_exit(code) }
         }
         pid => Ok(pid),
+    }
+}
+
+/// Forks a process that does `job` and that nobody hears. The caller has one thread.
+pub fn fork_apart(job: impl FnOnce() -> Result<()>) -> Result<()> {
+    // SAFETY: as in `fork`.
+    match unsafe { libc::fork() } {
+        -1 => Err(Error::System { what: "cannot fork".into(), source: std::io::Error::last_os_error() }),
+        0 => {
+            process::set_name("ficelle-worker");
+            let code = i32::from(job().is_err());
+            // SAFETY: as in `fork`.
+            unsafe { libc::_exit(code) }
+        }
+        _ => Ok(()),
     }
 }
 
@@ -145,7 +161,11 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let (dns, terminal) = (!names.is_empty(), console.is_some());
     descriptors.extend(names);
     if let Some((listener, path)) = console {
-        descriptors.push(master(&listener)?);
+        let master = master(&listener)?;
+        if let Some(size) = config.once.as_ref().and_then(|once| once.size) {
+            terminal::resize(master.as_fd(), size)?;
+        }
+        descriptors.push(master);
         fs::remove_file(&path).map_err(|e| file_error("cannot remove", &path, e))?;
     }
     if let Some(decided) = way_out.filter(|_| leases.iter().any(|lease| !lease.internal)) {
@@ -200,16 +220,40 @@ fn mount_root(config: &ContainerConfig, place: &Place) -> Result<PathBuf> {
     let target = place.run.join("rootfs");
     make_dir(&target)?;
     let mut layers = config.rootfs.layers.clone();
-    if layers.is_empty() {
-        // An overlay needs something below.
-        let empty = place.run.join("empty");
-        make_dir(&empty)?;
-        fs::set_permissions(&empty, fs::Permissions::from_mode(0o755))
-            .map_err(|e| file_error("cannot open to all", &empty, e))?;
-        layers.push(empty);
+    match (&config.rootfs.upper, place.data.ancestors().nth(2)) {
+        (Upper::Own, Some(group)) => layers.insert(0, mount_points(&group.join("bottom"))?),
+        // An overlay needs something below; what is in the layers of a build is told from them.
+        _ if layers.is_empty() => layers.push(open_dir(&place.run.join("empty"))?),
+        _ => {}
     }
     rootfs::mount(&layers, &upper, &work, &target)?;
     Ok(target)
+}
+
+/// The lowest layer of all containers of a group: what every container has something mounted at. A file
+/// that is made in a container's own writable layer instead costs far more. On the file system of the
+/// disks: else files of the layers would seem to be on different devices.
+fn mount_points(bottom: &Path) -> Result<PathBuf> {
+    const DIRS: [&str; 5] = ["", "dev", "etc", "proc", "sys"];
+    let last = bottom.join("etc/resolv.conf");
+    if last.exists() {
+        return Ok(bottom.to_owned());
+    }
+    for name in DIRS {
+        open_dir(&bottom.join(name))?;
+    }
+    for path in [bottom.join("etc/hostname"), bottom.join("etc/hosts"), last] {
+        write_file(&path, b"", 0o644)?;
+    }
+    Ok(bottom.to_owned())
+}
+
+/// A directory that everybody may look into.
+fn open_dir(path: &Path) -> Result<PathBuf> {
+    make_dir(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .map_err(|e| file_error("cannot open to all", path, e))?;
+    Ok(path.to_owned())
 }
 
 fn make_cwd(root: std::os::fd::BorrowedFd<'_>, config: &ContainerConfig) -> Result<()> {

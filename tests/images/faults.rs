@@ -23,9 +23,10 @@ use super::{
 /// What a request was: method, path, headers as text.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
-    method: String,
-    path: String,
+    pub(super) method: String,
+    pub(super) path: String,
     pub(super) head: String,
+    pub(super) body: Vec<u8>,
 }
 
 impl Request {
@@ -33,7 +34,7 @@ impl Request {
         self.path.contains("/blobs/")
     }
 
-    fn header(&self, name: &str) -> Option<String> {
+    pub(super) fn header(&self, name: &str) -> Option<String> {
         header(&self.head, name)
     }
 
@@ -48,24 +49,24 @@ impl Request {
 }
 
 /// What a server sends: bytes, then the connection is closed.
-struct Reply(Vec<u8>);
+pub(super) struct Reply(pub(super) Vec<u8>);
 
-fn reply(status: &str, headers: &str, body: &[u8]) -> Reply {
+pub(super) fn reply(status: &str, headers: &str, body: &[u8]) -> Reply {
     let head =
         format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n", body.len());
     Reply([head.as_bytes(), body].concat())
 }
 
-type Hook = Box<dyn Fn(&Request) -> Option<Reply> + Send + Sync>;
+pub(super) type Hook = Box<dyn Fn(&Request) -> Option<Reply> + Send + Sync>;
 
 /// A registry on loopback that gives one image as `web:1` and does otherwise where its hook says so.
-struct FakeRegistry {
+pub(super) struct FakeRegistry {
     host: String,
     requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl FakeRegistry {
-    fn start(made: &Made, hook: Hook) -> Self {
+    pub(super) fn start(made: &Made, hook: Hook) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let requests: Arc<Mutex<Vec<Request>>> = Arc::default();
@@ -94,6 +95,10 @@ impl FakeRegistry {
         Self::start(made, Box::new(|_| None))
     }
 
+    pub(super) fn host(&self) -> String {
+        self.host.clone()
+    }
+
     fn url(&self) -> String {
         format!("http://{}", self.host)
     }
@@ -107,7 +112,7 @@ impl FakeRegistry {
         Registries { mirrors: [("fake.test".to_owned(), vec![self.url()])].into(), ..Registries::default() }
     }
 
-    fn asked(&self, what: impl Fn(&Request) -> bool) -> usize {
+    pub(super) fn asked(&self, what: impl Fn(&Request) -> bool) -> usize {
         self.requests.lock().unwrap().iter().filter(|request| what(request)).count()
     }
 }
@@ -120,10 +125,18 @@ pub(super) fn read_request(stream: &mut TcpStream) -> Option<Request> {
             return None;
         }
         head.push(byte[0]);
+        if head == [0x16] {
+            // Somebody tries TLS.
+            return None;
+        }
     }
     let head = String::from_utf8_lossy(&head).into_owned();
+    let length = header(&head, "content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
     let mut words = head.split(' ');
-    Some(Request { method: words.next()?.to_owned(), path: words.next()?.to_owned(), head: head.clone() })
+    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+    Some(Request { method, path, head: head.clone(), body })
 }
 
 fn serve(request: &Request, blobs: &std::collections::BTreeMap<String, Vec<u8>>, manifest: &str) -> Reply {

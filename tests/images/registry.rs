@@ -1,6 +1,7 @@
 //! Pulling from Debian's docker-registry on loopback.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
@@ -45,20 +46,35 @@ fn mirror(address: &str) -> Registries {
 }
 
 /// Debian's docker-registry, ended when dropped.
-struct RealRegistry {
+pub struct RealRegistry {
     child: Child,
-    host: String,
+    pub host: String,
     dir: tempfile::TempDir,
+    log: Arc<Mutex<String>>,
 }
 
 impl RealRegistry {
     /// `None`, told, when it is not installed. `extra` is put into its configuration, `DIR` in it is its directory.
-    fn start(http: &str, extra: &str) -> Option<Self> {
+    pub fn start(http: &str, extra: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         Self::start_in(dir, http, extra)
     }
 
-    fn start_in(dir: tempfile::TempDir, http: &str, extra: &str) -> Option<Self> {
+    /// Which wants `user` with `secret`.
+    pub(super) fn with_password() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let hash = "user:$2b$04$g.ERtL32NFJlpwhMfHH4d.16P3e2S9zl4CWiGWvarT12wtDoXrkUK\n";
+        fs::write(dir.path().join("htpasswd"), hash).unwrap();
+        let auth = "auth:\n  htpasswd:\n    realm: test\n    path: DIR/htpasswd\n";
+        Self::start_in(dir, "", auth)
+    }
+
+    /// What it has said of its requests so far.
+    pub(super) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(super) fn start_in(dir: tempfile::TempDir, http: &str, extra: &str) -> Option<Self> {
         let path = dir.path().to_str().unwrap();
         let config = format!(
             "version: 0.1\nlog:\n  level: info\nstorage:\n  filesystem:\n    rootdirectory: {path}/data\nhttp:\n  addr: 127.0.0.1:0\n{http}{extra}"
@@ -94,18 +110,33 @@ impl RealRegistry {
             seen.push_str(&line);
         };
         // It must not stop at a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Some(Self { child, host, dir })
+        let log: Arc<Mutex<String>> = Arc::default();
+        let said = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let mut said = said.lock().unwrap();
+                said.push_str(&line);
+                said.push('\n');
+            }
+        });
+        Some(Self { child, host, dir, log })
     }
 
     /// Stores blobs and tags a manifest.
-    fn push(&self, made: &Made, repository: &str, tag: &str, authorization: &str) {
-        let (blobs, manifest) = made.oci();
-        let manifest_digest = manifest["digest"].as_str().unwrap();
-        for (digest, bytes) in &blobs {
-            if digest == manifest_digest {
-                continue;
-            }
+    pub(super) fn push(&self, made: &Made, repository: &str, tag: &str, authorization: &str) {
+        let (mut blobs, manifest) = made.oci();
+        let manifest = blobs.remove(manifest["digest"].as_str().unwrap()).unwrap();
+        self.push_blobs(&blobs, repository, authorization);
+        self.push_manifest(repository, tag, "manifest", &manifest, authorization);
+    }
+
+    pub(super) fn push_blobs(
+        &self,
+        blobs: &BTreeMap<String, Vec<u8>>,
+        repository: &str,
+        authorization: &str,
+    ) {
+        for (digest, bytes) in blobs {
             let path = format!("/v2/{repository}/blobs/uploads/");
             let (status, head) = self.request("POST", &path, authorization, &[]);
             assert_eq!(status, 202, "{head}");
@@ -116,9 +147,20 @@ impl RealRegistry {
                 self.request("PUT", &format!("{path}{joint}digest={digest}"), authorization, bytes);
             assert_eq!(status, 201, "{head}");
         }
+    }
+
+    /// `kind` is `manifest` or `index`.
+    pub(super) fn push_manifest(
+        &self,
+        repository: &str,
+        tag: &str,
+        kind: &str,
+        bytes: &[u8],
+        authorization: &str,
+    ) {
         let path = format!("/v2/{repository}/manifests/{tag}");
-        let extra = format!("{authorization}Content-Type: application/vnd.oci.image.manifest.v1+json\r\n");
-        let (status, head) = self.request("PUT", &path, &extra, &blobs[manifest_digest]);
+        let extra = format!("{authorization}Content-Type: application/vnd.oci.image.{kind}.v1+json\r\n");
+        let (status, head) = self.request("PUT", &path, &extra, bytes);
         assert_eq!(status, 201, "{head}");
     }
 
@@ -177,7 +219,7 @@ fn an_image_is_pulled_from_a_registry_on_loopback() {
     assert_eq!((again.id, again.references.len()), (image.id, 2));
     let error = pull(&f.store, &Registries::default(), &format!("{}/team/web:2", registry.host)).unwrap_err();
     let text = error.to_string();
-    assert!(matches!(error, ImageError::Remote(_)), "{error:?}");
+    assert!(matches!(error, ImageError::Remote { .. }), "{error:?}");
     assert!(text.contains("team/web:2` is not found") && text.contains(&registry.host), "{text}");
 }
 
@@ -195,19 +237,15 @@ fn a_mirror_gives_images_under_their_usual_names() {
 
 #[test]
 fn a_password_is_shown_to_the_registry_that_wants_one() {
-    let dir = tempfile::tempdir().unwrap();
-    // `secret`, hashed.
-    let hash = "user:$2b$04$g.ERtL32NFJlpwhMfHH4d.16P3e2S9zl4CWiGWvarT12wtDoXrkUK\n";
-    fs::write(dir.path().join("htpasswd"), hash).unwrap();
-    let auth = "auth:\n  htpasswd:\n    realm: test\n    path: DIR/htpasswd\n";
-    let Some(registry) = RealRegistry::start_in(dir, "", auth) else { return };
+    let Some(registry) = RealRegistry::with_password() else { return };
     registry.push(&two_layers(), "web", "1", "Authorization: Basic dXNlcjpzZWNyZXQ=\r\n");
     let f = Fixture::new();
     let config = f.dir.path().join("config.json");
     let registries = Registries { credentials: vec![config.clone()], ..Registries::default() };
     let reference = format!("{}/web:1", registry.host);
-    let error = pull(&f.store, &registries, &reference).unwrap_err().to_string();
-    assert!(error.contains("refuses an anonymous request") && error.contains("docker login"), "{error}");
+    let error = pull(&f.store, &registries, &reference).unwrap_err();
+    assert!(error.to_string().contains("refuses an anonymous request"), "{error}");
+    assert_eq!(error.help()[1], format!("log in with `ficelle login {}`", registry.host));
     let login = |secret: &str| {
         let text = format!(
             r#"{{"auths": {{"{}": {{"username": "user", "password": "{secret}"}}}}}}"#,
@@ -224,11 +262,7 @@ fn a_password_is_shown_to_the_registry_that_wants_one() {
 
 #[test]
 fn a_credential_helper_is_asked() {
-    let dir = tempfile::tempdir().unwrap();
-    let hash = "user:$2b$04$g.ERtL32NFJlpwhMfHH4d.16P3e2S9zl4CWiGWvarT12wtDoXrkUK\n";
-    fs::write(dir.path().join("htpasswd"), hash).unwrap();
-    let auth = "auth:\n  htpasswd:\n    realm: test\n    path: DIR/htpasswd\n";
-    let Some(registry) = RealRegistry::start_in(dir, "", auth) else { return };
+    let Some(registry) = RealRegistry::with_password() else { return };
     registry.push(&two_layers(), "web", "1", "Authorization: Basic dXNlcjpzZWNyZXQ=\r\n");
     let f = Fixture::new();
     let helper = f.file(

@@ -1,7 +1,7 @@
 //! Text to logical lines: comments dropped, continuations joined, directives and heredocs taken out.
 //! Each logical line remembers where its pieces stood.
 
-use super::{Mistake, Span, Word, words};
+use super::{Lint, Mistake, Rule, Span, Word, words};
 
 /// One instruction's line, continuations joined.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -49,7 +49,7 @@ pub struct Directives {
 pub(super) struct Lexed {
     pub(super) directives: Directives,
     pub(super) lines: Vec<Line>,
-    pub(super) warnings: Vec<Mistake>,
+    pub(super) lints: Vec<Lint>,
     pub(super) mistakes: Vec<Mistake>,
 }
 
@@ -85,7 +85,7 @@ pub(super) fn lex(text: &str) -> Lexed {
     let mut physical = Physical { text, at: if text.starts_with('\u{feff}') { 3 } else { 0 } };
     let mut mistakes = Vec::new();
     let directives = directives(&mut physical, &mut mistakes);
-    let mut lexed = Lexed { directives, lines: Vec::new(), warnings: Vec::new(), mistakes };
+    let mut lexed = Lexed { directives, lines: Vec::new(), lints: Vec::new(), mistakes };
     while let Some((start, raw)) = physical.next() {
         let content = raw.trim_start();
         if content.is_empty() || content.starts_with('#') {
@@ -105,10 +105,8 @@ pub(super) fn lex(text: &str) -> Lexed {
             }
         }
         if let Some(start) = blank {
-            lexed.warnings.push(
-                Mistake::new(Span { start, end: start }, "empty continuation line")
-                    .help("remove the empty line; it will become an error"),
-            );
+            let span = Span { start, end: start };
+            lexed.lints.push(Lint::new(Rule::NoEmptyContinuation, span, "Empty continuation line"));
         }
         for mut heredoc in words::heredocs(&line, escape) {
             match body(&mut physical, &heredoc) {
@@ -317,7 +315,7 @@ mod tests {
 
     #[test]
     fn an_empty_line_in_a_continuation_is_warned_of() {
-        assert_eq!(lex("RUN a \\\n\nb").warnings[0].message, "empty continuation line");
+        assert_eq!(lex("RUN a \\\n\nb").lints[0].rule, Rule::NoEmptyContinuation);
         assert_eq!(lex("RUN a \\\n\nb").lines[0].text, "RUN a b");
     }
 }

@@ -3,10 +3,12 @@
 mod flags;
 mod lex;
 mod parse;
+mod rule;
 mod words;
 
 pub use lex::{Directives, Heredoc};
 pub use parse::{parse, parse_trigger};
+pub use rule::{CheckOptions, Lint, Rule};
 
 /// Bytes `start..end` of the Dockerfile's text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,12 +51,14 @@ pub struct Dockerfile {
     /// ARG before the first FROM.
     pub arguments: Vec<Instruction>,
     pub stages: Vec<Stage>,
-    /// Things that are allowed but probably not meant.
-    pub warnings: Vec<Mistake>,
+    /// What checks see while it is read.
+    pub lints: Vec<Lint>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
+    /// `FROM` as written.
+    pub keyword: Word,
     pub from: From,
     pub span: Span,
     pub instructions: Vec<Instruction>,
@@ -65,11 +69,16 @@ pub struct From {
     pub image: Word,
     /// After AS, in lower case.
     pub name: Option<Word>,
+    /// `AS` and the name as written.
+    pub as_word: Option<Word>,
+    pub written_name: Option<Word>,
     pub platform: Option<Word>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Instruction {
+    /// As written.
+    pub keyword: Word,
     pub kind: Kind,
     pub span: Span,
     /// On one line, continuations joined: `RUN make all`.
@@ -113,6 +122,8 @@ pub struct Run {
     /// Values of `--mount`.
     pub mounts: Vec<Word>,
     pub network: Option<Word>,
+    /// `--security=insecure`, where it stands.
+    pub insecure: Option<Span>,
     pub heredocs: Vec<Heredoc>,
 }
 
@@ -132,6 +143,32 @@ pub struct Copy {
     pub exclude: Vec<Word>,
     /// ADD: whether archives are extracted; by what they are when `None`.
     pub unpack: Option<bool>,
+    /// ADD of an address: `sha256:` and hex, or a commit.
+    pub checksum: Option<Word>,
+    /// ADD of a repository.
+    pub keep_git_dir: bool,
+}
+
+impl Copy {
+    /// `COPY --from=files path to`
+    #[must_use]
+    pub fn all_from(files: Word, path: Word, to: Word) -> Self {
+        Self {
+            add: false,
+            sources: vec![path],
+            inline: Vec::new(),
+            to,
+            from: Some(files),
+            chown: None,
+            chmod: None,
+            link: false,
+            parents: false,
+            exclude: Vec::new(),
+            unpack: None,
+            checksum: None,
+            keep_git_dir: false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

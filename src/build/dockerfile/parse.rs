@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    Command, Copy, Dockerfile, From, Health, Instruction, Kind, Mistake, Run, Span, Stage, Word,
+    Command, Copy, Dockerfile, From, Health, Instruction, Kind, Lint, Mistake, Rule, Run, Span, Stage, Word,
     flags::{self, Flags, Known},
     lex::{self, Line},
     nearest, words,
@@ -38,11 +38,11 @@ pub fn parse(text: &str) -> Result<Dockerfile, Vec<Mistake>> {
         directives: lexed.directives,
         arguments: Vec::new(),
         stages: Vec::new(),
-        warnings: lexed.warnings,
+        lints: lexed.lints,
     };
     for line in &lexed.lines {
         let escape = file.directives.escape;
-        match instruction(line, escape, &mut file.warnings).and_then(|found| place(&mut file, found)) {
+        match instruction(line, escape, &mut file.lints).and_then(|found| place(&mut file, found)) {
             Ok(()) => {}
             Err(mistake) => mistakes.push(mistake),
         }
@@ -74,15 +74,12 @@ pub fn parse_trigger(text: &str) -> Result<Instruction, Mistake> {
 fn place(file: &mut Dockerfile, instruction: Instruction) -> Result<(), Mistake> {
     match instruction.kind {
         Kind::From(from) => {
-            if let Some(name) = &from.name
-                && file.stages.iter().any(|s| s.from.name.as_ref().is_some_and(|n| n.text == name.text))
-            {
-                file.warnings.push(Mistake::new(
-                    name.span,
-                    format!("duplicate stage name '{}', stage names should be unique", name.text),
-                ));
-            }
-            file.stages.push(Stage { from, span: instruction.span, instructions: Vec::new() });
+            file.stages.push(Stage {
+                keyword: instruction.keyword,
+                from,
+                span: instruction.span,
+                instructions: Vec::new(),
+            });
         }
         _ => match (file.stages.last_mut(), &instruction.kind) {
             (Some(stage), _) => stage.instructions.push(instruction),
@@ -96,9 +93,10 @@ fn place(file: &mut Dockerfile, instruction: Instruction) -> Result<(), Mistake>
     Ok(())
 }
 
-fn instruction(line: &Line, escape: char, warnings: &mut Vec<Mistake>) -> Result<Instruction, Mistake> {
+fn instruction(line: &Line, escape: char, lints: &mut Vec<Lint>) -> Result<Instruction, Mistake> {
     let (name, rest) = words::keyword(&line.text);
     let at = line.span(name.start, name.end);
+    let written = Word { text: line.text[name.clone()].to_owned(), span: at };
     let keyword = line.text[name].to_ascii_uppercase();
     if !KEYWORDS.contains(&keyword.as_str()) {
         let mistake = Mistake::new(at, format!("unknown instruction: {keyword}"));
@@ -108,16 +106,16 @@ fn instruction(line: &Line, escape: char, warnings: &mut Vec<Mistake>) -> Result
         });
     }
     let (flags, rest) = flags::take(line, rest, escape, known_flags(&keyword))?;
-    let mut reader = Reader { line, escape, keyword: &keyword, at, rest, flags, warnings };
+    let mut reader = Reader { line, escape, keyword: &keyword, at, rest, flags, lints };
     let kind = reader.kind()?;
     let text = format!("{keyword} {}", line.text[reader.rest.clone()].trim()).trim_end().to_owned();
-    Ok(Instruction { kind, span: line.whole(), text })
+    Ok(Instruction { keyword: written, kind, span: line.whole(), text })
 }
 
 fn known_flags(keyword: &str) -> Known {
     match keyword {
         "FROM" => Known { valued: &["platform"], ..flags::NONE },
-        "RUN" => Known { valued: &["network", "security"], repeated: &["mount"], ..flags::NONE },
+        "RUN" => Known { valued: &["network", "security", "device"], repeated: &["mount"], ..flags::NONE },
         "COPY" => Known {
             valued: &["from", "chown", "chmod"],
             repeated: &["exclude"],
@@ -144,7 +142,7 @@ struct Reader<'a> {
     at: Span,
     rest: Range<usize>,
     flags: Flags,
-    warnings: &'a mut Vec<Mistake>,
+    lints: &'a mut Vec<Lint>,
 }
 
 impl Reader<'_> {
@@ -200,10 +198,10 @@ impl Reader<'_> {
 
     fn from(&mut self) -> Result<From, Mistake> {
         let words = words::plain(self.line, self.rest.clone());
-        let (image, name) = match &words[..] {
+        let (image, named) = match &words[..] {
             [image] => (image.clone(), None),
             [image, word, name] if word.text.eq_ignore_ascii_case("as") => {
-                (image.clone(), Some(stage_name(name)?))
+                (image.clone(), Some((stage_name(name)?, word.clone(), name.clone())))
             }
             _ => {
                 return Err(self
@@ -211,17 +209,28 @@ impl Reader<'_> {
                     .help("write `FROM image` or `FROM image AS name`"));
             }
         };
-        Ok(From { image, name, platform: self.flags.one("platform") })
+        let (name, as_word, written_name) = match named {
+            Some((name, word, written)) => (Some(name), Some(word), Some(written)),
+            None => (None, None, None),
+        };
+        Ok(From { image, name, as_word, written_name, platform: self.flags.one("platform") })
     }
 
     fn run(&mut self) -> Result<Run, Mistake> {
-        if let Some(word) = self.flags.one("security")
-            && word.text != "sandbox"
-        {
-            return Err(Mistake::new(word.span, format!("security mode '{}' is not allowed", word.text))
-                .help("steps run with the default capabilities and filter"));
+        let insecure = match self.flags.one("security") {
+            Some(word) if word.text == "insecure" => Some(word.span),
+            Some(word) if word.text != "sandbox" => {
+                let message = format!("security mode \"{}\" is not valid", word.text);
+                return Err(Mistake::new(word.span, message).help("it is sandbox or insecure"));
+            }
+            _ => None,
+        };
+        if let Some(word) = self.flags.one("device") {
+            return Err(Mistake::new(word.span, "--device is not supported: there are no CDI devices here")
+                .help("run the step that needs the device in a container"));
         }
         Ok(Run {
+            insecure,
             command: self.command(self.rest.clone())?,
             mounts: self.flags.all("mount"),
             network: self.flags.one("network"),
@@ -235,18 +244,7 @@ impl Reader<'_> {
         }
         match words::json(self.line, range.clone()) {
             Some(words) => Ok(Command::Exec(words?)),
-            None => {
-                if self.line.text[range.clone()].starts_with('[') {
-                    self.warnings.push(
-                        Mistake::new(
-                            self.line.span(range.start, range.end),
-                            format!("{} looks like JSON but is none, so it goes to the shell", self.keyword),
-                        )
-                        .help("use double quotes, as in `[\"program\", \"argument\"]`"),
-                    );
-                }
-                Ok(Command::Shell(words::word(self.line, range)))
-            }
+            None => Ok(Command::Shell(words::word(self.line, range))),
         }
     }
 
@@ -288,13 +286,11 @@ impl Reader<'_> {
         let name = words::word(self.line, self.rest.start..self.rest.start + end);
         let value = words::trim(&self.line.text, self.rest.start + end..self.rest.end);
         let value = words::word(self.line, value);
-        self.warnings.push(Mistake::new(
-            name.span,
-            format!(
-                "\"{} key=value\" should be used instead of legacy \"{0} key value\" format",
-                self.keyword
-            ),
-        ));
+        let message = format!(
+            "\"{} key=value\" should be used instead of legacy \"{0} key value\" format",
+            self.keyword
+        );
+        self.lints.push(Lint::new(Rule::LegacyKeyValueFormat, self.line.whole(), message));
         Ok(vec![self.named(name, value)?])
     }
 
@@ -306,10 +302,8 @@ impl Reader<'_> {
     }
 
     fn maintainer(&mut self) -> Result<Word, Mistake> {
-        self.warnings.push(
-            Mistake::new(self.at, "the MAINTAINER instruction is deprecated")
-                .help("use `LABEL org.opencontainers.image.authors=...`"),
-        );
+        let message = "Maintainer instruction is deprecated in favor of using label";
+        self.lints.push(Lint::new(Rule::MaintainerDeprecated, self.line.whole(), message));
         self.exactly_one()
     }
 
@@ -371,12 +365,6 @@ impl Reader<'_> {
             .filter(|word| words::heredoc(&word.text, word.span).is_none())
             .collect::<Vec<_>>();
         heredocs.retain(|heredoc| !heredoc.name.is_empty());
-        for flag in ["checksum", "keep-git-dir"] {
-            if let Some(word) = self.flags.one(flag) {
-                return Err(Mistake::new(word.span, format!("--{flag} is not supported"))
-                    .help("it only concerns URLs; fetch the file in a RUN step"));
-            }
-        }
         Ok(Copy {
             add: self.keyword == "ADD",
             sources,
@@ -389,6 +377,8 @@ impl Reader<'_> {
             parents: self.flags.truth("parents")?.unwrap_or(false),
             exclude: self.flags.all("exclude"),
             unpack: self.flags.truth("unpack")?,
+            checksum: self.flags.one("checksum"),
+            keep_git_dir: self.flags.truth("keep-git-dir")?.unwrap_or(false),
         })
     }
 

@@ -1,5 +1,7 @@
 //! Linux capabilities: Docker's default set, and what `cap_add`, `cap_drop` and `privileged` make of it.
 
+use crate::runtime::ALL_CAPABILITIES as ALL;
+
 /// Given to every container unless dropped.
 const DEFAULTS: &[&str] = &[
     "CHOWN",
@@ -16,51 +18,6 @@ const DEFAULTS: &[&str] = &[
     "SYS_CHROOT",
     "KILL",
     "AUDIT_WRITE",
-];
-
-/// All that Linux knows, by number.
-const ALL: &[&str] = &[
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
 ];
 
 /// A name that is no capability: which list, and where in it.

@@ -13,8 +13,8 @@ use crate::{
         Ulimit, VolumeOptions, label,
     },
     runtime::{
-        ContainerConfig, ContainerRecord, Endpoint, MountConfig, MountKind, NetworkNamespace, PortConfig,
-        RestartConfig, Rlimit, Rootfs, Upper,
+        ContainerConfig, ContainerRecord, Endpoint, LogConfig, MountConfig, MountKind, NetworkNamespace,
+        OneOff, PortConfig, RestartConfig, Rlimit, Rootfs, Upper,
     },
 };
 
@@ -157,7 +157,12 @@ pub(super) fn container(
             .collect::<Result<_, _>>()?,
         limits: limits.clone(),
         shm_size: shm_size.unwrap_or(SHM_SIZE),
-        logs: true,
+        log: LogConfig::default(),
+        once: create.once.as_ref().map(|once| OneOff {
+            close_stdin: once.close_stdin,
+            size: once.size.map(|size| (size.rows, size.columns)),
+            remove: once.remove,
+        }),
         replaces: create.replaces.as_ref().map(|id| id.0.clone()),
         id,
     })
@@ -257,8 +262,11 @@ fn namespace(
 /// On each network a container answers to its service, its name, its short id and its aliases.
 fn endpoint(id: &str, create: &CreateContainer, network: &str, attachment: &Attachment) -> Endpoint {
     let Attachment { aliases, ipv4_address, priority: _ } = attachment;
-    let own = [create.service.as_str(), create.name.as_str(), id.get(..12).unwrap_or(id)];
-    let names: indexmap::IndexSet<&str> = own.into_iter().chain(aliases.iter().map(String::as_str)).collect();
+    let own = [create.name.as_str(), id.get(..12).unwrap_or(id)];
+    let shared = std::iter::once(create.service.as_str()).chain(aliases.iter().map(String::as_str));
+    // Who asks for the service must not reach somebody's one-off.
+    let shared = shared.filter(|_| create.once.as_ref().is_none_or(|once| once.aliases));
+    let names: indexmap::IndexSet<&str> = shared.chain(own).collect();
     Endpoint {
         network: network.to_owned(),
         names: names.into_iter().map(ToOwned::to_owned).collect(),
@@ -396,6 +404,7 @@ mod tests {
             labels: IndexMap::from([(label::SERVICE.to_owned(), "web".to_owned())]),
             image_id: "sha256:1".into(),
             replaces: None,
+            once: None,
         }
     }
 

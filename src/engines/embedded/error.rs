@@ -42,12 +42,14 @@ const PERMISSION: &str = "run it as root (`sudo ficelle ...`); `ficelle config` 
 pub(super) fn image(error: &ImageError, what: impl Into<String>) -> EngineError {
     let kind = match error {
         ImageError::NotFound(_) => ErrorKind::NotFound,
-        ImageError::Remote(_) | ImageError::Unreachable { .. } => ErrorKind::Remote,
+        ImageError::Remote { .. } | ImageError::Unreachable { .. } => ErrorKind::Remote,
         ImageError::Invalid(_) | ImageError::Platform { .. } => ErrorKind::Invalid,
+        ImageError::Drift { .. } => ErrorKind::Drift,
         ImageError::InUse(..) => ErrorKind::Conflict,
         ImageError::File { source, .. } => of_io(source),
     };
-    let told = EngineError::new(kind, what).caused_by(error);
+    let mut told = EngineError::new(kind, what).caused_by(error);
+    told.help.extend_from_slice(error.help());
     if kind == ErrorKind::Permission { told.help(PERMISSION) } else { told }
 }
 
@@ -55,9 +57,10 @@ pub(super) fn build(error: &BuildError, what: impl Into<String>) -> EngineError 
     match error {
         BuildError::Image(error) => image(error, what),
         BuildError::Runtime(error) => runtime(error, what),
-        BuildError::Dockerfile { file, line, message, help } => {
+        BuildError::Dockerfile { file, line, message, help, snippet } => {
             let mut told = EngineError::new(ErrorKind::Invalid, what);
             told.causes.push(format!("{file}:{line}: {message}"));
+            told.facts.push(format!("{file}:{line}\n{snippet}"));
             told.help.extend(help.clone());
             told
         }
@@ -66,13 +69,20 @@ pub(super) fn build(error: &BuildError, what: impl Into<String>) -> EngineError 
             for mistake in mistakes {
                 let one = build(mistake, "");
                 told.causes.extend(one.causes);
+                told.facts.extend(one.facts);
                 told.help.extend(one.help);
             }
             told
         }
-        BuildError::Step { .. } | BuildError::Context { .. } => {
-            EngineError::new(ErrorKind::Invalid, what).caused_by(error)
+        BuildError::Step { file, line, snippet, output, .. } => {
+            let mut told = EngineError::new(ErrorKind::Invalid, what).caused_by(error);
+            told.facts.push(format!("{file}:{line}\n{snippet}"));
+            if !output.is_empty() {
+                told.facts.push(format!("the step said last:\n{}", output.join("\n")));
+            }
+            told
         }
+        BuildError::Context { .. } => EngineError::new(ErrorKind::Invalid, what).caused_by(error),
         BuildError::Cancelled => EngineError::new(ErrorKind::Cancelled, what).caused_by(error),
     }
 }

@@ -1,14 +1,20 @@
 //! Further programs in containers, and what is said to and by them.
 
-use std::sync::Arc;
+use std::{
+    ops::ControlFlow,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Embedded, error};
 use crate::{
-    engine::{Chunk, Control, Conversation, EngineError, ErrorKind, ExecRequest, Size, Stream},
-    runtime::{Attended, ExecConfig, write_all},
+    engine::{
+        AttachRequest, Chunk, Control, Conversation, EngineError, ErrorKind, ExecRequest, Size, Stream,
+    },
+    runtime::{self, Attended, Core, ExecConfig, RawRecord, write_all},
 };
 
 /// Pieces that may wait to be read or written.
@@ -69,9 +75,7 @@ fn config(request: &ExecRequest) -> ExecConfig {
 }
 
 /// Writes what it is sent, on a thread of its own: the program may not read for long.
-pub(super) fn feed(to: std::os::fd::OwnedFd) -> mpsc::Sender<Vec<u8>> {
-    use std::os::fd::AsFd as _;
-
+fn feed(to: OwnedFd) -> mpsc::Sender<Vec<u8>> {
     let (input, mut pieces) = mpsc::channel::<Vec<u8>>(AHEAD);
     std::thread::spawn(move || {
         while let Some(piece) = pieces.blocking_recv() {
@@ -109,5 +113,74 @@ impl Control for Program {
                 Err(EngineError::new(ErrorKind::Other, "bug while following a program").caused_by(&error))
             }
         }
+    }
+}
+
+pub(super) async fn attach(engine: &Embedded, request: &AttachRequest) -> Result<Conversation, EngineError> {
+    let AttachRequest { project, container, name, stdin, from_start } = request.clone();
+    let failed = |what: &'static str| {
+        let name = name.clone();
+        move |error: runtime::Error| error::runtime(&error, format!("container {name} cannot be {what}"))
+    };
+    let attach = {
+        let (project, id, failed) = (project.clone(), container.0.clone(), failed("attached to"));
+        engine.blocking(move |engine| engine.core.attach(&project, &id, stdin).map_err(failed))
+    };
+    let runtime::Attachment { input, terminal } = attach.await?;
+    let (tell, output) = mpsc::channel(AHEAD);
+    let (end, ended) = oneshot::channel();
+    let (core, failed) = (engine.core.clone(), failed("followed"));
+    let main =
+        Main { core: core.clone(), project: project.clone(), id: container.0.clone(), terminal, ended };
+    tokio::task::spawn_blocking(move || {
+        let mut code = None;
+        let followed = core.follow(&project, &container.0, from_start, &mut |record| match record {
+            RawRecord::Bytes { stderr, bytes } => {
+                let stream = if stderr { Stream::Stderr } else { Stream::Stdout };
+                match tell.blocking_send(Chunk { stream, bytes }) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                }
+            }
+            RawRecord::Exited { exit, .. } => {
+                code = Some(exit).filter(|code| *code >= 0);
+                ControlFlow::Break(())
+            }
+        });
+        drop(tell);
+        let _ = end.send(followed.map(|()| code).map_err(failed));
+    });
+    Ok(Conversation { input: input.map(feed), output, control: Box::new(main) })
+}
+
+/// A container's own program.
+struct Main {
+    core: Core,
+    project: String,
+    id: String,
+    terminal: Option<OwnedFd>,
+    ended: oneshot::Receiver<Result<Option<i32>, EngineError>>,
+}
+
+#[async_trait]
+impl Control for Main {
+    async fn resize(&self, size: Size) -> Result<(), EngineError> {
+        let Some(terminal) = &self.terminal else { return Ok(()) };
+        runtime::resize(terminal.as_fd(), (size.rows, size.columns))
+            .map_err(|error| error::runtime(&error, "the terminal cannot be resized"))
+    }
+
+    async fn signal(&self, number: i32) -> Result<(), EngineError> {
+        match self.core.kill(&self.project, &self.id, number) {
+            // It has ended meanwhile: that is what signals are for.
+            Ok(()) | Err(runtime::Error::Condition(_)) => Ok(()),
+            Err(error) => Err(error::runtime(&error, "the container cannot be signalled")),
+        }
+    }
+
+    async fn ended(&mut self) -> Result<Option<i32>, EngineError> {
+        (&mut self.ended).await.unwrap_or_else(|error| {
+            Err(EngineError::new(ErrorKind::Other, "bug while following a container").caused_by(&error))
+        })
     }
 }

@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod exec;
 mod health;
+mod images;
 mod logs;
 mod observe;
 mod others;
@@ -19,12 +20,14 @@ use async_trait::async_trait;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
+    build,
     engine::{
-        Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest, ImageInfo, LogItem,
-        LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
+        AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
+        ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock,
+        Scope,
     },
     image::Store,
-    model::{ImageRef, NetworkMode},
+    model::{Build, ImageRef, NetworkMode},
     runtime::{Core, GroupLock, Roots},
 };
 
@@ -146,6 +149,14 @@ impl Engine for Embedded {
         perform::perform(self, op, progress).await
     }
 
+    async fn check_build(&self, service: &str, build: &Build) -> Result<(String, bool), EngineError> {
+        let checked = build::check(&self.store, build).await;
+        checked.map_err(|error| {
+            error::build(&error, format!("the build of service `{service}` cannot be checked"))
+                .at(format!("services.{service}.build"))
+        })
+    }
+
     async fn logs(&self, query: &LogQuery, sink: mpsc::Sender<LogItem>) -> Result<(), EngineError> {
         if query.follow {
             logs::follow(self, query, sink).await
@@ -156,6 +167,10 @@ impl Engine for Embedded {
 
     async fn exec(&self, request: &ExecRequest) -> Result<Conversation, EngineError> {
         exec::exec(self, request).await
+    }
+
+    async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError> {
+        exec::attach(self, request).await
     }
 
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {
@@ -186,6 +201,14 @@ impl Engine for Embedded {
         .await
     }
 
+    async fn act_on_images(
+        &self,
+        act: ImageAct,
+        progress: Arc<dyn Progress>,
+    ) -> Result<ImageAnswer, EngineError> {
+        images::act(self, act, progress).await
+    }
+
     async fn remove_image(&self, image: &ImageRef, force: bool) -> Result<(), EngineError> {
         let image = image.clone();
         self.blocking(move |this| {
@@ -207,7 +230,7 @@ impl Engine for Embedded {
                 )
                 .help("remove the container first, or use `--force` to take the name away"));
             }
-            let used: Vec<String> = containers.iter().flat_map(observe::used_content).collect();
+            let used = images::needed(this)?;
             this.store.remove(&image, &used).map_err(failed)
         })
         .await

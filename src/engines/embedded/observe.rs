@@ -1,5 +1,7 @@
 //! What is there, read from the runtime's records and the store.
 
+use std::time::SystemTime;
+
 use indexmap::IndexMap;
 
 use super::{Embedded, config::note, error};
@@ -45,7 +47,15 @@ pub(super) fn observe(engine: &Embedded, scope: &Scope) -> Result<Observed, Engi
             .find(&reference)
             .map_err(|error| error::image(&error, format!("image `{image}` cannot be looked up")))?;
         if let Some(found) = found {
-            observed.images.insert(image.clone(), image_info(&found));
+            let mut info = image_info(&found);
+            let named = engine.store.named(&reference);
+            if let Some(named) =
+                named.map_err(|error| error::image(&error, format!("image `{image}` cannot be looked up")))?
+            {
+                info.digest = Some(named.digest);
+                info.age = named.since.and_then(|since| SystemTime::now().duration_since(since).ok());
+            }
+            observed.images.insert(image.clone(), info);
         }
     }
     Ok(observed)
@@ -119,6 +129,7 @@ pub(super) fn state(phase: Phase) -> ContainerState {
     match phase {
         Phase::Created => ContainerState::Created,
         Phase::Running => ContainerState::Running,
+        Phase::Paused => ContainerState::Paused,
         Phase::Restarting => ContainerState::Restarting,
         Phase::Exited(Exit::Code(code)) => ContainerState::Exited(Some(code)),
         Phase::Exited(Exit::Unknown) => ContainerState::Exited(None),
@@ -143,11 +154,13 @@ pub(super) fn image_info(image: &Image) -> ImageInfo {
         size: image.size,
         created: config.created().as_deref().and_then(created),
         platform: format!("{}/{}{variant}", config.os(), config.architecture()),
+        digest: None,
+        age: None,
     }
 }
 
 /// `2026-11-21T08:00:00.5Z`, as image configurations have it: UTC, or with an offset.
-fn created(text: &str) -> Option<std::time::SystemTime> {
+pub(super) fn created(text: &str) -> Option<SystemTime> {
     let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
     let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);

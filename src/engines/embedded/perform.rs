@@ -13,10 +13,10 @@ use crate::{
     build::{self, BuildEvent},
     engine::{
         BuildRequest, Condition, ContainerState, CreateContainer, Detail, EngineError, ErrorKind, Op,
-        Outcome, Progress, PullRequest, WaitFor,
+        Outcome, Progress, PullRequest, PushRequest, WaitFor,
     },
-    image::Image,
-    model::{ImageRef, Network, PullPolicy, Volume},
+    image::{Image, ImageError},
+    model::{ImageRef, Network, PullPolicy, Volume, label},
     runtime::{ContainerRecord, Core, NetworkConfig, Until, VolumeConfig},
 };
 
@@ -31,6 +31,7 @@ pub(super) async fn perform(
     match op {
         Op::Pull(request) => pull(engine, request, progress).await,
         Op::Build(request) => build_image(engine, request, progress).await,
+        Op::Push(request) => push(engine, request, progress).await,
         Op::Wait { project, name, until } => wait(engine, project, name, *until, progress).await,
         op => {
             // A stop waits for a program's own end, and keeps nobody from anything.
@@ -65,14 +66,25 @@ fn act(engine: &Embedded, op: &Op) -> Result<Outcome, EngineError> {
             Err(crate::runtime::Error::NoContainer(_)) => Ok(UNCHANGED),
             Err(error) => Err(error::runtime(&error, format!("container {name} cannot be stopped"))),
         },
+        Op::Kill { project, name, id, signal } => {
+            let number = super::signal::number(signal)
+                .ok_or_else(|| EngineError::new(ErrorKind::Invalid, format!("`{signal}` is no signal")))?;
+            told(engine.core.kill(project, &id.0, number), name, "signalled")
+        }
+        Op::Pause { project, name, id } => told(engine.core.pause(project, &id.0), name, "paused"),
+        Op::Unpause { project, name, id } => told(engine.core.unpause(project, &id.0), name, "unpaused"),
         Op::Remove { project, name, id, volumes } => engine
             .core
             .remove(project, &id.0, *volumes)
             .map(|()| DONE)
             .map_err(|error| error::runtime(&error, format!("container {name} cannot be removed"))),
         // Carried out by `perform` itself.
-        Op::Pull(_) | Op::Build(_) | Op::Wait { .. } => Ok(UNCHANGED),
+        Op::Pull(_) | Op::Build(_) | Op::Push(_) | Op::Wait { .. } => Ok(UNCHANGED),
     }
+}
+
+fn told(done: crate::runtime::Result<()>, name: &str, what: &str) -> Result<Outcome, EngineError> {
+    done.map(|()| DONE).map_err(|error| error::runtime(&error, format!("container {name} cannot be {what}")))
 }
 
 async fn pull(
@@ -80,7 +92,7 @@ async fn pull(
     request: &PullRequest,
     progress: Arc<dyn Progress>,
 ) -> Result<Outcome, EngineError> {
-    let PullRequest { image, platform, policy, service } = request;
+    let PullRequest { image, platform, policy, service, locked } = request;
     let path = format!("services.{service}.image");
     let reference: ImageRef = image.parse().map_err(|e: crate::model::ImageRefError| {
         EngineError::new(ErrorKind::Invalid, e.to_string()).at(&path)
@@ -97,12 +109,44 @@ async fn pull(
     if let (PullPolicy::Missing, Some(there)) = (policy, &before) {
         return Ok(Outcome { id: Some(there.id.clone()), unchanged: true });
     }
-    let report = |what: &str, done: u64, total: u64| {
-        progress.report(Detail::Bytes { what: what.to_owned(), done, total });
-    };
-    let pulled = engine.store.pull(&reference, platform.as_deref(), &report).await.map_err(told)?;
+    let pulled = engine
+        .store
+        .pull_locked(&reference, platform.as_deref(), locked.as_deref(), &bytes_to(&progress))
+        .await
+        .map_err(told)?;
     let unchanged = before.is_some_and(|before| before.id == pulled.id);
     Ok(Outcome { id: Some(pulled.id), unchanged })
+}
+
+async fn push(
+    engine: &Embedded,
+    request: &PushRequest,
+    progress: Arc<dyn Progress>,
+) -> Result<Outcome, EngineError> {
+    let PushRequest { image, service } = request;
+    let path = format!("services.{service}.image");
+    let reference: ImageRef = image.parse().map_err(|e: crate::model::ImageRefError| {
+        EngineError::new(ErrorKind::Invalid, e.to_string()).at(&path)
+    })?;
+    engine.permitted()?;
+    let pushed = engine.store.push(&reference, &bytes_to(&progress)).await.map_err(|error| {
+        let told = error::image(&error, format!("image `{image}` of service `{service}` cannot be pushed"));
+        let told = told.at(&path);
+        match error {
+            ImageError::NotFound(_) => told.help(format!("`ficelle build {service}` makes it")),
+            _ => told,
+        }
+    })?;
+    for note in pushed.notes {
+        progress.report(Detail::Doing(note));
+    }
+    Ok(Outcome { id: Some(pushed.digest), unchanged: pushed.unchanged })
+}
+
+/// Hands bytes of a transfer on.
+pub(super) fn bytes_to(progress: &Arc<dyn Progress>) -> impl Fn(&str, u64, u64) + Send + Sync {
+    let progress = Arc::clone(progress);
+    move |what, done, total| progress.report(Detail::Bytes { what: what.to_owned(), done, total })
 }
 
 async fn build_image(
@@ -110,7 +154,7 @@ async fn build_image(
     request: &BuildRequest,
     progress: Arc<dyn Progress>,
 ) -> Result<Outcome, EngineError> {
-    let BuildRequest { project: _, service, build, image } = request;
+    let BuildRequest { project, service, build, image } = request;
     let path = format!("services.{service}.build");
     engine.permitted()?;
     let mut references = Vec::new();
@@ -125,10 +169,19 @@ async fn build_image(
             BuildEvent::Step { step, cached: true } => Detail::Doing(format!("CACHED {step}")),
             BuildEvent::Step { step, cached: false } => Detail::Doing(step),
             BuildEvent::Output(line) => Detail::Line(line),
+            BuildEvent::Bytes { what, done, total } => Detail::Bytes { what, done, total },
             BuildEvent::Warning(text) => Detail::Line(format!("warning: {text}")),
         });
     });
-    let built = build::build(&engine.store, &engine.core, build, &references, events).await;
+    let mut build = build.clone();
+    for (name, value) in [
+        (label::PROJECT, project.as_str()),
+        (label::SERVICE, service),
+        (label::VERSION, env!("CARGO_PKG_VERSION")),
+    ] {
+        build.labels.insert(name.to_owned(), value.to_owned());
+    }
+    let built = build::build(&engine.store, &engine.core, &build, &references, events).await;
     let built = built.map_err(|error| {
         error::build(&error, format!("image `{image}` of service `{service}` cannot be built")).at(&path)
     })?;
@@ -272,12 +325,12 @@ fn newest(engine: &Embedded, project: &str, name: &str) -> Result<ContainerRecor
 
 fn start(engine: &Embedded, project: &str, name: &str) -> Result<Outcome, EngineError> {
     let record = newest(engine, project, name)?;
-    if observe::state(record.phase) == ContainerState::Running {
+    if matches!(observe::state(record.phase), ContainerState::Running | ContainerState::Paused) {
         return Ok(UNCHANGED);
     }
     engine.core.start(project, &record.config.id).map(|()| DONE).map_err(|error| {
         let told = error::runtime(&error, format!("container {name} cannot be started"));
-        match observe::labels(&record).get(crate::model::label::SERVICE) {
+        match observe::labels(&record).get(label::SERVICE) {
             Some(service) => told.at(format!("services.{service}")),
             None => told,
         }
@@ -331,8 +384,7 @@ fn aim(record: &ContainerRecord, until: WaitFor) -> Result<(Until, Option<Durati
     Ok(match until {
         WaitFor::Condition(Condition::ServiceStarted) => (Until::Running, None),
         WaitFor::Condition(Condition::ServiceHealthy) if record.config.health.is_none() => {
-            let service =
-                observe::labels(record).get(crate::model::label::SERVICE).cloned().unwrap_or_default();
+            let service = observe::labels(record).get(label::SERVICE).cloned().unwrap_or_default();
             return Err(EngineError::new(
                 ErrorKind::Invalid,
                 format!("container {name} has no health check, so it can never become healthy"),

@@ -43,13 +43,14 @@ pub(super) struct Record {
 pub(super) enum Life {
     Created,
     Running,
+    Paused,
     Restarting,
     Exited(i32),
 }
 
 impl Record {
     pub fn runs(&self) -> bool {
-        matches!(self.state, Life::Running | Life::Restarting)
+        matches!(self.state, Life::Running | Life::Paused | Life::Restarting)
     }
 
     pub fn is_checked(&self) -> bool {
@@ -97,7 +98,7 @@ impl Record {
     pub fn exited(&self) -> LogItem {
         let (code, restarting) = match self.state {
             Life::Exited(code) => (Some(code), false),
-            Life::Created | Life::Running | Life::Restarting => (None, true),
+            Life::Created | Life::Running | Life::Paused | Life::Restarting => (None, true),
         };
         LogItem::Exited { container: self.name.clone(), code, restarting }
     }
@@ -121,6 +122,7 @@ impl Record {
             replaces: self.replaces.clone().map(ContainerId),
             state: match self.state {
                 Life::Created => ContainerState::Created,
+                Life::Paused => ContainerState::Paused,
                 Life::Running => ContainerState::Running,
                 Life::Restarting => ContainerState::Restarting,
                 Life::Exited(code) => ContainerState::Exited(Some(code)),

@@ -7,7 +7,7 @@ use super::{
     world::{Done, UNCHANGED, World, conflict, digest, error},
 };
 use crate::{
-    engine::{EngineError, ErrorKind, ImageInfo, Outcome, PullRequest},
+    engine::{EngineError, ErrorKind, ImageInfo, Outcome, PullRequest, PushRequest},
     model::{Build, ImageRef, PullPolicy},
 };
 
@@ -20,7 +20,7 @@ impl World {
             (PullPolicy::Never | PullPolicy::Build, None) => {
                 return Err(error(ErrorKind::NotFound, format!("image {} is not there", pull.image)));
             }
-            (PullPolicy::Missing | PullPolicy::Always, _) => {}
+            (PullPolicy::Missing | PullPolicy::Always | PullPolicy::Every(_), _) => {}
         }
         let id = match self.remote.get(&reference) {
             Some(Some(id)) => id.clone(),
@@ -31,6 +31,16 @@ impl World {
         };
         let unchanged = there == Some(&id);
         self.images.insert(reference, id.clone());
+        Ok(Outcome { id: Some(id), unchanged })
+    }
+
+    pub fn push(&mut self, push: &PushRequest) -> Done {
+        let reference = full(&push.image)?;
+        let Some(id) = self.images.get(&reference).cloned() else {
+            return Err(error(ErrorKind::NotFound, format!("image {} is not there", push.image)));
+        };
+        let before = self.remote.insert(reference, Some(id.clone()));
+        let unchanged = before.flatten().as_ref() == Some(&id);
         Ok(Outcome { id: Some(id), unchanged })
     }
 
@@ -84,6 +94,8 @@ impl World {
             size: 1_000_000,
             created: Some(time(0)),
             platform: "linux/amd64".to_owned(),
+            digest: None,
+            age: None,
         }
     }
 }

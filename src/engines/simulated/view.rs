@@ -9,6 +9,7 @@ use std::{
 use indexmap::IndexMap;
 
 use super::{
+    Behaviour,
     record::{Life, Record, time},
     store::full,
     world::{World, clash, error, port_in_use},
@@ -56,6 +57,18 @@ impl World {
             return Ok(record);
         }
         Err(error(ErrorKind::Dependency, format!("container {} is not running", record.name)))
+    }
+
+    /// What a container that was started does.
+    pub fn behaviour(&self, id: &ContainerId) -> Result<Behaviour, EngineError> {
+        let found = self.containers.iter().find(|record| record.id == id.0);
+        let record = found.ok_or_else(|| error(ErrorKind::NotFound, format!("no such container: {id}")))?;
+        let exit = match record.state {
+            Life::Exited(code) => Some(code),
+            Life::Created | Life::Running | Life::Paused | Life::Restarting => None,
+        };
+        let lines = record.lines.iter().map(|(_, line)| line.clone()).collect();
+        Ok(Behaviour { exit, health: None, lines })
     }
 
     fn network(&self, name: &str, labels: &IndexMap<String, String>) -> NetworkInfo {

@@ -94,6 +94,7 @@ impl World {
         match op {
             Op::Pull(pull) => self.pull(pull),
             Op::Build(request) => self.build(&request.build, &request.image),
+            Op::Push(push) => self.push(push),
             Op::CreateNetwork { network, labels, .. } => Ok(make(&mut self.networks, &network.name, labels)),
             Op::RemoveNetwork { name } => self.remove_network(name),
             Op::CreateVolume { volume, labels, .. } => Ok(make(&mut self.volumes, &volume.name, labels)),
@@ -101,9 +102,35 @@ impl World {
             Op::Create(create) => self.create(create),
             Op::Start { project, name } => self.start(project, name),
             Op::Stop { id, .. } => self.stop(id),
+            Op::Kill { id, signal, .. } => self.kill(id, signal),
+            Op::Pause { id, .. } => self.turn_life(id, Life::Running, Life::Paused),
+            Op::Unpause { id, .. } => self.turn_life(id, Life::Paused, Life::Running),
             Op::Remove { id, volumes, .. } => self.remove(id, *volumes),
             Op::Wait { project, name, until } => self.decide(project, name, *until).unwrap_or(DONE),
         }
+    }
+
+    fn turn_life(&mut self, id: &ContainerId, from: Life, to: Life) -> Done {
+        let record = self.containers.iter_mut().find(|record| record.id == id.0);
+        let record = record.ok_or_else(|| no_container(&id.0))?;
+        if record.state != from {
+            return UNCHANGED;
+        }
+        record.state = to;
+        DONE
+    }
+
+    /// Programs of a simulation end by every signal.
+    fn kill(&mut self, id: &ContainerId, signal: &str) -> Done {
+        let clock = self.clock;
+        let record = self.containers.iter_mut().find(|record| record.id == id.0);
+        let record = record.ok_or_else(|| no_container(&id.0))?;
+        if !record.runs() {
+            return Err(error(ErrorKind::Dependency, format!("container {} is not running", record.name)));
+        }
+        let code = if signal.to_uppercase().ends_with("KILL") { 137 } else { TERMINATED };
+        record.ended(Life::Exited(code), clock);
+        DONE
     }
 
     fn remove_network(&mut self, name: &str) -> Done {
@@ -310,7 +337,7 @@ impl World {
             (WaitFor::Ready { timeout: Some(timeout) }, ..) => {
                 fail(format!("is not ready after {} s", timeout.as_secs()))
             }
-            (_, Life::Created | Life::Restarting | Life::Running, _) => None,
+            (_, Life::Created | Life::Restarting | Life::Running | Life::Paused, _) => None,
         }
     }
 

@@ -162,7 +162,7 @@ impl Auth {
         scope: &str,
         secure: bool,
     ) -> Result<HeaderValue, ImageError> {
-        let uri = self.realm(realm, secure)?;
+        let uri = realm_uri(&self.registry, realm, secure)?;
         let service = service.unwrap_or_default();
         let mut headers = HeaderMap::new();
         let credentials = self.credentials().await?;
@@ -197,6 +197,7 @@ impl Auth {
                 self.registry,
                 error.text()
             ),
+            help: Vec::new(),
             source: error.text().into(),
         };
         let response = self.http.send(method, uri, &headers, Bytes::from(body)).await.map_err(failed)?;
@@ -204,42 +205,112 @@ impl Auth {
         let bytes = bounded(response, MAX_ANSWER).await.map_err(failed)?;
         if !status.is_success() {
             let who = if self.is_known() { "the stored login is" } else { "an anonymous request is" };
-            let again = if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
-                format!("; log in again with `docker login {}`", self.registry)
-            } else {
-                String::new()
-            };
-            return Err(ImageError::Remote(format!(
-                "{who} refused by `{realm}`, which gives tokens for registry {} ({status}){again}",
-                self.registry
-            )));
-        }
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
+            let denied = status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN;
+            return Err(ImageError::Remote {
+                message: format!(
+                    "{who} refused by `{realm}`, which gives tokens for registry {} ({status})",
+                    self.registry
+                ),
+                help: denied.then(|| login_help(&self.registry)).into_iter().collect(),
+            });
         }
         let answer: Answer = serde_json::from_slice(&bytes).map_err(|_| self.wrong(realm))?;
-        let token = answer.token.filter(|token| !token.is_empty()).or(answer.access_token);
-        bearer(&token.ok_or_else(|| self.wrong(realm))?)
-    }
-
-    /// A registry that we reach with TLS must not have our password sent without.
-    fn realm(&self, realm: &str, secure: bool) -> Result<Uri, ImageError> {
-        let uri: Uri = realm.parse().map_err(|_| self.wrong(realm))?;
-        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
-        match uri.scheme_str() {
-            Some("https") if !host.is_empty() => Ok(uri),
-            Some("http") if !secure || is_loopback(&host) => Ok(uri),
-            _ => Err(ImageError::Remote(format!(
-                "registry {} wants its token from `{realm}`; nothing is sent there without TLS",
-                self.registry
-            ))),
-        }
+        bearer(&answer.token().ok_or_else(|| self.wrong(realm))?)
     }
 
     fn wrong(&self, realm: &str) -> ImageError {
-        ImageError::Remote(format!("`{realm}` gave no token for registry {}", self.registry))
+        no_token(&self.registry, realm)
+    }
+}
+
+/// Headers that show who somebody is, and the identity token that stands for the password from now on.
+pub(super) struct Proof {
+    pub(super) headers: HeaderMap,
+    pub(super) identity: Option<String>,
+}
+
+/// Shows a password that is to be tried, in the way the registry wants.
+pub(super) async fn prove(
+    http: &Http,
+    registry: &str,
+    challenge: &Challenge,
+    user: &str,
+    password: &str,
+    secure: bool,
+) -> Result<Proof, ImageError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::AUTHORIZATION, basic(user, password)?);
+    let Challenge::Bearer { realm, service, .. } = challenge else {
+        return Ok(Proof { headers, identity: None });
+    };
+    let uri = realm_uri(registry, realm, secure)?;
+    let joint = if uri.query().is_some() { '&' } else { '?' };
+    let fields = [
+        ("account", user),
+        ("client_id", "ficelle"),
+        ("offline_token", "true"),
+        ("service", service.as_deref().unwrap_or_default()),
+    ];
+    let uri = format!("{uri}{joint}{}", query(&fields)).parse().map_err(|_| no_token(registry, realm))?;
+    let failed = |error: HttpError| ImageError::Unreachable {
+        message: format!(
+            "cannot reach `{realm}`, which registry {registry} names for its tokens: {}",
+            error.text()
+        ),
+        help: Vec::new(),
+        source: error.text().into(),
+    };
+    let response = http.send(Method::GET, uri, &headers, Bytes::new()).await.map_err(failed)?;
+    let status = response.status();
+    let bytes = bounded(response, MAX_ANSWER).await.map_err(failed)?;
+    if !status.is_success() {
+        return Err(ImageError::remote(format!(
+            "`{realm}`, which gives tokens for registry {registry}, refuses the user name or password ({status})"
+        )));
+    }
+    let answer: Answer = serde_json::from_slice(&bytes).map_err(|_| no_token(registry, realm))?;
+    let identity = answer.refresh_token.clone().filter(|token| !token.is_empty());
+    headers.insert(header::AUTHORIZATION, bearer(&answer.token().ok_or_else(|| no_token(registry, realm))?)?);
+    Ok(Proof { headers, identity })
+}
+
+/// What a token server gives.
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+    refresh_token: Option<String>,
+}
+
+impl Answer {
+    fn token(self) -> Option<String> {
+        self.token.filter(|token| !token.is_empty()).or(self.access_token)
+    }
+}
+
+/// A registry that we reach with TLS must not have our password sent without.
+fn realm_uri(registry: &str, realm: &str, secure: bool) -> Result<Uri, ImageError> {
+    let uri: Uri = realm.parse().map_err(|_| no_token(registry, realm))?;
+    let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+    match uri.scheme_str() {
+        Some("https") if !host.is_empty() => Ok(uri),
+        Some("http") if !secure || is_loopback(&host) => Ok(uri),
+        _ => Err(ImageError::remote(format!(
+            "registry {registry} wants its token from `{realm}`; nothing is sent there without TLS"
+        ))),
+    }
+}
+
+fn no_token(registry: &str, realm: &str) -> ImageError {
+    ImageError::remote(format!("`{realm}` gave no token for registry {registry}"))
+}
+
+/// The next move of somebody whose login is not good.
+pub(in crate::image) fn login_help(registry: &str) -> String {
+    if registry == "docker.io" {
+        "log in with `ficelle login`".to_owned()
+    } else {
+        format!("log in with `ficelle login {registry}`")
     }
 }
 
@@ -254,7 +325,7 @@ fn bearer(token: &str) -> Result<HeaderValue, ImageError> {
 
 fn secret(text: &str) -> Result<HeaderValue, ImageError> {
     let mut value = HeaderValue::from_str(text)
-        .map_err(|_| ImageError::Remote("a token holds characters that no header can".into()))?;
+        .map_err(|_| ImageError::remote("a token holds characters that no header can"))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -309,11 +380,10 @@ mod tests {
 
     #[test]
     fn a_realm_without_tls_is_refused_for_a_registry_with_it() {
-        let auth = Auth::new(Http::new(super::super::Registries::default()), "r.test".into(), Vec::new());
-        assert!(auth.realm("https://other.test/token", true).is_ok());
-        assert!(auth.realm("http://other.test/token", false).is_ok());
-        let error = auth.realm("http://other.test/token", true).unwrap_err().to_string();
+        assert!(realm_uri("r.test", "https://other.test/token", true).is_ok());
+        assert!(realm_uri("r.test", "http://other.test/token", false).is_ok());
+        let error = realm_uri("r.test", "http://other.test/token", true).unwrap_err().to_string();
         assert!(error.contains("r.test") && error.contains("without TLS"), "{error}");
-        assert!(auth.realm("/token", true).is_err());
+        assert!(realm_uri("r.test", "/token", true).is_err());
     }
 }

@@ -1,13 +1,10 @@
-//! The distribution protocol with one endpoint: manifests and blobs of one repository, read only.
+//! The distribution protocol with one endpoint: manifests and blobs of one repository; upload.rs sends
+//! blobs.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use hyper::{
-    Method, Response, StatusCode,
+    Method, Response, StatusCode, Uri,
     body::{Bytes, Incoming},
     header::{self, HeaderMap, HeaderValue},
 };
@@ -18,6 +15,7 @@ use tokio::sync::mpsc;
 use super::{
     auth::{Auth, Challenge},
     http::{Http, HttpError, bounded, next_chunk},
+    patience::{Patience, TRIES, pause},
     settings::{Endpoint, Registries},
 };
 use crate::{
@@ -33,15 +31,10 @@ pub(super) const MANIFEST_TYPES: [&str; 4] = [
 ];
 const MAX_MANIFEST: u64 = 4 << 20;
 const MAX_ERROR: u64 = 64 << 10;
-/// Failures in a row, without a byte of progress between them.
-const TRIES: u32 = 5;
 /// Of one blob, whatever the progress.
 const MAX_CUTS: u32 = 200;
 /// For a handshake with what may be no TLS server.
 const PROBE: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// A registry that wants us to wait longer is told of instead.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Part of a blob on its way to the thread that unpacks it.
 pub(in crate::image) enum Chunk {
@@ -72,6 +65,28 @@ pub(in crate::image) struct Client {
     endpoint: Endpoint,
     scheme: &'static str,
     repository: String,
+    access: Access,
+}
+
+/// What a client is to be allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::image) enum Access {
+    Pull,
+    Push,
+}
+
+/// One request.
+#[derive(Debug)]
+pub(super) struct Ask<'a> {
+    pub(super) method: Method,
+    /// Of this endpoint, or of another host: that one is told nothing about us.
+    pub(super) uri: Uri,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    /// For messages: `blob sha256:...`.
+    pub(super) what: &'a str,
+    /// A repository that is read, too.
+    pub(super) from: Option<&'a str>,
 }
 
 impl Client {
@@ -80,16 +95,19 @@ impl Client {
         settings: &Registries,
         endpoint: &Endpoint,
         image: &ImageRef,
+        access: Access,
     ) -> Result<Self, Fault> {
         let http = Http::new(settings.clone());
         let auth = Auth::new(Arc::clone(&http), endpoint.credentials.clone(), settings.credentials.clone());
         let scheme = endpoint.schemes.first().copied().unwrap_or("https");
-        let mut client =
-            Self { http, auth, endpoint: endpoint.clone(), scheme, repository: image.repository.clone() };
-        if let [first, second] = endpoint.schemes[..] {
+        let (endpoint, repository) = (endpoint.clone(), image.repository.clone());
+        let mut client = Self { http, auth, endpoint, scheme, repository, access };
+        if let [first, second] = client.endpoint.schemes[..] {
             client.scheme = first;
             let headers = HeaderMap::new();
-            let probe = tokio::time::timeout(PROBE, client.once(Method::GET, "/v2/", &headers)).await;
+            let uri = client.uri("/v2/")?;
+            let probe = client.http.send(Method::GET, uri, &headers, Bytes::new());
+            let probe = tokio::time::timeout(PROBE, probe).await;
             if let Ok(Err(HttpError::Connect(_) | HttpError::Broken(_))) | Err(_) = probe {
                 client.scheme = second;
             }
@@ -254,7 +272,66 @@ impl Client {
         }
     }
 
-    fn blob_path(&self, blob: &Descriptor) -> String {
+    /// The digest that a tag or digest stands for, as the registry says it; `None` when it has none.
+    pub(in crate::image) async fn manifest_of(&self, reference: &str) -> Result<Option<String>, Fault> {
+        let path = format!("/v2/{}/manifests/{reference}", self.repository);
+        let what = format!("manifest `{reference}`");
+        let mut ask = self.asking(Method::HEAD, &path, &what)?;
+        ask.headers.insert(
+            header::ACCEPT,
+            HeaderValue::from_str(&MANIFEST_TYPES.join(", ")).map_err(|_| self.odd())?,
+        );
+        match self.ask(ask).await {
+            Ok(response) => {
+                let said = response.headers().get("docker-content-digest");
+                Ok(Some(said.and_then(|said| said.to_str().ok()).unwrap_or(reference).to_owned()))
+            }
+            Err(Fault::Missing(_)) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Whether the repository has a manifest of this digest.
+    pub(in crate::image) async fn has_manifest(&self, digest: &str) -> Result<bool, Fault> {
+        Ok(self.manifest_of(digest).await?.is_some())
+    }
+
+    /// Whether it answers with a success; `false` when it has no such thing.
+    pub(super) async fn there(&self, ask: Ask<'_>) -> Result<bool, Fault> {
+        match self.ask(ask).await {
+            Ok(_) => Ok(true),
+            Err(Fault::Missing(_)) => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Stores a manifest or index under a tag or its digest, as it is.
+    pub(in crate::image) async fn put_manifest(
+        &self,
+        reference: &str,
+        manifest: &Descriptor,
+        bytes: Vec<u8>,
+    ) -> Result<(), Fault> {
+        let what = format!("manifest `{reference}`");
+        let path = format!("/v2/{}/manifests/{reference}", self.repository);
+        let mut ask = self.asking(Method::PUT, &path, &what)?;
+        let kind = HeaderValue::from_str(manifest.media_type().as_ref()).map_err(|_| self.odd())?;
+        ask.headers.insert(header::CONTENT_TYPE, kind);
+        ask.body = Bytes::from(bytes);
+        let response = self.ask(ask).await?;
+        match response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok()) {
+            Some(said) if said.starts_with("sha256:") && said != manifest.digest().as_ref() => {
+                Err(self.fault(&what, &format!("was stored as {said} in place of {}", manifest.digest())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    pub(super) fn blob_path(&self, blob: &Descriptor) -> String {
         format!("/v2/{}/blobs/{}", self.repository, blob.digest())
     }
 
@@ -287,29 +364,33 @@ impl Client {
         }
     }
 
-    /// A successful answer, after challenges, pauses and tries.
     async fn get(&self, path: &str, headers: &HeaderMap, what: &str) -> Result<Response<Incoming>, Fault> {
-        let mut failures = 0;
+        let ask = Ask { headers: headers.clone(), ..self.asking(Method::GET, path, what)? };
+        self.ask(ask).await
+    }
+
+    pub(super) fn asking<'a>(&self, method: Method, path: &str, what: &'a str) -> Result<Ask<'a>, Fault> {
+        let (uri, headers, body) = (self.uri(path)?, HeaderMap::new(), Bytes::new());
+        Ok(Ask { method, uri, headers, body, what, from: None })
+    }
+
+    /// A successful answer, after challenges, pauses and tries.
+    pub(super) async fn ask(&self, ask: Ask<'_>) -> Result<Response<Incoming>, Fault> {
+        let Ask { method, uri, headers, body, what, from } = ask;
+        let mut patience = Patience::default();
         let mut answered = 0;
         loop {
-            let (sent, authorization) = self.auth.current().await;
             let mut headers = headers.clone();
-            if let Some(value) = authorization {
-                headers.insert(header::AUTHORIZATION, value);
-            }
-            let response = match self.once(Method::GET, path, &headers).await {
+            let sent = self.authorise(&uri, &mut headers).await;
+            let response = match self.http.send(method.clone(), uri.clone(), &headers, body.clone()).await {
                 Ok(response) => response,
                 Err(HttpError::Refused(error)) => return Err(Fault::Wrong(error)),
                 // Nobody there is told at once: waiting does not bring up a network.
-                Err(error @ HttpError::Connect(_)) if failures == 0 && answered == 0 => {
+                Err(error @ HttpError::Connect(_)) if patience.is_fresh() && answered == 0 => {
                     return Err(Fault::Unreachable(error.text()));
                 }
                 Err(error) => {
-                    failures += 1;
-                    if failures >= TRIES {
-                        return Err(Fault::Unreachable(error.text()));
-                    }
-                    tokio::time::sleep(pause(failures)).await;
+                    patience.wait(error.text()).await?;
                     continue;
                 }
             };
@@ -319,63 +400,70 @@ impl Client {
             }
             if status == StatusCode::UNAUTHORIZED {
                 // A token may end in the middle; twice for one request is once too often.
-                let challenge = Challenge::read(response.headers());
-                if let Some(challenge) = challenge
-                    && answered < 2
-                    && self
-                        .auth
-                        .answer(&challenge, sent, self.scheme == "https", &self.scope())
-                        .await
-                        .map_err(fault_of)?
-                {
+                if answered < 2 && self.challenged(response.headers(), sent, from).await? {
                     answered += 1;
                     continue;
                 }
                 return Err(self.denied(what, response).await);
             }
             if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-                failures += 1;
-                let wait = match retry_after(response.headers()) {
-                    Some(wait) if wait > LONGEST_PAUSE => {
-                        return Err(Fault::Unreachable(format!(
-                            "it answers {status} and wants to be left alone for {} s",
-                            wait.as_secs()
-                        )));
-                    }
-                    Some(wait) => wait,
-                    None => pause(failures),
-                };
-                if failures >= TRIES {
-                    return Err(Fault::Unreachable(format!("it answers {status}{}", said(response).await)));
-                }
-                tokio::time::sleep(wait).await;
+                patience.wait_as_told(response).await?;
                 continue;
             }
-            return Err(match status {
-                StatusCode::FORBIDDEN => self.denied(what, response).await,
-                StatusCode::NOT_FOUND => {
-                    Fault::Missing(format!("{} has no {what}{}", self.name(), said(response).await))
-                }
-                _ => self.fault(what, &format!("is answered with {status}{}", said(response).await)),
-            });
+            return Err(self.refusal(what, response).await);
         }
     }
 
-    async fn once(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &HeaderMap,
-    ) -> Result<Response<Incoming>, HttpError> {
-        let uri = format!("{}://{}{path}", self.scheme, self.endpoint.host);
-        let uri = uri.parse().map_err(|_| {
-            HttpError::Refused(ImageError::Invalid(format!("`{uri}` is no address of a registry")))
-        })?;
-        self.http.send(method, uri, headers, Bytes::new()).await
+    /// Puts who we are into `headers`, when the request goes to this endpoint; the number of that answer.
+    pub(super) async fn authorise(&self, uri: &Uri, headers: &mut HeaderMap) -> Option<u64> {
+        let own = uri.scheme_str() == Some(self.scheme)
+            && uri.authority().is_some_and(|authority| authority.as_str() == self.endpoint.host);
+        if !own {
+            return None;
+        }
+        let (sent, authorization) = self.auth.current().await;
+        if let Some(value) = authorization {
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        Some(sent)
     }
 
-    fn scope(&self) -> String {
-        format!("repository:{}:pull", self.repository)
+    /// Whether there is an answer to the challenge in `headers`, kept for the next request.
+    pub(super) async fn challenged(
+        &self,
+        headers: &HeaderMap,
+        sent: Option<u64>,
+        from: Option<&str>,
+    ) -> Result<bool, Fault> {
+        let (Some(sent), Some(challenge)) = (sent, Challenge::read(headers)) else { return Ok(false) };
+        let scope = self.scope(from);
+        self.auth.answer(&challenge, sent, self.scheme == "https", &scope).await.map_err(fault_of)
+    }
+
+    /// What an answer without success means.
+    pub(super) async fn refusal(&self, what: &str, response: Response<Incoming>) -> Fault {
+        match response.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(what, response).await,
+            StatusCode::NOT_FOUND => {
+                Fault::Missing(format!("{} has no {what}{}", self.name(), said(response).await))
+            }
+            status => self.fault(what, &format!("is answered with {status}{}", said(response).await)),
+        }
+    }
+
+    pub(super) fn uri(&self, path: &str) -> Result<Uri, Fault> {
+        let uri = format!("{}://{}{path}", self.scheme, self.endpoint.host);
+        uri.parse()
+            .map_err(|_| Fault::Wrong(ImageError::Invalid(format!("`{uri}` is no address of a registry"))))
+    }
+
+    fn scope(&self, from: Option<&str>) -> String {
+        let rights = match self.access {
+            Access::Pull => "pull",
+            Access::Push => "pull,push",
+        };
+        let also = from.map(|from| format!(" repository:{from}:pull")).unwrap_or_default();
+        format!("repository:{}:{rights}{also}", self.repository)
     }
 
     async fn denied(&self, what: &str, response: Response<Incoming>) -> Fault {
@@ -385,11 +473,15 @@ impl Client {
         Fault::Denied(format!("{} {who} for {what} ({status}){}", self.name(), said(response).await))
     }
 
-    fn fault(&self, what: &str, message: &str) -> Fault {
+    pub(super) fn http(&self) -> &Arc<Http> {
+        &self.http
+    }
+
+    pub(super) fn fault(&self, what: &str, message: &str) -> Fault {
         Fault::Wrong(ImageError::Invalid(format!("{what} of {} {message}", self.name())))
     }
 
-    fn odd(&self) -> Fault {
+    pub(super) fn odd(&self) -> Fault {
         self.fault("the answer", "cannot be put into words of HTTP")
     }
 }
@@ -404,13 +496,13 @@ enum Ending {
 fn fault_of(error: ImageError) -> Fault {
     match error {
         ImageError::Unreachable { message, .. } => Fault::Unreachable(message),
-        ImageError::Remote(message) => Fault::Denied(message),
+        ImageError::Remote { message, .. } => Fault::Denied(message),
         other => Fault::Wrong(other),
     }
 }
 
 /// The registry's own words about an error, in brackets.
-async fn said(response: Response<Incoming>) -> String {
+pub(super) async fn said(response: Response<Incoming>) -> String {
     #[derive(Deserialize)]
     struct Answer {
         errors: Vec<Said>,
@@ -430,18 +522,6 @@ async fn said(response: Response<Incoming>) -> String {
         let clean: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
         format!(": {clean}")
     })
-}
-
-/// Doubles each time, with chance in it so that many clients do not come back together.
-fn pause(failures: u32) -> Duration {
-    let base = FIRST_PAUSE * 2u32.pow(failures.saturating_sub(1).min(5));
-    let chance = RandomState::new().hash_one(failures) % 500;
-    base.mul_f64(0.75 + chance as f64 / 1000.0)
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// `bytes 100-199/200`.

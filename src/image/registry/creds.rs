@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -10,6 +10,7 @@ use std::{
 
 use base64::Engine as _;
 use serde::Deserialize;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::image::{ImageError, layout::read_bounded};
@@ -128,6 +129,128 @@ fn default_key(registry: &str) -> &str {
     if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry }
 }
 
+/// Keeps a login in `file`, or with the helper that it names; returns the helper.
+pub(super) async fn keep(
+    file: &Path,
+    registry: &str,
+    user: &str,
+    credentials: &Credentials,
+) -> Result<Option<String>, ImageError> {
+    let mut document = Document::open(file)?;
+    let key = document.key(registry);
+    let helper = document.helper(registry);
+    let encode = |text: String| base64::engine::general_purpose::STANDARD.encode(text);
+    let (name, secret) = match credentials {
+        Credentials::Password { user, password } => (user.as_str(), password),
+        Credentials::Identity(token) | Credentials::Token(token) => ("<token>", token),
+    };
+    let entry = match (&helper, credentials) {
+        // Its key says that the helper is to be asked.
+        (Some(_), _) => json!({}),
+        (None, Credentials::Identity(token)) => {
+            json!({"auth": encode(format!("{user}:")), "identitytoken": token})
+        }
+        (None, _) => json!({"auth": encode(format!("{user}:{secret}"))}),
+    };
+    if let Some(helper) = &helper {
+        let told = json!({"ServerURL": key, "Username": name, "Secret": secret});
+        run_helper(helper, "store", &told.to_string(), file).await?;
+    }
+    document.set(&key, entry);
+    document.write()?;
+    Ok(helper)
+}
+
+/// Takes a login out of `file`, and of the helper that it names; `false` when there was none.
+pub(super) async fn forget(file: &Path, registry: &str) -> Result<bool, ImageError> {
+    if !file.exists() {
+        return Ok(false);
+    }
+    let mut document = Document::open(file)?;
+    let key = document.key(registry);
+    let mut found = false;
+    if let Some(helper) = document.helper(registry)
+        && ask_helper(&helper, &key, file).await?.is_some()
+    {
+        run_helper(&helper, "erase", &key, file).await?;
+        found = true;
+    }
+    if document.remove(&key) {
+        document.write()?;
+        found = true;
+    }
+    Ok(found)
+}
+
+/// A file of logins with all that others keep in it.
+struct Document {
+    path: PathBuf,
+    whole: Value,
+}
+
+impl Document {
+    fn open(path: &Path) -> Result<Self, ImageError> {
+        // It may be a link to where it is really kept.
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let whole = match read_bounded(&path, MAX_FILE) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => json!({}),
+            Err(source) => return Err(ImageError::File { what: "read", path, source }),
+            Ok(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => json!({}),
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| malformed(&path, &error))?,
+        };
+        if !whole.is_object() {
+            return Err(malformed(&path, &"it is no object"));
+        }
+        Ok(Self { path, whole })
+    }
+
+    /// As the registry is called here already, or as docker calls it.
+    fn key(&self, registry: &str) -> String {
+        let known = self.whole.get("auths").and_then(Value::as_object);
+        let known = known.and_then(|auths| auths.keys().find(|key| host_of(key) == registry));
+        known.cloned().unwrap_or_else(|| default_key(registry).to_owned())
+    }
+
+    fn helper(&self, registry: &str) -> Option<String> {
+        let helpers = self.whole.get("credHelpers").and_then(Value::as_object);
+        let own = helpers.and_then(|helpers| helpers.iter().find(|(key, _)| host_of(key) == registry));
+        let helper = own.map(|(_, helper)| helper).or_else(|| self.whole.get("credsStore"));
+        helper.and_then(Value::as_str).filter(|helper| !helper.is_empty()).map(str::to_owned)
+    }
+
+    fn set(&mut self, key: &str, entry: Value) {
+        if !self.whole.get("auths").is_some_and(Value::is_object) {
+            self.whole["auths"] = json!({});
+        }
+        self.whole["auths"][key] = entry;
+    }
+
+    fn remove(&mut self, key: &str) -> bool {
+        let auths = self.whole.get_mut("auths").and_then(Value::as_object_mut);
+        auths.is_some_and(|auths| auths.shift_remove(key).is_some())
+    }
+
+    /// Whole or not at all, and for nobody else to read.
+    fn write(&self) -> Result<(), ImageError> {
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        let write = || -> std::io::Result<()> {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            // Made with mode 0600.
+            let mut file = tempfile::Builder::new().prefix(".config-").tempfile_in(directory)?;
+            serde_json::to_writer_pretty(&mut file, &self.whole)?;
+            std::io::Write::write_all(&mut file, b"\n")?;
+            file.as_file().sync_data()?;
+            file.persist(&self.path)?;
+            Ok(())
+        };
+        write().map_err(|source| ImageError::File { what: "write", path: self.path.clone(), source })
+    }
+}
+
+fn malformed(path: &Path, error: &dyn std::fmt::Display) -> ImageError {
+    ImageError::Invalid(format!("`{}` is malformed: {error}", path.display()))
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Answer {
@@ -136,14 +259,33 @@ struct Answer {
 }
 
 async fn ask_helper(name: &str, key: &str, config: &Path) -> Result<Option<Credentials>, ImageError> {
-    let wrong = |what: String| {
-        ImageError::Invalid(format!("credential helper `{name}` (named in `{}`) {what}", config.display()))
-    };
+    let Some(said) = run_helper(name, "get", key, config).await? else { return Ok(None) };
+    let answer: Answer = serde_json::from_str(&said)
+        .map_err(|error| helper_error(name, config, &format!("gave a malformed answer: {error}")))?;
+    Ok(Some(if answer.username == "<token>" {
+        Credentials::Identity(answer.secret)
+    } else {
+        Credentials::Password { user: answer.username, password: answer.secret }
+    }))
+}
+
+fn helper_error(name: &str, config: &Path, what: &str) -> ImageError {
+    ImageError::Invalid(format!("credential helper `{name}` (named in `{}`) {what}", config.display()))
+}
+
+/// What a helper answers to `action`; `None` when it knows nothing.
+async fn run_helper(
+    name: &str,
+    action: &str,
+    told: &str,
+    config: &Path,
+) -> Result<Option<String>, ImageError> {
+    let wrong = |what: String| helper_error(name, config, &what);
     let program = find_helper(name)
         .ok_or_else(|| wrong(format!("is not installed: no docker-credential-{name} in PATH")))?;
     let run = async {
         let mut child = tokio::process::Command::new(&program)
-            .arg("get")
+            .arg(action)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -151,7 +293,7 @@ async fn ask_helper(name: &str, key: &str, config: &Path) -> Result<Option<Crede
             .spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             // A helper that does not read has an answer of its own.
-            let _ = stdin.write_all(key.as_bytes()).await;
+            let _ = stdin.write_all(told.as_bytes()).await;
         }
         child.wait_with_output().await
     };
@@ -160,20 +302,14 @@ async fn ask_helper(name: &str, key: &str, config: &Path) -> Result<Option<Crede
         .map_err(|_| wrong("gave no answer within 30 s".into()))?
         .map_err(|error| wrong(format!("does not start: {error}")))?;
     let said = String::from_utf8_lossy(&done.stdout);
-    if !done.status.success() {
-        if said.contains("credentials not found") {
-            return Ok(None);
-        }
-        let also = String::from_utf8_lossy(&done.stderr);
-        return Err(wrong(format!("failed: {}{}", said.trim(), also.trim())));
+    if done.status.success() {
+        return Ok(Some(said.into_owned()));
     }
-    let answer: Answer =
-        serde_json::from_str(&said).map_err(|error| wrong(format!("gave a malformed answer: {error}")))?;
-    Ok(Some(if answer.username == "<token>" {
-        Credentials::Identity(answer.secret)
-    } else {
-        Credentials::Password { user: answer.username, password: answer.secret }
-    }))
+    if said.contains("credentials not found") {
+        return Ok(None);
+    }
+    let also = String::from_utf8_lossy(&done.stderr);
+    Err(wrong(format!("failed: {}{}", said.trim(), also.trim())))
 }
 
 /// In PATH, but neither relative to where we are nor where anybody could have put it.

@@ -4,15 +4,21 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     error::Error as StdError,
-    sync::{Arc, Mutex, PoisonError},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::{
     Method, Request, Response, StatusCode, Uri,
-    body::{Body as _, Bytes, Incoming},
+    body::{Body, Bytes, Frame, Incoming, SizeHint},
     header::{self, HeaderMap, HeaderValue},
 };
 use hyper_rustls::HttpsConnector;
@@ -23,6 +29,7 @@ use hyper_util::{
 
 use super::{route::Route, settings::Registries, tls};
 use crate::image::ImageError;
+use tokio::sync::mpsc;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Without a byte from the server.
@@ -31,7 +38,42 @@ const MAX_REDIRECTS: u32 = 5;
 /// Of what the connection may buffer: it bounds the size of the chunks that come.
 const READ_BUFFER: usize = 256 * 1024;
 
-type Connection = Client<HttpsConnector<Route>, Full<Bytes>>;
+type Connection = Client<HttpsConnector<Route>, Either<Full<Bytes>, Stream>>;
+
+/// A body that is sent as it comes. Its length is known; ending before it breaks the request.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) pieces: mpsc::Receiver<Bytes>,
+    pub(super) left: u64,
+    /// Bytes that the connection has taken.
+    pub(super) taken: Arc<AtomicU64>,
+}
+
+impl Body for Stream {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let Some(piece) = ready!(self.pieces.poll_recv(context)) else { return Poll::Ready(None) };
+        self.left = self.left.saturating_sub(piece.len() as u64);
+        self.taken.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
 
 /// Why there was no answer.
 #[derive(Debug)]
@@ -91,7 +133,8 @@ impl Http {
         let mut headers = headers.clone();
         let mut away = false;
         for _ in 0..=MAX_REDIRECTS {
-            let mut response = self.once(method.clone(), &uri, &headers, body.clone()).await?;
+            let body = Either::Left(Full::new(body.clone()));
+            let mut response = self.once(method.clone(), &uri, &headers, body, &AtomicU64::new(0)).await?;
             if away {
                 // Another host's challenge is none of the registry's, and gets no answer.
                 response.headers_mut().remove(header::WWW_AUTHENTICATE);
@@ -117,25 +160,44 @@ impl Http {
         Err(refused(format!("`{uri}` is redirected more than {MAX_REDIRECTS} times")))
     }
 
+    /// Sends a body that cannot be sent twice: a redirect is an answer like any other.
+    pub(super) async fn send_stream(
+        &self,
+        method: Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        body: Stream,
+    ) -> Result<Response<Incoming>, HttpError> {
+        let taken = Arc::clone(&body.taken);
+        self.once(method, uri, headers, Either::Right(body), &taken).await
+    }
+
+    /// `taken` grows while the server takes the body.
     async fn once(
         &self,
         method: Method,
         uri: &Uri,
         headers: &HeaderMap,
-        body: Bytes,
+        body: Either<Full<Bytes>, Stream>,
+        taken: &AtomicU64,
     ) -> Result<Response<Incoming>, HttpError> {
         let connection = self.connection(uri).map_err(HttpError::Refused)?;
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = headers.clone();
         let agent = HeaderValue::from_static(concat!("ficelle/", env!("CARGO_PKG_VERSION")));
         request.headers_mut().insert(header::USER_AGENT, agent);
-        match tokio::time::timeout(IDLE_TIMEOUT, connection.request(request)).await {
-            Err(_) => Err(HttpError::Broken("no answer within 60 s".into())),
-            Ok(Err(error)) if error.is_connect() => Err(HttpError::Connect(error.into())),
-            Ok(Err(error)) => Err(HttpError::Broken(error.into())),
-            Ok(Ok(response)) => Ok(response),
+        let mut answer = std::pin::pin!(connection.request(request));
+        let mut before = 0;
+        loop {
+            match tokio::time::timeout(IDLE_TIMEOUT, &mut answer).await {
+                Err(_) if taken.load(Ordering::Relaxed) > before => before = taken.load(Ordering::Relaxed),
+                Err(_) => return Err(HttpError::Broken("no answer within 60 s".into())),
+                Ok(Err(error)) if error.is_connect() => return Err(HttpError::Connect(error.into())),
+                Ok(Err(error)) => return Err(HttpError::Broken(error.into())),
+                Ok(Ok(response)) => return Ok(response),
+            }
         }
     }
 
@@ -165,11 +227,11 @@ impl Http {
 }
 
 fn refused(message: String) -> HttpError {
-    HttpError::Refused(ImageError::Remote(message))
+    HttpError::Refused(ImageError::remote(message))
 }
 
 /// Where an answer sends us on to; never from TLS to none.
-fn follow(from: &Uri, headers: &HeaderMap) -> Result<Uri, HttpError> {
+pub(super) fn follow(from: &Uri, headers: &HeaderMap) -> Result<Uri, HttpError> {
     let location = headers
         .get(header::LOCATION)
         .and_then(|value| value.to_str().ok())

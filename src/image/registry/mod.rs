@@ -6,10 +6,18 @@
 mod auth;
 mod client;
 mod creds;
+mod download;
 mod http;
+mod login;
+mod patience;
 mod route;
 mod settings;
 mod tls;
+mod upload;
 
-pub(super) use client::{Chunk, Client, Fault};
+pub(super) use auth::login_help;
+pub(super) use client::{Access, Chunk, Client, Fault};
+pub use download::{Download, download};
+pub use login::{LoggedIn, log_in, log_out};
 pub use settings::{Endpoint, Registries};
+pub(super) use upload::{Sent, Upload};

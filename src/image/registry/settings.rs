@@ -117,14 +117,20 @@ impl Registries {
                 mirror: true,
             });
         }
+        found.push(self.home(registry));
+        Ok(found)
+    }
+
+    /// The registry itself: the one that is pushed to and logged in at.
+    #[must_use]
+    pub fn home(&self, registry: &str) -> Endpoint {
         let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
-        found.push(Endpoint {
+        Endpoint {
             host: host.to_owned(),
             schemes: self.schemes(host),
             credentials: registry.to_owned(),
             mirror: false,
-        });
-        Ok(found)
+        }
     }
 
     /// Nobody listens in on loopback; everything else needs TLS unless it is said otherwise.

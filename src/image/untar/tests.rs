@@ -74,7 +74,7 @@ impl Layer {
         let place = Place::new();
         let open = |name: &str| OwnedFd::from(fs::File::open(place.dir.path().join(name)).unwrap());
         let bytes = [self.0.as_slice(), &[0; 1024]].concat();
-        let result = untar(bytes.as_slice(), &open("fs"), &open("trash"), limits);
+        let result = untar(bytes.as_slice(), &open("fs"), &open("trash"), limits, None);
         assert_eq!(place.sentinel(), place.before, "something beside the layer has changed");
         assert_eq!(fs::read_dir(place.dir.path().join("trash")).unwrap().count(), 0);
         (place, result.map_err(|error| error.to_string()))
@@ -600,7 +600,8 @@ fn damaged_archives_are_refused() {
     let cut = |length: usize| {
         let place = Place::new();
         let open = |name: &str| OwnedFd::from(fs::File::open(place.dir.path().join(name)).unwrap());
-        untar(&whole[..length], &open("fs"), &open("trash"), Limits::default()).map_err(|e| e.to_string())
+        untar(&whole[..length], &open("fs"), &open("trash"), Limits::default(), None)
+            .map_err(|e| e.to_string())
     };
     assert!(cut(100).unwrap_err().contains("within a header"));
     if root() {

@@ -65,10 +65,15 @@ impl Keeper {
         let lost = pidfd.is_none() && !restarting;
         let stopped = place.is_stopped();
         let ended = read_json::<Ended>(&place.run.join("exit")).ok().flatten();
+        let mut pipes = open_pipes(&place).unwrap_or_default();
+        if spec.as_ref().is_some_and(|spec| spec.config.once.as_ref().is_some_and(|once| once.close_stdin)) {
+            // Whoever types has it open, or is gone: then it has ended.
+            pipes.remove(0);
+        }
         let mut held = Held {
             policy,
             backoff: Backoff::with_count(state.restarts),
-            _pipes: open_pipes(&place).unwrap_or_default(),
+            pipes,
             ports: Vec::new(),
             dns: Vec::new(),
             terminal: None,

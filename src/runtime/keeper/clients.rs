@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     os::{
-        fd::AsRawFd,
+        fd::{AsFd, AsRawFd},
         unix::{
             fs::PermissionsExt,
             net::{UnixListener, UnixStream},
@@ -15,11 +15,11 @@ use std::{
 use super::{
     super::{
         Error, Result,
-        protocol::{Reply, Request, Wire},
+        protocol::{self, Reply, Request, Wire},
         rootfs,
         state::{Group, Stage, file_error, make_dir, remove_file, write_file},
     },
-    Keeper, Next, PATIENCE, Purpose,
+    Keeper, Next, PATIENCE, Purpose, pipes,
 };
 
 /// Bytes of a request.
@@ -58,6 +58,23 @@ impl Keeper {
             Ok(Request::Start { id }) => return self.start(&id, client),
             Ok(Request::Stop { id }) => return self.stop(&id, client),
             Ok(Request::Exec { id, exec }) => return self.exec(&id, exec, client),
+            Ok(Request::Terminal { id }) => {
+                let held = self.containers.get(&id);
+                let Some(master) = held.and_then(|held| held.terminal.as_ref()) else {
+                    let gone = Error::Condition("the container has no terminal now".to_owned());
+                    return answer(&mut client, &Err(gone));
+                };
+                let _ = protocol::send(client.as_fd(), &Reply::Done, &[master.as_fd()]);
+                return;
+            }
+            Ok(Request::CloseInput { id }) => {
+                if let Some(held) = self.containers.get_mut(&id)
+                    && held.pipes.len() == pipes::COUNT
+                {
+                    held.pipes.remove(0);
+                }
+                Ok(())
+            }
             Ok(Request::Forget { id }) => {
                 self.containers.remove(&id);
                 self.unwritten.remove(&id);

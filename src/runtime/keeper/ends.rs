@@ -6,12 +6,13 @@ use rustix::process::{WaitOptions, wait};
 
 use super::{
     super::{
-        cgroup, network,
+        Core, cgroup, network,
         restart::Next,
         signal,
         state::{Ended, Stage, remove_file, write_json},
+        worker,
     },
-    DRAIN, Ending, Held, Keeper, Purpose,
+    DRAIN, Ending, Held, Keeper, Purpose, close_all_but,
 };
 
 impl Keeper {
@@ -56,6 +57,7 @@ impl Keeper {
         // Others may share its network namespace; the name server was for it alone.
         held.dns.clear();
         let on_networks = held.address.is_some();
+        let _ = remove_file(&held.place.run.join("paused"));
         // The supervisor completes the log meanwhile.
         self.tell_ended(id);
         if on_networks {
@@ -87,9 +89,23 @@ impl Keeper {
         held.state.phase = Stage::Exited { exit };
         held.state.ports.clear();
         self.record(id);
-        if let Some(held) = self.containers.remove(id) {
-            let _ = remove_file(&held.place.run.join("exit"));
+        let Some(held) = self.containers.remove(id) else { return };
+        let _ = remove_file(&held.place.run.join("exit"));
+        let once = held.place.spec().ok().and_then(|spec| spec.config.once);
+        if once.is_some_and(|once| once.remove) {
+            self.remove(id);
         }
+    }
+
+    /// In a process of its own: it waits for the commands that have the group's lock, and for us.
+    fn remove(&self, id: &str) {
+        let (group, id) = (self.group.clone(), id.to_owned());
+        let _ = worker::fork_apart(move || {
+            close_all_but(&mut []);
+            let core = Core::new(group.roots.clone());
+            let _lock = core.lock(&group.name, "the end of a one-off container", &mut |_| {})?;
+            core.remove(&group.name, &id, true)
+        });
     }
 
     pub(super) fn check_times(&mut self) {

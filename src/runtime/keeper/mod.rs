@@ -85,7 +85,7 @@ struct Held {
     backoff: Backoff,
     state: State,
     /// Our ends of its standard streams.
-    _pipes: Vec<OwnedFd>,
+    pipes: Vec<OwnedFd>,
     ports: Vec<OwnedFd>,
     /// Sockets of its name server.
     dns: Vec<OwnedFd>,

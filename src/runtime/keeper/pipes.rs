@@ -9,6 +9,9 @@ use super::super::{
     state::{Place, failed, file_error},
 };
 
+/// Standard input first.
+pub(super) const COUNT: usize = PIPES.len();
+
 const PIPES: [&str; 3] = ["in", "out", "err"];
 
 pub(super) fn make_pipes(place: &Place) -> Result<()> {
@@ -25,12 +28,12 @@ pub(super) fn make_pipes(place: &Place) -> Result<()> {
 
 /// Our ends, so that nothing written is lost when everybody else is gone.
 pub(super) fn open_pipes(place: &Place) -> Result<Vec<OwnedFd>> {
-    PIPES.iter().map(|name| open_pipe(place, name, OFlags::NONBLOCK)).collect()
+    PIPES.iter().map(|name| open_pipe(place, name, OFlags::RDWR | OFlags::NONBLOCK)).collect()
 }
 
 pub(super) fn open_pipe(place: &Place, name: &str, flags: OFlags) -> Result<OwnedFd> {
     let path = place.run.join(name);
-    rustix::fs::open(&path, OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | flags, Mode::empty())
+    rustix::fs::open(&path, OFlags::CLOEXEC | OFlags::NOFOLLOW | flags, Mode::empty())
         .map_err(|e| file_error("cannot open", &path, e.into()))
 }
 
@@ -40,12 +43,14 @@ pub(super) fn streams(place: &Place, config: &ContainerConfig) -> Result<Option<
         return Ok(None);
     }
     let stdin = if config.stdin_open {
-        open_pipe(place, "in", OFlags::empty())?
+        // Written to by nobody but its user, it must end when they are gone.
+        let closes = config.once.as_ref().is_some_and(|once| once.close_stdin);
+        open_pipe(place, "in", if closes { OFlags::RDONLY } else { OFlags::RDWR })?
     } else {
         rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(failed("cannot open /dev/null"))?
     };
-    Ok(Some([stdin, open_pipe(place, "out", OFlags::empty())?, open_pipe(place, "err", OFlags::empty())?]))
+    Ok(Some([stdin, open_pipe(place, "out", OFlags::RDWR)?, open_pipe(place, "err", OFlags::RDWR)?]))
 }
 
 /// Of a program that nobody talks with.

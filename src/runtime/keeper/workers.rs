@@ -194,7 +194,7 @@ impl Keeper {
                 ports,
             },
             backoff,
-            _pipes: std::mem::take(&mut worker.pipes),
+            pipes: std::mem::take(&mut worker.pipes),
             ports: if descriptors.is_empty() { old_ports } else { descriptors },
             dns,
             terminal,

@@ -18,11 +18,19 @@ fn step_lines(step: &Step, width: usize, palette: Palette) -> Vec<String> {
     let pad = width - op.len();
     let mark = match &step.op {
         Op::Create(create) if create.replaces.is_some() => palette.warn("±"),
-        Op::Pull(_) | Op::Build(_) | Op::CreateNetwork { .. } | Op::CreateVolume { .. } | Op::Create(_) => {
-            palette.good("+")
-        }
+        Op::Pull(_)
+        | Op::Build(_)
+        | Op::Push(_)
+        | Op::CreateNetwork { .. }
+        | Op::CreateVolume { .. }
+        | Op::Create(_) => palette.good("+"),
         Op::RemoveNetwork { .. } | Op::RemoveVolume { .. } | Op::Remove { .. } => palette.bad("-"),
-        Op::Start { .. } | Op::Stop { .. } | Op::Wait { .. } => palette.busy("~"),
+        Op::Start { .. }
+        | Op::Stop { .. }
+        | Op::Kill { .. }
+        | Op::Pause { .. }
+        | Op::Unpause { .. }
+        | Op::Wait { .. } => palette.busy("~"),
     };
     let (cause, below) = match &step.cause {
         Cause::Changed(fields) => {

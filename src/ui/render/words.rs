@@ -21,15 +21,20 @@ impl fmt::Display for Subject {
 pub fn subject(op: &Op) -> Subject {
     let (kind, name) = match op {
         Op::Pull(pull) => ("Image", &pull.image),
+        Op::Push(push) => ("Image", &push.image),
         Op::Build(build) => ("Image", &build.image),
         Op::CreateNetwork { network, .. } => ("Network", &network.name),
         Op::RemoveNetwork { name } => ("Network", name),
         Op::CreateVolume { volume, .. } => ("Volume", &volume.name),
         Op::RemoveVolume { name } => ("Volume", name),
         Op::Create(create) => ("Container", &create.name),
-        Op::Start { name, .. } | Op::Stop { name, .. } | Op::Remove { name, .. } | Op::Wait { name, .. } => {
-            ("Container", name)
-        }
+        Op::Start { name, .. }
+        | Op::Stop { name, .. }
+        | Op::Kill { name, .. }
+        | Op::Pause { name, .. }
+        | Op::Unpause { name, .. }
+        | Op::Remove { name, .. }
+        | Op::Wait { name, .. } => ("Container", name),
     };
     Subject { kind, name: name.clone() }
 }
@@ -39,6 +44,7 @@ pub fn subject(op: &Op) -> Subject {
 pub fn doing(op: &Op) -> &'static str {
     match op {
         Op::Pull(_) => "Pulling",
+        Op::Push(_) => "Pushing",
         Op::Build(_) => "Building",
         Op::CreateNetwork { .. } | Op::CreateVolume { .. } => "Creating",
         Op::RemoveNetwork { .. } | Op::RemoveVolume { .. } | Op::Remove { .. } => "Removing",
@@ -46,6 +52,9 @@ pub fn doing(op: &Op) -> &'static str {
         Op::Create(_) => "Creating",
         Op::Start { .. } => "Starting",
         Op::Stop { .. } => "Stopping",
+        Op::Kill { .. } => "Killing",
+        Op::Pause { .. } => "Pausing",
+        Op::Unpause { .. } => "Unpausing",
         Op::Wait { .. } => "Waiting",
     }
 }
@@ -60,6 +69,7 @@ pub fn done(op: &Op, outcome: &Outcome) -> &'static str {
     }
     match op {
         Op::Pull(_) => "Pulled",
+        Op::Push(_) => "Pushed",
         Op::Build(_) => "Built",
         Op::CreateNetwork { .. } | Op::CreateVolume { .. } => "Created",
         Op::RemoveNetwork { .. } | Op::RemoveVolume { .. } | Op::Remove { .. } => "Removed",
@@ -67,6 +77,9 @@ pub fn done(op: &Op, outcome: &Outcome) -> &'static str {
         Op::Create(_) => "Created",
         Op::Start { .. } => "Started",
         Op::Stop { .. } => "Stopped",
+        Op::Kill { .. } => "Killed",
+        Op::Pause { .. } => "Paused",
+        Op::Unpause { .. } => "Unpaused",
         Op::Wait { until, .. } => match until {
             WaitFor::Condition(Condition::ServiceStarted) => "Running",
             WaitFor::Condition(Condition::ServiceHealthy) => "Healthy",
@@ -80,7 +93,7 @@ pub fn done(op: &Op, outcome: &Outcome) -> &'static str {
 #[must_use]
 pub fn unchanged(op: &Op) -> Option<&'static str> {
     match op {
-        Op::Pull(_) => Some("Up to date"),
+        Op::Pull(_) | Op::Push(_) => Some("Up to date"),
         Op::Start { .. } => Some("Running"),
         _ => None,
     }

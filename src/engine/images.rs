@@ -1,0 +1,132 @@
+//! What can be done with images beside a plan: each is one act, complete in itself.
+
+use std::{path::PathBuf, time::SystemTime};
+
+use crate::model::{Build, ImageRef};
+
+/// An act on images, the store or a registry. Images are named as people name them, by a name or the
+/// beginning of an id.
+#[derive(Clone, PartialEq)]
+pub enum ImageAct {
+    Pull {
+        image: ImageRef,
+        platform: Option<String>,
+    },
+    Push {
+        image: ImageRef,
+    },
+    /// Into one archive; `-` is standard output.
+    Save {
+        images: Vec<String>,
+        output: PathBuf,
+    },
+    /// A file system as an image of one layer; `-` is standard input.
+    Import {
+        input: PathBuf,
+        image: Option<ImageRef>,
+        platform: Option<String>,
+        message: String,
+        created: String,
+    },
+    Inspect {
+        image: String,
+    },
+    History {
+        image: String,
+    },
+    Tag {
+        source: String,
+        target: ImageRef,
+    },
+    Prune(Prune),
+    Login {
+        registry: String,
+        user: String,
+        password: String,
+    },
+    Logout {
+        registry: String,
+    },
+    /// What a name stands for at its registry now.
+    Digest {
+        image: ImageRef,
+    },
+    /// The images that a build starts from, as its Dockerfile writes them.
+    Bases {
+        build: Box<Build>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prune {
+    /// Every image without a container, not only those without a name.
+    pub all: bool,
+    /// What builds keep for the next one, too.
+    pub build_cache: bool,
+    /// Only images made before.
+    pub until: Option<SystemTime>,
+}
+
+/// What an act gives.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ImageAnswer {
+    Done,
+    /// Of an image, or of what a name stands for.
+    Id {
+        id: String,
+        notes: Vec<String>,
+    },
+    Document(serde_json::Value),
+    History(Vec<ImageStep>),
+    /// Names that were taken away, and bytes freed.
+    Pruned {
+        names: Vec<String>,
+        freed: u64,
+    },
+    Names(Vec<String>),
+    /// The file that a login stands in, and the helper that keeps its secret.
+    LoggedIn {
+        file: PathBuf,
+        helper: Option<String>,
+    },
+    LoggedOut {
+        files: Vec<PathBuf>,
+    },
+}
+
+/// A step of an image's history, the last one first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageStep {
+    pub created: Option<SystemTime>,
+    pub created_by: String,
+    /// In bytes.
+    pub size: u64,
+    pub comment: String,
+}
+
+/// Never shows a password.
+impl std::fmt::Debug for ImageAct {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl ImageAct {
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Pull { .. } => "pull",
+            Self::Push { .. } => "push",
+            Self::Save { .. } => "save",
+            Self::Import { .. } => "import",
+            Self::Inspect { .. } => "inspect",
+            Self::History { .. } => "history",
+            Self::Tag { .. } => "tag",
+            Self::Prune(_) => "prune",
+            Self::Login { .. } => "login",
+            Self::Logout { .. } => "logout",
+            Self::Digest { .. } => "digest",
+            Self::Bases { .. } => "bases",
+        }
+    }
+}

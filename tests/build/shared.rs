@@ -1,0 +1,145 @@
+//! Caches that travel, and what the program prints of builds.
+
+use super::*;
+use crate::{images, scenarios::stack::Machine};
+
+/// Another machine: a store of its own, and the same context.
+fn elsewhere(workshop: &Workshop) -> Workshop {
+    let other = Workshop::new().unwrap();
+    for entry in fs::read_dir(workshop.context()).unwrap().flatten() {
+        fs::copy(entry.path(), other.context().join(entry.file_name())).unwrap();
+    }
+    other
+}
+
+fn text() -> String {
+    format!("FROM base AS one\n{RANDOM}FROM base\nCOPY file /\nRUN true\nCOPY --from=one /random /\n")
+}
+
+#[test]
+fn a_cache_in_a_directory_saves_the_work_on_another_machine() {
+    let workshop = workshop!();
+    workshop.write("file", "1");
+    let cache = workshop.dir.path().join("shared/cache");
+    let all = format!("type=local,mode=max,dest={}", cache.display());
+    let first = workshop.build_with(&text(), |build| build.cache_to = vec![all.clone()]);
+    assert!(cache.join("oci-layout").exists() && cache.join("index.json").exists());
+    let from = format!("type=local,src={}", cache.display());
+    let other = elsewhere(&workshop);
+    let second = other.build_with(&text(), |build| build.cache_from = vec![from.clone()]);
+    assert_eq!(second.steps(false), Vec::<&str>::new(), "{:?}", second.events);
+    assert_eq!(second.image().id, first.image().id);
+    // What changed is made anew, and only that.
+    other.write("file", "2");
+    let third = other.build_with(&text(), |build| build.cache_from = vec![from.clone()]);
+    assert_eq!((third.read("file").as_str(), third.read("random")), ("2", first.read("random")));
+    // Again into the same directory, and never over something else.
+    workshop.build_with(&text(), |build| build.cache_to = vec![all.clone()]).image();
+    let strange = format!("type=local,dest={}", workshop.context().display());
+    let refused = workshop.build_with(&text(), |build| build.cache_to = vec![strange]);
+    assert!(refused.error().to_string().contains("holds something else"), "{}", refused.error());
+}
+
+#[test]
+fn a_cache_that_cannot_be_used_is_told_and_passed_by() {
+    let workshop = workshop!();
+    let outcome = workshop.build_with("FROM base\nRUN true\n", |build| {
+        build.cache_from = vec!["type=local,src=/no/such".into(), "type=gha".into(), "base".into()];
+        build.cache_to =
+            vec!["type=s3,region=x".into(), "type=local,ignore-error=true,dest=/proc/x/y".into()];
+    });
+    outcome.image();
+    let told = outcome.warnings();
+    for start in [
+        "`cache_from`: `type=local,src=/no/such` is not used",
+        "`cache_from`: `type=gha` is not used",
+        "`cache_from`: `base` is not used",
+        "`cache_to`: a cache of the type `s3`",
+        "`cache_to`: `type=local,ignore-error",
+    ] {
+        assert!(told.iter().any(|text| text.starts_with(start)), "{start}: {told:?}");
+    }
+}
+
+#[test]
+fn an_image_of_a_registry_carries_its_own_cache() {
+    let workshop = workshop!();
+    let Some(registry) = images::registry::RealRegistry::start("", "") else { return };
+    workshop.write("file", "1");
+    let (name, apart) = (format!("{}/app:1", registry.host), format!("{}/cache:max", registry.host));
+    let first = workshop.build_with(&text(), |build| {
+        build.tags = vec![name.clone()];
+        build.cache_to = vec!["type=inline".into(), format!("type=registry,mode=max,ref={apart}")];
+    });
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    first.image();
+    runtime.block_on(workshop.store.push(&name.parse().unwrap(), &|_, _, _| {})).unwrap();
+
+    let other = elsewhere(&workshop);
+    let second = other.build_with(&text(), |build| build.cache_from = vec![apart.clone()]);
+    assert_eq!(second.steps(false), Vec::<&str>::new(), "{:?}", second.events);
+    // Of its own image only what that image holds.
+    let third = elsewhere(&workshop);
+    let inline = third.build_with(&text(), |build| build.cache_from = vec![name.clone()]);
+    let made = inline.steps(false);
+    assert!(made.len() < 4 && made.iter().any(|step| step.contains("/random")), "{made:?}");
+}
+
+#[test]
+fn checks_and_bake_files_are_printed_and_nothing_is_built() {
+    let Some(machine) = Machine::with(&["busybox"]) else { return };
+    let project = machine.compose(
+        "checks",
+        "services:\n  web:\n    build: {context: ., args: {A: '1'}, secrets: [s]}\n  clean:\n    build:\n      \
+         dockerfile_inline: FROM busybox\nsecrets:\n  s: {environment: S}\n",
+    );
+    let dockerfile = project.dir.join("Dockerfile");
+    fs::write(&dockerfile, "FROM busybox as x\nENV B=$NOPE\nCMD top\n").unwrap();
+    let checked = project.ficelle(&["build", "--check", "web"]).run();
+    assert_eq!(checked.code, Some(1), "{}", checked.stderr);
+    insta::assert_snapshot!(checked.stdout, @"");
+    let clean = project.ficelle(&["build", "--check", "clean"]).ok();
+    assert_eq!(clean.stdout, "Check complete, no warnings found.\n");
+
+    let printed = project.ficelle(&["build", "--print", "web"]).env("S", "hush").ok();
+    assert!(!printed.stdout.contains("hush"), "{}", printed.stdout);
+    let bake: serde_json::Value = serde_json::from_str(&printed.stdout).unwrap();
+    let web = &bake["target"]["web"];
+    assert_eq!(web["secret"], json!(["id=s,type=env,env=S"]));
+    assert_eq!((&web["args"], &web["tags"]), (&json!({"A": "1"}), &json!(["checks-web"])));
+    assert_eq!(bake["group"]["default"]["targets"], json!(["web"]));
+
+    fs::write(&dockerfile, "# check=error=true\nFROM busybox as x\n").unwrap();
+    let failed = project.ficelle(&["build", "web"]).fails();
+    assert!(failed.stderr.contains("lint violation found for rules: FromAsCasing"), "{}", failed.stderr);
+    fs::write(&dockerfile, "FROM busybox\nRUN echo said; exit 9\n").unwrap();
+    let failed = project.ficelle(&["build", "web"]).fails();
+    for part in ["exited with code 9", "   2 >>> RUN echo said; exit 9", "the step said last:", "| said"] {
+        assert!(failed.stderr.contains(part), "{part}: {}", failed.stderr);
+    }
+    fs::write(&dockerfile, "# syntax=example.com/other:1\nFROM busybox\n").unwrap();
+    let foreign = project.ficelle(&["build", "web"]).fails();
+    assert!(
+        foreign.stderr.contains("the frontend `example.com/other:1` is not run here"),
+        "{}",
+        foreign.stderr
+    );
+    let named = project.ficelle(&["build", "--builder", "other", "web"]).fails();
+    assert!(named.stderr.contains("there is no builder `other`"), "{}", named.stderr);
+}
+
+#[test]
+fn the_language_samples_build_and_run() {
+    let Some(machine) = Machine::with(&["python", "debian"]) else { return };
+    let python = machine.sample("python-onbuild", "words");
+    python.ficelle(&["build"]).ok();
+    let perl = machine.sample("perl-stages", "report");
+    let said = perl.ficelle(&["up", "--build", "--no-log-prefix"]).ok();
+    assert!(
+        said.stdout.contains("Paris        2103\nMarseille     877\nLyon          522\n"),
+        "{}",
+        said.stdout
+    );
+    let again = python.ficelle(&["build", "wordcount"]).ok();
+    assert!(again.stderr.contains("CACHED"), "{}", again.stderr);
+}
