@@ -30,7 +30,8 @@ use rustix::{
 };
 
 use super::{
-    Error, Result, Roots, lock, netlink, netlink::Netlink, netns, nft, state::file_error, uplink::Uplink,
+    Error, Result, Roots, lock, memory, netlink, netlink::Netlink, netns, nft, process, state::file_error,
+    uplink::Uplink,
 };
 
 /// First argument of the hidden entry.
@@ -225,6 +226,7 @@ fn hold(run: &Path, adopt: bool) -> io::Result<()> {
     // SAFETY: nothing in this process owns a descriptor above standard error.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     let _ = rustix::process::setsid();
+    process::set_name("ficelle-anchor");
     rustix::process::chdir("/")?;
     // SAFETY: standard input is the listener, handed over by `start`, and used by nothing else.
     let listener = UnixListener::from(unsafe { OwnedFd::from_raw_fd(0) });
@@ -261,6 +263,8 @@ fn serve(run: &Path, listener: &UnixListener, netns: Result<&OwnedFd, &String>) 
     listener.set_nonblocking(true)?;
     let mut holders: Vec<UnixStream> = Vec::new();
     let mut uplink = None;
+    // Something has happened since pages were given back.
+    let mut stirred = true;
     // Bridges that are to go when somebody else comes, or with the namespace.
     let mut doomed: Vec<String> = Vec::new();
     loop {
@@ -280,8 +284,14 @@ fn serve(run: &Path, listener: &UnixListener, netns: Result<&OwnedFd, &String>) 
         }
         let mut watched = vec![PollFd::new(listener, PollFlags::IN)];
         watched.extend(holders.iter().map(|holder| PollFd::new(holder, PollFlags::IN | PollFlags::RDHUP)));
-        match poll(&mut watched, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        let quiet = rustix::time::Timespec { tv_sec: 1, tv_nsec: 0 };
+        match poll(&mut watched, stirred.then_some(&quiet)) {
+            Ok(0) => {
+                memory::shed();
+                stirred = false;
+            }
+            Ok(_) => stirred = true,
+            Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let ready: Vec<bool> = watched[1..].iter().map(|fd| !fd.revents().is_empty()).collect();

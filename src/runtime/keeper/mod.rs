@@ -33,7 +33,7 @@ use self::{anchor::WayOut, clients::listen};
 use super::{
     RestartConfig, Result, Roots,
     anchor::Anchor,
-    cgroup, process,
+    cgroup, memory, process,
     protocol::Wire,
     restart::{Backoff, Next},
     signal,
@@ -62,6 +62,8 @@ struct Keeper {
     unclaimed: HashMap<i32, Option<i32>>,
     /// Copies of states for after the machine was down, written when there is nothing else to do.
     unwritten: HashMap<String, (Place, State)>,
+    /// Something has happened since pages were given back.
+    stirred: bool,
     /// Control groups to remove as soon as their last process is collected.
     remains: Vec<String>,
     /// Until when somebody may ask first.
@@ -196,6 +198,7 @@ impl Keeper {
             settling: Vec::new(),
             unclaimed: HashMap::new(),
             unwritten: HashMap::new(),
+            stirred: true,
             group,
             remains: Vec::new(),
             expecting: Some(Instant::now() + PATIENCE),
@@ -218,8 +221,13 @@ impl Keeper {
                 }
             }
             let ready = self.wait();
-            if ready.nothing {
+            if !ready.nothing {
+                self.stirred = true;
+            } else if !self.unwritten.is_empty() {
                 self.write_last();
+            } else if self.stirred {
+                memory::shed();
+                self.stirred = false;
             }
             if ready.signals {
                 signal::drain(self.signals.as_fd());
@@ -335,7 +343,9 @@ impl Keeper {
         };
         // A supervisor that could not be started is tried again.
         let again = self.supervisor.is_none().then(|| Instant::now() + Duration::from_secs(1));
-        let first = self.containers.values().filter_map(due).chain(self.expecting).chain(again).min()?;
+        let quiet = self.stirred.then(|| Instant::now() + memory::QUIET);
+        let times = self.containers.values().filter_map(due).chain(self.expecting).chain(again).chain(quiet);
+        let first = times.min()?;
         Some(first.saturating_duration_since(Instant::now()))
     }
 }
