@@ -129,7 +129,7 @@ measure_port() {
     compose_file port <<'YAML'
 services:
   serve:
-    image: python
+    image: python:3
     ports: ["127.0.0.1::5000"]
     command:
       - python3
