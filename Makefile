@@ -4,14 +4,15 @@
 #   make clean-demo  takes the guestbook down, with its entries
 #   make test        every test, on a fresh machine too
 #   make lint        formatting and clippy
-#   make bench       ficelle beside docker compose
+#   make bench       ficelle beside docker, docker compose and BuildKit
+#   make compare     builds of ficelle and of a real BuildKit, path by path
 #   make fuzz        hostile input, ten minutes for each of its 11 readers (TIME=seconds)
 #   make images      the images of the samples, from Debian's packages
 #   make setup       what building and testing needs, installed
 
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help setup images build demo capture clean-demo test lint bench fuzz
+.PHONY: help setup images build demo capture clean-demo test lint bench compare fuzz
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -48,6 +49,11 @@ lint:
 bench: build
 	@scripts/as-root benches/compose_peer
 	@scripts/as-root benches/build_peer
+	@scripts/as-root benches/images_peer
+
+compare:
+	cargo build --locked
+	@scripts/as-root scripts/compare-build
 
 fuzz:
 	@scripts/fuzz

@@ -23,11 +23,12 @@ use crate::{
 pub use crate::{
     apply::{Event, Report},
     engine::{
-        AttachRequest, Chunk, Container, ContainerState, Control, Conversation, Engine, EngineError,
-        ErrorKind, ExecRequest, Health, ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed,
-        OneOff, Op, Progress, Prune, PublishedPort, Silent, Size, Stream,
+        AttachRequest, Chunk, Container, ContainerState, Control, Conversation, CopyRequest, Engine,
+        EngineError, ErrorKind, ExecRequest, Finding, Health, ImageAct, ImageAnswer, ImageInfo, LogItem,
+        LogQuery, Observed, OneOff, Op, ProcessInfo, Progress, Prune, PublishedPort, Silent, Size, Source,
+        Stream, Target, Usage, Verdict,
     },
-    engines::connect::{Choice, Connected, connect},
+    engines::connect::{Choice, Connected, connect, prepare},
     model::{
         Build, BuildSecret, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol,
         PullPolicy, RestartPolicy, SecretSource, Selection, Service, UnknownService, WithDependencies,

@@ -1,6 +1,9 @@
 //! Images: archives, layers and the store, on real file systems and through real overlays.
 
+mod archives;
 mod faults;
+mod hostile;
+mod login;
 mod make;
 mod push;
 pub mod registry;

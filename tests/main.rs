@@ -10,7 +10,10 @@ mod convergence_properties;
 mod images;
 #[cfg(target_os = "linux")]
 mod kills;
+mod life;
 mod network;
+#[cfg(target_os = "linux")]
+mod oci;
 mod plan_text;
 mod readme;
 mod runtime;

@@ -84,7 +84,7 @@ impl Container {
         self.leases[0].address
     }
 
-    fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+    fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         netns::within(self.netns.as_fd(), work).unwrap()
     }
 

@@ -605,3 +605,60 @@ fn images_are_pulled_or_built_once() {
     pull image db:1 (asked by --pull)
     ");
 }
+
+#[test]
+fn an_image_that_was_brought_long_ago_is_pulled_again() {
+    let stage = Stage::new();
+    let day = std::time::Duration::from_secs(86_400);
+    let daily = project([service("web")]);
+    let daily = change(&daily, |p| p.services["web"].pull_policy = Some(PullPolicy::Every(day)));
+    let options = ImageOptions::default();
+    assert_snapshot!(images(&daily, &options, &stage.observe(&daily)), @"pull image web:1 (missing)");
+    stage.pull(&daily);
+    let mut there = stage.observe(&daily);
+    there.images.get_mut("web:1").unwrap().age = Some(day / 2);
+    assert_snapshot!(images(&daily, &options, &there), @"nothing to do");
+    for age in [Some(day), Some(day * 30), None] {
+        there.images.get_mut("web:1").unwrap().age = age;
+        assert_eq!(images(&daily, &options, &there).trim(), "pull image web:1 (asked by pull_policy)");
+    }
+}
+
+#[test]
+fn a_lock_refuses_what_it_does_not_name_or_names_otherwise() {
+    let stage = Stage::new();
+    let web = project([service("web")]);
+    let locked = |pairs: &[(&str, &str)]| ImageOptions {
+        locked: Some(pairs.iter().map(|(name, digest)| ((*name).to_owned(), (*digest).to_owned())).collect()),
+        ..ImageOptions::default()
+    };
+    assert_snapshot!(images(&web, &locked(&[]), &stage.observe(&web)), @r#"error: image web:1 of service `web` is not in ficelle.lock [services.web.image] ["`ficelle lock` writes it there"]"#);
+    stage.pull(&web);
+    let mut there = stage.observe(&web);
+    there.images.get_mut("web:1").unwrap().digest = Some("sha256:new".to_owned());
+    assert_snapshot!(images(&web, &locked(&[("web:1", "sha256:new")]), &there), @"nothing to do");
+    let drifted = images(&web, &locked(&[("web:1", "sha256:old")]), &there);
+    assert!(
+        drifted.starts_with("error: image web:1 is locked to sha256:old, and the store has sha256:new"),
+        "{drifted}"
+    );
+}
+
+#[test]
+fn what_is_built_under_a_name_of_its_own_is_pushed_once() {
+    let build = |image: &str| {
+        let mut built = service("web");
+        built.container.image = image.to_owned();
+        built.build = Some(Build { tags: vec!["acme/web:2".to_owned()], ..Build::default() });
+        built
+    };
+    let push = |web: Service| {
+        let project = project([web, service("db")]);
+        plan::pushes(&project, &select(&project, &[]), plan::OnFailure::Stop).to_string()
+    };
+    assert_snapshot!(push(build("acme/web:1")), @r"
+    push image acme/web:1 (asked by push)
+    push image acme/web:2 (asked by push)
+    ");
+    assert_snapshot!(push(build("demo-web")), @"push image acme/web:2 (asked by push)");
+}

@@ -573,5 +573,7 @@ pub async fn bases(store: &Store, build: &Build) -> Result<Vec<String>, BuildErr
             }
         }
     }
+    // What is made here, or lies beside the project, no registry has.
+    names.retain(|name| !name.starts_with(place::STORED) && !name.starts_with(place::LAYOUT));
     Ok(names.into_iter().collect())
 }

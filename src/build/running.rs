@@ -178,13 +178,12 @@ fn refuse_foreign(solver: &Solver<'_>, stage: &Stage, at: At<'_>) -> Result<(), 
     Err(solver.wrong(at, mistake.help(help)))
 }
 
-/// ENV, then the ARGs that no ENV hides.
+/// ENV, and the ARGs that no later ENV hides.
 fn environment(stage: &Stage) -> Vec<String> {
     let mut env = stage.document.config.env.clone();
-    for (name, value) in &stage.args {
-        if let (Some(value), None) = (value, stage.document.env(name)) {
-            env.push(format!("{name}={value}"));
-        }
+    for (name, value) in stage.args.iter().filter_map(|(name, value)| Some((name, value.as_ref()?))) {
+        env.retain(|entry| entry.split('=').next() != Some(name));
+        env.push(format!("{name}={value}"));
     }
     env
 }

@@ -59,6 +59,10 @@ impl Solver<'_> {
                 record(stage, &format!("ENV {}", joined(&pairs)));
                 for (name, value) in pairs {
                     stage.document.set_env(&name, &value);
+                    // What was declared before it is hidden; an ARG behind it hides it.
+                    for (_, hidden) in stage.args.iter_mut().filter(|(known, _)| *known == name) {
+                        *hidden = None;
+                    }
                 }
             }
             Kind::Maintainer(word) => {
@@ -195,10 +199,10 @@ impl Solver<'_> {
     }
 }
 
-/// ENV wins over ARG.
+/// Of ENV and ARG the later one wins.
 #[must_use]
 pub fn variable(stage: &Stage, name: &str) -> Option<String> {
-    stage.document.env(name).map(str::to_owned).or_else(|| value_of(&stage.args, name))
+    value_of(&stage.args, name).or_else(|| stage.document.env(name).map(str::to_owned))
 }
 
 fn record(stage: &mut Stage, created_by: &str) {

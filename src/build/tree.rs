@@ -19,9 +19,12 @@ use rustix::{
     },
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+        fsmount, fsopen,
     },
 };
+
+use crate::runtime::rootless::is_confined;
 
 const LINKS: u32 = 40;
 /// A component may vanish between two looks at it.
@@ -261,8 +264,13 @@ fn mount(lower: &[OwnedFd], fs: &OwnedFd, work: &OwnedFd, form: LowerDirs) -> Re
     fsconfig_set_string(context.as_fd(), "upperdir", name(fs))?;
     fsconfig_set_string(context.as_fd(), "workdir", name(work))?;
     // The upper directory becomes a layer: it must be complete in itself.
-    fsconfig_set_string(context.as_fd(), "redirect_dir", "off")?;
-    fsconfig_set_string(context.as_fd(), "metacopy", "off")?;
+    if is_confined() {
+        // Turns the two below off by itself, and may not be told to.
+        fsconfig_set_flag(context.as_fd(), "userxattr")?;
+    } else {
+        fsconfig_set_string(context.as_fd(), "redirect_dir", "off")?;
+        fsconfig_set_string(context.as_fd(), "metacopy", "off")?;
+    }
     fsconfig_set_string(context.as_fd(), "index", "off")?;
     fsconfig_create(context.as_fd())?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     load::{self, Diagnostic, Effect, LoadOptions, Loaded, Severity, Source, System, Unsupported},
     session::{
-        self, Choice, Engine, Event, Op, Outcome, Plan, Preview, Project, Selection, Session, StepId, Wish,
-        WithDependencies,
+        self, Choice, Engine, Event, Op, Outcome, Plan, Preview, Project, Selection, Service, Session,
+        StepId, Wish, WithDependencies,
     },
     ui::{
         Palette,
@@ -168,6 +168,7 @@ impl Context {
         }
         self.warn(&loaded.warnings)?;
         self.refuse_unsupported(&loaded, services)?;
+        self.warn_of_limits(&loaded.project)?;
         Ok(loaded.project)
     }
 
@@ -204,11 +205,32 @@ impl Context {
         self.warn(&ignored)
     }
 
+    /// One warning for all limits that this user cannot have.
+    fn warn_of_limits(&self, project: &Project) -> Result<(), Failure> {
+        let Some(unlimited) = self.connect()?.capabilities().unlimited else { return Ok(()) };
+        let lost = |service: &Service| {
+            let needed = service.container.limits.controllers();
+            needed.into_iter().filter(|name| unlimited.controllers.contains(name)).collect::<Vec<_>>()
+        };
+        let (mut names, mut controllers) = (Vec::new(), BTreeSet::new());
+        for service in project.services.values() {
+            let lost = lost(service);
+            if !lost.is_empty() {
+                names.push(format!("`{}`", service.name));
+                controllers.extend(lost);
+            }
+        }
+        if names.is_empty() {
+            return Ok(());
+        }
+        let controllers = controllers.into_iter().collect::<Vec<_>>().join(", ");
+        let text = format!("limits ({controllers}) have no effect for {}", names.join(", "));
+        self.warn(&[Diagnostic::warning(text).help(unlimited.why)])
+    }
+
     pub(super) fn connect(&self) -> Result<Arc<dyn Engine>, Failure> {
-        let choice =
-            Choice { engine: self.global.engine.clone(), root: self.global.root.clone(), docker: None }
-                .with_environment();
-        let connected = session::connect(&choice).map_err(|e| Failure::of_engine(&e, &self.source))?;
+        let connected =
+            session::connect(&choice(&self.global)).map_err(|e| Failure::of_engine(&e, &self.source))?;
         for note in &connected.notes {
             self.say("note", note);
         }
@@ -327,6 +349,15 @@ impl Context {
         }
         output::lines(lines.iter().map(String::as_str))
     }
+}
+
+/// To be called before any thread exists.
+pub(super) fn prepare(global: &Global) -> Result<(), Failure> {
+    session::prepare(&choice(global)).map_err(|error| Failure::of_engine(&error, &System))
+}
+
+fn choice(global: &Global) -> Choice {
+    Choice { engine: global.engine.clone(), root: global.root.clone(), docker: None }.with_environment()
 }
 
 fn note_silent(event: &Event, quiet: Quiet, silent: &mut BTreeSet<StepId>) {

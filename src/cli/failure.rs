@@ -16,6 +16,8 @@ use crate::{
 pub(super) struct Failure {
     code: i32,
     problems: Vec<Problem>,
+    /// The machine may be at fault: what is not well with it is worth telling.
+    pub machine: bool,
 }
 
 /// One thing that is wrong.
@@ -91,7 +93,7 @@ impl Failure {
     }
 
     pub(super) fn of(code: i32, problems: Vec<Problem>) -> Self {
-        Self { code, problems }
+        Self { code, problems, machine: false }
     }
 
     /// The project is not what it should be. As docker compose, exit 1; under `--strict`, which it
@@ -130,7 +132,8 @@ impl Failure {
 
     /// An engine's error where no project is at hand.
     pub(super) fn of_engine(error: &EngineError, source: &dyn Source) -> Self {
-        Self::of(engine_code(error), vec![Problem::of_engine(error, &Project::default(), source)])
+        let problems = vec![Problem::of_engine(error, &Project::default(), source)];
+        Self { machine: is_of_machine(error), ..Self::of(engine_code(error), problems) }
     }
 
     pub(super) fn of_session(error: SessionError, project: &Project, source: &dyn Source) -> Self {
@@ -139,7 +142,8 @@ impl Failure {
                 Self::of(if error.drift { 3 } else { 1 }, vec![Problem::of_plan(error, project, source)])
             }
             SessionError::Engine(error) => {
-                Self::of(engine_code(&error), vec![Problem::of_engine(&error, project, source)])
+                let problems = vec![Problem::of_engine(&error, project, source)];
+                Self { machine: is_of_machine(&error), ..Self::of(engine_code(&error), problems) }
             }
             SessionError::Check(errors) => {
                 let problems = errors.iter().map(|error| Problem::of_engine(error, project, source));
@@ -205,6 +209,12 @@ pub(super) fn paint(palette: Palette) -> Paint {
 /// Talk that cannot be told is lost; the exit code still tells.
 pub(super) fn write(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Neither the project nor what was typed explains it.
+fn is_of_machine(error: &EngineError) -> bool {
+    matches!(error.kind, ErrorKind::Permission | ErrorKind::Exhausted | ErrorKind::Other)
+        && error.path.is_none()
 }
 
 /// An engine that docker compose has no word for is a mistake in what is ours.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{context::Context, failure::Failure, locked, output};
-use crate::session::{ImageAct, ImageAnswer, ImageRef, Session, Silent};
+use crate::session::{ImageAct, ImageAnswer, ImageRef, Service, Session, Silent};
 
 /// Write down which content the project's images have now
 ///
@@ -65,7 +65,7 @@ async fn names(context: &Context, session: &Session) -> Result<BTreeSet<String>,
         .services
         .values()
         .filter(|service| service.build.is_some())
-        .map(|service| service.image())
+        .map(Service::image)
         .collect();
     names.retain(|name| !built.contains(name.as_str()));
     Ok(names)

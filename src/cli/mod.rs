@@ -9,9 +9,13 @@ mod config;
 mod console;
 mod context;
 mod converse;
+mod cp;
 mod create;
+mod doctor;
 mod down;
+mod events;
 mod exec;
+mod export;
 mod failure;
 mod global;
 mod graph;
@@ -21,6 +25,7 @@ mod lock;
 mod locked;
 mod login;
 mod logs;
+mod ls;
 mod migrate;
 mod output;
 mod pause;
@@ -36,12 +41,15 @@ mod scale;
 mod schema;
 mod signals;
 mod start;
+mod stats;
 mod stop;
 mod target;
+mod top;
 mod unpause;
 mod up;
 mod usage;
 mod version;
+mod volumes;
 mod wait;
 mod when;
 
@@ -100,6 +108,14 @@ enum Command {
     Scale(scale::Args),
     Unpause(unpause::Args),
     Wait(wait::Args),
+    Events(events::Args),
+    Ls(ls::Args),
+    Stats(stats::Args),
+    Top(top::Args),
+    Volumes(volumes::Args),
+    Cp(cp::Args),
+    Export(export::Args),
+    Doctor(doctor::Args),
     Version(version::Args),
 }
 
@@ -136,8 +152,21 @@ impl Command {
             | Self::Ps(_)
             | Self::Schema(_)
             | Self::Version(_)
+            | Self::Events(_)
+            | Self::Ls(_)
+            | Self::Stats(_)
+            | Self::Top(_)
+            | Self::Volumes(_)
+            | Self::Cp(_)
+            | Self::Export(_)
+            | Self::Doctor(_)
             | Self::Wait(_) => 0,
         }
+    }
+
+    /// Whether it looks at containers or images at all.
+    fn needs_engine(&self) -> bool {
+        !matches!(self, Self::Config(_) | Self::Graph(_) | Self::Schema(_) | Self::Version(_))
     }
 
     async fn run(self, context: &Context) -> Result<i32, Failure> {
@@ -159,7 +188,7 @@ impl Command {
             Self::Pull(args) => args.run(context).await,
             Self::Push(args) => args.run(context).await,
             Self::Restart(args) => args.run(context).await,
-            Self::Schema(schema::Args {}) => schema::run(),
+            Self::Schema(args) => args.run(),
             Self::Start(args) => args.run(context).await,
             Self::Stop(args) => args.run(context).await,
             Self::Up(args) => args.run(context).await,
@@ -171,6 +200,14 @@ impl Command {
             Self::Scale(args) => args.run(context).await,
             Self::Unpause(args) => args.run(context).await,
             Self::Wait(args) => args.run(context).await,
+            Self::Events(args) => args.run(context).await,
+            Self::Ls(args) => args.run(context).await,
+            Self::Stats(args) => args.run(context).await,
+            Self::Top(args) => args.run(context).await,
+            Self::Volumes(args) => args.run(context).await,
+            Self::Cp(args) => args.run(context).await,
+            Self::Export(args) => args.run(context).await,
+            Self::Doctor(args) => args.run(context).await,
             Self::Version(args) => args.run(),
         }
     }
@@ -190,6 +227,13 @@ pub fn main() -> i32 {
         return output::text(&Cli::command().render_help().to_string())
             .map_or_else(|failure| failure.code(), |()| 0);
     };
+    // An ordinary user enters a user namespace, which a process with threads cannot.
+    if command.needs_engine()
+        && let Err(failure) = context::prepare(&cli.global)
+    {
+        failure.report_plain();
+        return failure.code();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -234,6 +278,11 @@ async fn dispatch(global: Global, command: Command) -> i32 {
         Ok(code) => code,
         Err(failure) => {
             context.report(&failure);
+            if failure.machine {
+                for line in doctor::short(&context).await {
+                    context.say("doctor", &line);
+                }
+            }
             failure.code()
         }
     }

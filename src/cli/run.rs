@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{
     console,
     context::{Context, Quiet, select},
-    converse::{Manner, converse},
+    converse::{End, Manner, converse},
     exec::environment,
     failure::Failure,
     locked, output,
@@ -173,11 +173,12 @@ impl Args {
             output::lines([container.id.0.as_str()])?;
             return Ok(0);
         }
-        let code = self.talk(context, &session, container, tty).await;
-        if self.rm {
+        let end = self.talk(context, &session, container, tty).await;
+        // Whoever detached wants it to run on.
+        if self.rm && !matches!(end, Ok(End::Detached)) {
             self.remove(context, &session, &name).await;
         }
-        code
+        Ok(end?.code())
     }
 
     async fn talk(
@@ -186,7 +187,7 @@ impl Args {
         session: &Session,
         container: Container,
         tty: bool,
-    ) -> Result<i32, Failure> {
+    ) -> Result<End, Failure> {
         let request = AttachRequest {
             project: container.project,
             container: container.id,
@@ -198,7 +199,7 @@ impl Args {
             |error| Failure::of_session(SessionError::Engine(error), session.project(), context.source());
         let conversation = session.engine().attach(&request).await.map_err(failure)?;
         let detach = tty.then(console::DetachKeys::default);
-        Ok(converse(context, conversation, Manner { tty, detach, signals: true }).await?.code())
+        converse(context, conversation, Manner { tty, detach, signals: true }).await
     }
 
     fn wish(&self, session: &Session, service: &str, tty: bool) -> Result<(Wish, String), Failure> {

@@ -3,11 +3,29 @@
 use super::{failure::Failure, output};
 use crate::load;
 
-/// Print the JSON Schema of a Compose file, for editors
+/// Print the JSON Schema of a Compose file, for editors, or of what is told about one
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// What the schema describes
+    #[arg(value_name = "SUBJECT", default_value = "compose")]
+    subject: Subject,
+}
 
-pub(super) fn run() -> Result<i32, Failure> {
-    output::text(&load::schema::text())?;
-    Ok(0)
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Subject {
+    /// A Compose file
+    Compose,
+    /// One line of `--message-format json`
+    Diagnostics,
+}
+
+impl Args {
+    pub(super) fn run(self) -> Result<i32, Failure> {
+        let text = match self.subject {
+            Subject::Compose => load::schema::text(),
+            Subject::Diagnostics => load::schema::diagnostics_text(),
+        };
+        output::text(&text)?;
+        Ok(0)
+    }
 }

@@ -1,5 +1,7 @@
 //! `ficelle wait`.
 
+use std::time::SystemTime;
+
 use tokio::sync::mpsc;
 
 use super::{
@@ -27,6 +29,8 @@ pub(super) struct Args {
 impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
         let session = context.open_or_adopt().await?;
+        // Before looking: an end after it is heard of in one way or the other.
+        let since = SystemTime::now();
         let selection = select(&session, &self.services, WithDependencies::No)?;
         let failure = |error| Failure::of_session(error, session.project(), context.source());
         let mut containers = session.observe().await.map_err(failure)?.containers;
@@ -42,14 +46,13 @@ impl Args {
         }
         let (name, code) = match ended {
             Some(ended) => ended,
-            None => first_end(context, &session, names).await?,
+            None => first_end(context, &session, names, since).await?,
         };
-        match code {
-            Some(code) => {
-                output::lines([format!("container \"{name}\" exited with status code {code}").as_str()])?
-            }
-            None => output::lines([format!("container \"{name}\" ended, and nobody learnt how").as_str()])?,
-        }
+        let said = match code {
+            Some(code) => format!("container \"{name}\" exited with status code {code}"),
+            None => format!("container \"{name}\" ended, and nobody learnt how"),
+        };
+        output::lines([said.as_str()])?;
         if self.down_project {
             let selection = select(&session, &[], WithDependencies::No)?;
             let goal = Goal::Removed { selection, volumes: false, remove_orphans: false, timeout: None };
@@ -65,10 +68,11 @@ async fn first_end(
     context: &Context,
     session: &Session,
     names: Vec<String>,
+    since: SystemTime,
 ) -> Result<(String, Option<i32>), Failure> {
     let failure = |error| Failure::of_session(error, session.project(), context.source());
     let (sink, mut items) = mpsc::channel(64);
-    let range = LogRange { follow: true, since: Some(std::time::SystemTime::now()), ..LogRange::default() };
+    let range = LogRange { follow: true, since: Some(since), ..LogRange::default() };
     let logs = session.logs(names, range, sink);
     let end = async {
         while let Some(item) = items.recv().await {

@@ -3,17 +3,22 @@
 //! An engine observes, performs one [`Op`] at a time (many at once), and tells what its containers
 //! say. It decides nothing: the planner does.
 
+mod copy;
+mod doctor;
 mod error;
 mod images;
 mod observed;
 mod op;
 mod process;
+mod usage;
 
 use std::{sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+pub use copy::{CopyRequest, Source, Target};
+pub use doctor::{Finding, Verdict};
 pub use error::{EngineError, ErrorKind};
 pub use images::{ImageAct, ImageAnswer, ImageStep, Prune};
 pub use observed::{
@@ -24,16 +29,28 @@ pub use op::{BuildRequest, CreateContainer, OneOff, Op, Outcome, PullRequest, Pu
 pub use process::{AttachRequest, Chunk, Control, Conversation, ExecRequest, Size};
 
 use crate::model::{Build, ImageRef};
+pub use usage::{ProcessInfo, Usage};
 // What a [`WaitFor`] speaks of.
 pub use crate::model::Condition;
 
 /// What an engine can and cannot do; the planner asks here, never "which engine".
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
     /// Shown to the user: `embedded`, `simulated`.
     pub engine: &'static str,
     /// `build:` works.
     pub build: bool,
+    /// Limits of containers that have no effect for this user.
+    pub unlimited: Option<Unlimited>,
+}
+
+/// Limits that have no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlimited {
+    /// As the kernel names what limits: `cpu`, `cpuset`, `io`, `memory`, `pids`.
+    pub controllers: Vec<&'static str>,
+    /// With what would change it.
+    pub why: String,
 }
 
 /// What to look at.
@@ -155,6 +172,28 @@ pub trait Engine: Send + Sync {
     /// Talks with a container's own program: types to it when `stdin`, and reads what it writes from now
     /// on, or from its beginning. One that has ended has nothing to say but its code.
     async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError>;
+
+    /// What these running containers of a project use now; those that do not run are left out.
+    async fn usage(&self, project: &str, containers: &[ContainerId]) -> Result<Vec<Usage>, EngineError>;
+
+    /// The processes of a container; none when it does not run.
+    async fn processes(
+        &self,
+        project: &str,
+        container: &ContainerId,
+    ) -> Result<Vec<ProcessInfo>, EngineError>;
+
+    /// The containers of all projects, oldest first.
+    async fn everything(&self) -> Result<Vec<Container>, EngineError>;
+
+    /// Says that a container of the project changed, now and whenever one did, until nobody listens.
+    async fn changes(&self, project: &str, sink: mpsc::Sender<()>) -> Result<(), EngineError>;
+
+    /// Copies files into or out of a container.
+    async fn copy(&self, request: CopyRequest) -> Result<(), EngineError>;
+
+    /// Looks whether this machine can do what the engine needs; changes nothing.
+    async fn examine(&self) -> Vec<Finding>;
 
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;

@@ -2,10 +2,13 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{embedded::Embedded, simulated::Simulated};
+use super::{
+    embedded::{self, Embedded},
+    simulated::Simulated,
+};
 use crate::{
     engine::{Engine, EngineError, ErrorKind},
-    runtime::Roots,
+    runtime::{Roots, rootless},
 };
 
 /// What the user said about engines.
@@ -53,9 +56,9 @@ pub fn connect(choice: &Choice) -> Result<Connected, EngineError> {
             notes.extend(choice.docker.map(|variable| {
                 format!("{variable} is set, but this version has only the embedded engine: it is used")
             }));
-            embedded(choice)
+            embedded(choice)?
         }
-        Some("embedded") => embedded(choice),
+        Some("embedded") => embedded(choice)?,
         // For tests: pretends, and remembers below the root.
         Some("simulated") => match &choice.root {
             Some(root) => Arc::new(Simulated::at(root.join("simulated.json"))),
@@ -76,15 +79,30 @@ pub fn connect(choice: &Choice) -> Result<Connected, EngineError> {
     Ok(Connected { engine, notes })
 }
 
-fn embedded(choice: &Choice) -> Arc<dyn Engine> {
-    Arc::new(Embedded::new(roots(choice)))
+/// What must be done for the engine of this choice before any thread exists: an ordinary user enters
+/// the user namespace of the containers.
+///
+/// # Errors
+/// This machine, or this user's account, does not allow it.
+pub fn prepare(choice: &Choice) -> Result<(), EngineError> {
+    match choice.engine.as_deref().filter(|name| !name.is_empty()) {
+        None | Some("embedded") => {
+            let failed = |error| embedded::failure(&error, "containers cannot be run by this user");
+            rootless::enter(&roots(choice)?.run).map_err(failed)
+        }
+        Some(_) => Ok(()),
+    }
 }
 
-/// The system's directories, or both trees below the root that was asked for.
-fn roots(choice: &Choice) -> Roots {
+fn embedded(choice: &Choice) -> Result<Arc<dyn Engine>, EngineError> {
+    Ok(Arc::new(Embedded::new(roots(choice)?)))
+}
+
+/// The caller's own directories, or both trees below the root that was asked for.
+fn roots(choice: &Choice) -> Result<Roots, EngineError> {
     match &choice.root {
-        Some(root) => Roots::below(root),
-        None => Roots { run: PathBuf::from("/run/ficelle"), data: PathBuf::from("/var/lib/ficelle") },
+        Some(root) => Ok(Roots::below(root)),
+        None => rootless::roots().map_err(|error| embedded::failure(&error, "there is no place for state")),
     }
 }
 

@@ -32,8 +32,9 @@ use self::{
 };
 use crate::{
     engine::{
-        AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
-        Health, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock, Scope,
+        AttachRequest, Capabilities, Container, ContainerId, Conversation, CopyRequest, Detail, Engine,
+        EngineError, ErrorKind, ExecRequest, Finding, Health, ImageInfo, LogItem, LogQuery, Observed, Op,
+        Outcome, ProcessInfo, Progress, ProjectLock, Scope, Usage,
     },
     model::ImageRef,
 };
@@ -282,7 +283,7 @@ impl ProjectLock for Held {}
 #[async_trait]
 impl Engine for Simulated {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "simulated", build: true }
+        Capabilities { engine: "simulated", build: true, unlimited: None }
     }
 
     async fn lock(
@@ -379,6 +380,47 @@ impl Engine for Simulated {
     async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError> {
         let behaviour = self.look(|world| world.behaviour(&request.container))??;
         Ok(talk::converse(&behaviour, request.stdin))
+    }
+
+    async fn usage(&self, _project: &str, containers: &[ContainerId]) -> Result<Vec<Usage>, EngineError> {
+        // Programs of a simulation use nothing.
+        let used = |world: &World| {
+            let running = containers.iter().filter_map(|id| world.live(id).ok());
+            running
+                .map(|record| Usage { container: record.name.clone(), tasks: 1, ..Usage::default() })
+                .collect()
+        };
+        self.look(used)
+    }
+
+    async fn processes(&self, _project: &str, id: &ContainerId) -> Result<Vec<ProcessInfo>, EngineError> {
+        self.look(|world| world.live(id).map(|record| vec![record.process()]).unwrap_or_default())
+    }
+
+    async fn everything(&self) -> Result<Vec<Container>, EngineError> {
+        self.look(|world| world.containers.iter().map(record::Record::observed).collect())
+    }
+
+    async fn changes(&self, _project: &str, sink: mpsc::Sender<()>) -> Result<(), EngineError> {
+        let mut changes = self.shared.changes.subscribe();
+        loop {
+            changes.borrow_and_update();
+            let _ = sink.try_send(());
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = sink.closed() => return Ok(()),
+            }
+        }
+    }
+
+    /// Containers of a simulation have no files: there is nothing to copy.
+    async fn copy(&self, _request: CopyRequest) -> Result<(), EngineError> {
+        Err(EngineError::new(ErrorKind::Unsupported, "containers of the simulated engine have no files"))
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let text = "nothing is run, so nothing is needed".to_owned();
+        vec![Finding { name: "engine", verdict: crate::engine::Verdict::Pass, text, fix: None }]
     }
 
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {

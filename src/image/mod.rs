@@ -8,6 +8,7 @@ mod codec;
 mod commit;
 mod extract;
 mod fetch;
+pub mod files;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod gc;

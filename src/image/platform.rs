@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use oci_spec::image::{Arch, Descriptor, ImageIndex, Os};
+use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, Os};
 
 use super::ImageError;
 
@@ -120,6 +120,26 @@ impl Platform {
             wanted: self.to_string(),
             there: there.join(", "),
         })
+    }
+
+    /// What a configuration is for, when this machine does not run that: neither by itself nor with an
+    /// interpreter that the kernel knows (`binfmt_misc`).
+    pub(super) fn foreign(&self, config: &ImageConfiguration) -> Option<String> {
+        let (arch, os) = (config.architecture().to_string(), config.os().to_string());
+        let offered = Self::normal(&os, &arch, config.variant().as_deref());
+        // A processor of the one kind runs programs of the other.
+        let related = self.architecture == "amd64" && offered.architecture == "386";
+        if arch.is_empty() || related || self.distance(&offered).is_some() {
+            return None;
+        }
+        let interpreted = match offered.architecture.as_str() {
+            "amd64" => "x86_64",
+            "arm64" => "aarch64",
+            "386" => "i386",
+            other => other,
+        };
+        let known = std::path::Path::new("/proc/sys/fs/binfmt_misc").join(format!("qemu-{interpreted}"));
+        (os != "linux" || !known.exists()).then(|| offered.to_string())
     }
 
     /// Refuses an image that is for something else.

@@ -13,6 +13,7 @@ use super::{
     layout::{Layout, file_error, hex, read},
     lease::{self, Lease},
     lock,
+    platform::Platform,
     record::{ImageRecord, RefRecord},
 };
 use crate::model::ImageRef;
@@ -96,6 +97,14 @@ pub enum ImageError {
     InUse(String, String),
     #[error("{what} `{}`", path.display())]
     File { what: &'static str, path: PathBuf, source: std::io::Error },
+}
+
+impl Image {
+    /// What the image is for, when this machine does not run it.
+    #[must_use]
+    pub fn foreign(&self) -> Option<String> {
+        Platform::host().foreign(&self.config)
+    }
 }
 
 impl ImageError {

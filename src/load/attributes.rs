@@ -329,7 +329,7 @@ pub static SERVICE: Table = &[
     row("labels", LABELS),
     row("label_file", StringOrList).path(PathRule::Local),
     row("links", Strings).unique(KeyOf::Item),
-    row("logging", Object(LOGGING)).merge(Merge::Logging).missing(),
+    row("logging", Object(LOGGING)).merge(Merge::Logging),
     row("mem_limit", Bytes),
     row("mem_reservation", WholeBytes),
     row("memswap_limit", Bytes),
@@ -684,7 +684,6 @@ pub static FORMER: &[(Table, &str, &str)] = &[
     (HEALTHCHECK, "command", "write `test:`"),
     (HEALTHCHECK, "cmd", "write `test:`"),
     (HEALTHCHECK, "start-period", "write `start_period:`"),
-    (PROJECT, "service", "write `services:`"),
     (
         PROJECT,
         "environment",

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::model::{
     Attachment, Build, BuildSecret, Condition, ContainerSpec, Dependency, HealthTest, Healthcheck, Hidden,
-    Limits, Mount, MountSource, Network, NetworkMode, Places, Port, PortRange, Project, Protocol, PullPolicy,
-    RestartPolicy, SecretSource, SecurityOption, Service, Subnet, TmpfsOptions, Ulimit, Volume,
+    Limits, Logging, Mount, MountSource, Network, NetworkMode, Places, Port, PortRange, Project, Protocol,
+    PullPolicy, RestartPolicy, SecretSource, SecurityOption, Service, Subnet, TmpfsOptions, Ulimit, Volume,
     VolumeOptions,
 };
 
@@ -177,6 +177,7 @@ impl Reader<'_, '_> {
             ulimits: ulimits(node.get("ulimits")),
             limits: limits(node),
             shm_size: node.get_str("shm_size").and_then(|size| size.parse().ok()),
+            logging: logging(node),
             container_name: text(node, "container_name"),
         }
     }
@@ -542,6 +543,11 @@ fn tmpfs(target: String, options: &str) -> Mount {
         }
     }
     Mount { target, read_only, source: MountSource::Tmpfs(tmpfs) }
+}
+
+fn logging(node: &Node) -> Logging {
+    let Some(logging) = node.get("logging") else { return Logging::default() };
+    Logging { driver: text(logging, "driver"), options: pairs(logging.get("options")) }
 }
 
 fn depends_on(node: &Node) -> IndexMap<String, Dependency> {

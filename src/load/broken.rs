@@ -277,6 +277,150 @@ fn every_broken_file_is_told_with_its_line_and_column() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The kinds of mistake that people make most: a name, the file, and all that is told, help included.
+const KINDS: &[(&str, &str, &[&str])] = &[
+    (
+        "a port that is a word",
+        "services:\n  web: {image: i, ports: [eighty]}\n",
+        &["2:27: error: `eighty` is no port: `eighty` is no port or range of ports (0 to 65535)"],
+    ),
+    (
+        "an image name in capitals",
+        "services:\n  web: {image: BusyBox:Latest}\n",
+        &[
+            "2:16: warning: image name `BusyBox:Latest` has upper-case letters; repository names are lower case (write `busybox:latest`)",
+        ],
+    ),
+    (
+        "a mistyped key, and nothing else because of it",
+        "services:\n  web: {imagee: nginx}\n",
+        &["2:9: error: unknown key `imagee` (did you mean `image`?)"],
+    ),
+    (
+        "several mistakes at once",
+        "services:\n  web: {imag: i, prots: [80], restart: 5}\n",
+        &[
+            "2:9: error: unknown key `imag` (did you mean `image`?)",
+            "2:18: error: unknown key `prots` (did you mean `ports`?)",
+            "2:40: error: `restart` must be a string, not an integer (put it in quotes: \"5\")",
+        ],
+    ),
+    (
+        "a tab in the indentation",
+        "services:\n\tweb: {image: i}\n",
+        &[
+            "2:2: error: invalid YAML: tabs disallowed within this context (block indentation) (YAML forbids tabs in the indentation; use spaces)",
+        ],
+    ),
+    (
+        "a dependency that is not there",
+        "services:\n  web: {image: i, depends_on: [bd]}\n  db: {image: i}\n",
+        &["2:32: error: there is no service `bd` (did you mean `db`?)"],
+    ),
+    (
+        "a volume that is not declared",
+        "services:\n  web: {image: i, volumes: ['data:/x']}\n",
+        &["2:29: error: there is no volume `data` (define it below the top-level `volumes:`)"],
+    ),
+    (
+        "an environment in the plural",
+        "services:\n  web: {image: i, environments: {A: 1}}\n",
+        &["2:19: error: unknown key `environments` (did you mean `environment`?)"],
+    ),
+    (
+        "a key of the build beside it",
+        "services:\n  web: {build: ., dockerfile: D}\n",
+        &["2:19: error: unknown key `dockerfile` (write it below `build:`)"],
+    ),
+    (
+        "a key of the service in its build",
+        "services:\n  web: {build: {context: ., ports: [80]}}\n",
+        &["2:29: error: unknown key `ports` (`ports` belongs to a service)"],
+    ),
+    (
+        "a key of deploy in the service",
+        "services:\n  web: {image: i, placement: {}}\n",
+        &["2:19: error: unknown key `placement` (`placement` belongs to the `deploy:` of a service)"],
+    ),
+    (
+        "a key of the service at the top",
+        "services:\n  web: {image: i}\nvolumes_from: [web]\n",
+        &["3:1: error: unknown key `volumes_from` (`volumes_from` belongs to a service, below `services:`)"],
+    ),
+    (
+        "a service at the top",
+        "services:\n  web: {image: i}\ndb: {}\n",
+        &["3:1: error: unknown key `db` (if `db` is a service, it belongs below `services:`)"],
+    ),
+    (
+        "a port of base 60",
+        "services:\n  web:\n    image: i\n    ports:\n      - 22:22\n",
+        &[
+            "5:9: warning: `22:22` without quotes is a number of base 60 to YAML 1.1 (put it in quotes, so that every reader takes it for a port: \"22:22\")",
+        ],
+    ),
+    (
+        "a yes for a boolean",
+        "services:\n  web: {image: i, privileged: yes}\n",
+        &[
+            "2:31: warning: `yes` is text, taken for true (write `true`: only `true` and `false` are booleans)",
+        ],
+    ),
+    (
+        "a restart that is a boolean",
+        "services:\n  web: {image: i, restart: false}\n",
+        &["2:28: error: `restart` must be a string, not a boolean (put it in quotes: \"no\")"],
+    ),
+    (
+        "no space behind a colon",
+        "services:\n  web:\n    image:nginx\n",
+        &[
+            "3:5: error: `web` must be a mapping, not a string (a space must follow the colon: `image: nginx`)",
+        ],
+    ),
+    (
+        "no space behind a dash",
+        "services:\n  web:\n    image: i\n    ports:\n      -80:80\n",
+        &["5:7: error: `ports` must be a list, not a string (a space must follow the dash: `- 80:80`)"],
+    ),
+    (
+        "a colon in a value",
+        "services:\n  web:\n    image: i\n    command: a: b\n",
+        &[
+            "4:15: error: invalid YAML: mapping values are not allowed in this context (a value that contains `: ` must stand in quotes; a key of its own, on a line of its own)",
+        ],
+    ),
+    (
+        "a sign that YAML keeps for itself",
+        "services:\n  web:\n    image: i\n    command: @x\n",
+        &[
+            "4:14: error: invalid YAML: unexpected character: `@' (a value that begins with `@` must stand in quotes)",
+        ],
+    ),
+    (
+        "a scalar for a list",
+        "services:\n  web: {image: i, ports: 80}\n",
+        &["2:26: error: `ports` must be a list, not an integer (write it as a list: [\"80\"])"],
+    ),
+];
+
+#[test]
+fn the_common_kinds_of_mistake_are_told_with_their_place_and_their_help() {
+    for (name, text, wanted) in KINDS {
+        let source = Memory::project(&[("compose.yaml", text)]);
+        let told = load(&LoadOptions::default(), &source).map_or_else(|told| told, |loaded| loaded.warnings);
+        let told: Vec<String> = told
+            .iter()
+            .map(|told| {
+                let help: String = told.help.iter().map(|help| format!(" ({help})")).collect();
+                told.short() + &help
+            })
+            .collect();
+        let wanted: Vec<String> = wanted.iter().map(|wanted| format!("compose.yaml:{wanted}")).collect();
+        assert_eq!(told, wanted, "{name}");
+    }
+}
+
 /// The numbers of a linear congruence: the same in every run.
 struct Dice(u64);
 
@@ -287,13 +431,13 @@ impl Dice {
     }
 }
 
-/// One slip of the finger: a letter lost, doubled, swapped with its neighbour, or another one.
+/// One slip of the finger: a letter lost, one more, swapped with its neighbour, or another one.
 fn mistyped(key: &str, dice: &mut Dice) -> String {
     let mut letters: Vec<char> = key.chars().collect();
     let at = dice.below(letters.len());
     match dice.below(4) {
         0 => drop(letters.remove(at)),
-        1 => letters.insert(at, letters[at]),
+        1 => letters.insert(at, char::from(b'a' + u8::try_from(dice.below(26)).unwrap())),
         2 if at + 1 < letters.len() => letters.swap(at, at + 1),
         _ => letters[at] = char::from(b'a' + u8::try_from(dice.below(26)).unwrap()),
     }

@@ -171,7 +171,8 @@ impl Check<'_> {
         {
             let told = Diagnostic::warning(error.to_string())
                 .at(format_args!("{path}.image"))
-                .mark(self.files.mark(node.span, ""));
+                .mark(self.files.mark(node.span, ""))
+                .help(format!("write `{}`", text.to_lowercase()));
             self.diagnostics.push(told);
         }
     }

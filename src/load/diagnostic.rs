@@ -314,32 +314,6 @@ mod tests {
     }
 
     #[test]
-    fn a_random_typo_of_a_known_key_is_answered_with_that_key() {
-        let known: Vec<&str> = crate::load::attributes::SERVICE.iter().map(|row| row.name).collect();
-        let (mut right, mut all, mut seed) = (0, 0, 7_usize);
-        for key in &known {
-            for _ in 0..11 {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                let mut letters: Vec<char> = key.chars().collect();
-                let at = (seed >> 33) % letters.len();
-                match (seed >> 40) % 4 {
-                    0 => drop(letters.remove(at)),
-                    1 => letters.insert(at, 'e'),
-                    2 => letters[at] = 'q',
-                    _ if at > 0 => letters.swap(at - 1, at),
-                    _ => letters.push('s'),
-                }
-                let typo: String = letters.into_iter().collect();
-                if !known.contains(&typo.as_str()) {
-                    all += 1;
-                    right += usize::from(nearest(&typo, known.iter().copied()) == Some(key));
-                }
-            }
-        }
-        assert!(all > 900 && right * 100 >= all * 95, "{right} of {all}");
-    }
-
-    #[test]
     fn a_message_shows_the_line_and_marks_the_words() {
         let mut files = Files::default();
         let file = files.add("compose.yaml", "services:\n  web:\n    imgae: x\n");

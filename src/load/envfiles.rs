@@ -92,6 +92,9 @@ impl Loader<'_> {
         let parsed = if raw { dotenv::parse_raw(&text, outer) } else { dotenv::parse(&text, outer, earlier) };
         match parsed {
             Ok(variables) => {
+                if let Some(trace) = &mut self.trace {
+                    trace.file(node.span, &shown);
+                }
                 for (name, value) in variables {
                     found.insert(Key::new(name, node.span), Node::text(value, node.span));
                 }

@@ -35,6 +35,8 @@ pub struct Trace {
     /// Variables that a value was made of.
     variables: HashMap<Span, Vec<String>>,
     inherited: HashSet<Span>,
+    /// Files of variables or labels, by the place they are named at.
+    files: HashMap<Span, String>,
 }
 
 impl Trace {
@@ -70,6 +72,11 @@ impl Trace {
 
     pub fn variables(&mut self, at: Span, names: Vec<String>) {
         self.variables.insert(at, names);
+    }
+
+    /// What stands in the file that is named at this place has that place.
+    pub fn file(&mut self, at: Span, name: &str) {
+        self.files.insert(at, name.to_owned());
     }
 
     /// Keys of `environment` that stand without a value.
@@ -128,8 +135,8 @@ impl Trace {
         if let Some(loser) = earlier.last() {
             why.push(format!("override of {}", shown(*loser)));
         }
-        if is_env_file(path, span, files) {
-            why.push("env_file".to_owned());
+        if let Some(name) = self.files.get(&span) {
+            why.push(format!("from `{name}`"));
         }
         why
     }
@@ -156,16 +163,6 @@ impl Origins<'_> {
             "is not set: its default".to_owned()
         }
     }
-}
-
-/// A variable of a service whose place is the name of a file of variables.
-fn is_env_file(path: &str, span: Span, files: &Files) -> bool {
-    path.contains(".environment.")
-        && files
-            .text(span.file)
-            .lines()
-            .nth(span.line.saturating_sub(1) as usize)
-            .is_some_and(|line| path.rsplit('.').next().is_some_and(|name| !line.contains(name)))
 }
 
 fn scalars(node: &Node, hear: &mut impl FnMut(Span)) {

@@ -112,7 +112,7 @@ fn merge_maps(below: &mut Map, above: Map, written: Written, rule: impl Fn(&str)
     for (key, value) in above {
         match (below.get_mut(key.text.as_str()), rule(&key.text)) {
             (Some(base), Some((form, merge_rule))) if !base.is_null() => {
-                merge(base, value, form, merge_rule, written)
+                merge(base, value, form, merge_rule, written);
             }
             _ => drop(below.insert(key, value)),
         }

@@ -269,7 +269,7 @@ impl<'a> Page<'a> {
                     || services.len() == map.len()
             })
             .collect();
-        let Some(last) = self.lines.get_mut(end.min(usize::MAX) - 2) else { return };
+        let Some(last) = end.checked_sub(2).and_then(|last| self.lines.get_mut(last)) else { return };
         if missing.is_empty() {
             return;
         }
@@ -463,7 +463,7 @@ mod tests {
         fig.yml:18:3: `log_opt` is `logging.options`
         fig.yml:20:3: `volume_driver` is the `driver` of the volumes, below the top-level `volumes:`
         fig.yml:22:7: the volume `data` is declared, under its own name
-        fig.yml:23:7: a container that is no service of the file is `container:NAME`
+        fig.yml:24:18: a container that is no service of the file is `container:NAME`
         "#);
     }
 

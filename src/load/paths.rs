@@ -85,6 +85,8 @@ pub fn is_remote(context: &str) -> bool {
     prefixes.iter().any(|prefix| context.starts_with(prefix))
         || context.contains("://")
         || context.starts_with("service:")
+        // Standard input.
+        || context == "-"
 }
 
 /// A path of Windows, which stays as it is.

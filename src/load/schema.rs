@@ -31,6 +31,55 @@ pub fn schema() -> Json {
     Json::Object(root)
 }
 
+/// The schema of one line of `--message-format json`, indented, ended by a line break.
+#[must_use]
+pub fn diagnostics_text() -> String {
+    let text = serde_json::to_string_pretty(&diagnostics()).unwrap_or_default();
+    text + "\n"
+}
+
+/// The schema of a diagnostic (draft 2020-12): a mistake or a remark about what the user wrote.
+#[must_use]
+pub fn diagnostics() -> Json {
+    let text = |says: &str| json!({ "type": "string", "description": says });
+    let number = |says: &str| json!({ "type": "integer", "minimum": 1, "description": says });
+    let closed = |properties: Json| {
+        let required: Vec<&String> = properties.as_object().into_iter().flat_map(Object::keys).collect();
+        json!({ "type": "object", "required": required, "additionalProperties": false, "properties": properties })
+    };
+    let place = closed(json!({
+        "file": text("As the user would write it, relative to the current directory where it lies below."),
+        "line": number("From 1."),
+        "column": number("In characters, from 1."),
+    }));
+    let mark = closed(json!({
+        "place": place,
+        "length": number("Marked characters from the place on, within the line."),
+        "line": text("The whole line as written."),
+        "text": text("What these words have to do with it; may be empty."),
+    }));
+    let mut schema = closed(json!({
+        "severity": { "enum": ["error", "warning"] },
+        "message": text("A fragment without a final full stop, names in backticks."),
+        "path": {
+            "type": ["string", "null"],
+            "description": "Path in the model, `services.web.ports[1]`.",
+        },
+        "marks": {
+            "type": "array",
+            "description": "The words the message is about; the first is the main one.",
+            "items": mark,
+        },
+        "help": { "type": "array", "description": "What to do now.", "items": { "type": "string" } },
+    }));
+    if let Some(root) = schema.as_object_mut() {
+        root.shift_insert(0, "$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
+        root.shift_insert(1, "$id".into(), json!("urn:ficelle:diagnostic"));
+        root.shift_insert(2, "title".into(), json!("A line of `ficelle --message-format json`"));
+    }
+    schema
+}
+
 /// Names of the mappings that are defined once.
 const NAMED: &[(&str, Table)] = &[
     ("service", attributes::SERVICE),

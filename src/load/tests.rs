@@ -53,7 +53,7 @@ fn an_unknown_key_at_the_top() {
 #[test]
 fn a_key_of_another_level() {
     insta::assert_snapshot!(told(&[("compose.yaml", "services:\n  web:\n    image: busybox\n    replicas: 2\nports: [80]\n")]), @r"
-    compose.yaml:4:5: error: unknown key `replicas` (write it below `deploy:`)
+    compose.yaml:4:5: error: unknown key `replicas` (write it below `deploy:`, or `scale:`)
     compose.yaml:5:1: error: unknown key `ports` (`ports` belongs to a service, below `services:`)
     ");
 }
@@ -152,14 +152,13 @@ fn three_mistakes_in_one_file() {
     insta::assert_snapshot!(told(&[("compose.yaml", "services:\n  web:\n    imgae: busybox\n    ports: [\"x\"]\n    networks: [nowhere]\n")]), @r"
     compose.yaml:3:5: error: unknown key `imgae` (did you mean `image`?)
     compose.yaml:4:13: error: `x` is no port: `x` is no port or range of ports (0 to 65535)
-    compose.yaml:2:3: error: this service has neither an `image` nor a `build`
     compose.yaml:5:16: error: there is no network `nowhere` (define it below the top-level `networks:`)
     ");
 }
 
 #[test]
 fn an_alias_without_anchor() {
-    insta::assert_snapshot!(told(&[("compose.yaml", "services:\n  web: *base\n")]), @"compose.yaml:2:8: error: invalid YAML: while parsing node, found unknown anchor");
+    insta::assert_snapshot!(told(&[("compose.yaml", "services:\n  web: *base\n")]), @"compose.yaml:2:8: error: invalid YAML: while parsing node, found unknown anchor (no `&name` stands before this alias; a value that begins with `*` must stand in quotes)");
 }
 
 #[test]
@@ -817,6 +816,10 @@ volumes: {data: {name: shared, external: true}}
         "pids": 10
       },
       "shm_size": null,
+      "logging": {
+        "driver": null,
+        "options": {}
+      },
       "container_name": null
     }
     "#);

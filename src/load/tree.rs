@@ -299,12 +299,26 @@ fn move_line(text: &str, line: usize) -> String {
     lines.join("\n")
 }
 
-fn syntax_help(text: &str, marker: Marker) -> Option<String> {
-    let lines = text.lines().take(marker.line() + 1).collect::<Vec<_>>();
-    let near = lines.iter().skip(marker.line().saturating_sub(2));
-    near.clone()
-        .any(|line| line.trim_start_matches(' ').starts_with('\t'))
-        .then(|| "YAML forbids tabs in the indentation; use spaces".to_owned())
+/// What may help with a mistake of the syntax, from the parser's words and the line.
+fn syntax_help(text: &str, marker: Marker, info: &str) -> Option<String> {
+    let line = |number: usize| text.lines().nth(number.saturating_sub(1)).unwrap_or_default();
+    let mut near = (marker.line().saturating_sub(1)..=marker.line() + 1).map(line);
+    if near.any(|line| line.trim_start_matches(' ').starts_with('\t')) {
+        return Some("YAML forbids tabs in the indentation; use spaces".to_owned());
+    }
+    if info.contains("mapping values are not allowed") {
+        return Some(
+            "a value that contains `: ` must stand in quotes; a key of its own, on a line of its own".into(),
+        );
+    }
+    let first = line(marker.line()).chars().nth(marker.col())?;
+    if info.contains("unknown anchor") {
+        return Some(
+            "no `&name` stands before this alias; a value that begins with `*` must stand in quotes".into(),
+        );
+    }
+    let special = info.contains("unexpected character");
+    special.then(|| format!("a value that begins with `{first}` must stand in quotes"))
 }
 
 struct Fault {
@@ -398,8 +412,10 @@ impl<'a> Builder<'a> {
                 Err(error) => {
                     let at = *error.marker();
                     let message = format!("invalid YAML: {}", error.info());
-                    let fault =
-                        Fault { help: syntax_help(text, at), ..Fault::new(self.span(at, at), message) };
+                    let fault = Fault {
+                        help: syntax_help(text, at, error.info()),
+                        ..Fault::new(self.span(at, at), message)
+                    };
                     return Err((fault, outdented(text, error.info(), at).then_some(at.line())));
                 }
             }

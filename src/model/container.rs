@@ -52,6 +52,7 @@ pub struct ContainerSpec {
     pub limits: Limits,
     /// Size of /dev/shm in bytes; 64 MiB when absent.
     pub shm_size: Option<u64>,
+    pub logging: Logging,
     /// Fixed name of the container in place of `project-service-1`.
     pub container_name: Option<String>,
 }
@@ -79,6 +80,13 @@ impl fmt::LowerHex for HexDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
+}
+
+/// Where what the container writes goes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Logging {
+    pub driver: Option<String>,
+    pub options: IndexMap<String, String>,
 }
 
 /// Which network namespace the container lives in.
@@ -263,6 +271,21 @@ pub struct Limits {
     pub cpu_shares: Option<u64>,
     pub cpuset: Option<String>,
     pub pids: Option<i64>,
+}
+
+impl Limits {
+    /// What of the kernel's they need, by the names of its controllers.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<&'static str> {
+        let Self { memory, memory_swap, memory_reservation, nano_cpus, cpu_shares, cpuset, pids } = self;
+        let wanted = [
+            ("cpu", nano_cpus.is_some() || cpu_shares.is_some()),
+            ("cpuset", cpuset.is_some()),
+            ("memory", memory.is_some() || memory_swap.is_some() || memory_reservation.is_some()),
+            ("pids", pids.is_some()),
+        ];
+        wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name).collect()
+    }
 }
 
 #[cfg(test)]

@@ -12,11 +12,12 @@ mod place;
 mod project;
 mod selection;
 mod service;
+mod signal;
 
 pub use build::{Build, BuildSecret, Hidden, SecretSource};
 pub use container::{
-    Attachment, ContainerSpec, HealthTest, Healthcheck, Limits, Mount, MountSource, NetworkMode, Port,
-    PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions,
+    Attachment, ContainerSpec, HealthTest, Healthcheck, Limits, Logging, Mount, MountSource, NetworkMode,
+    Port, PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions,
 };
 pub use graph::{Cycle, Graph};
 pub use image_ref::{ImageRef, ImageRefError};
@@ -25,3 +26,4 @@ pub use place::{Place, Places};
 pub use project::{Network, Project, Subnet, Volume};
 pub use selection::{Selection, UnknownService, WithDependencies};
 pub use service::{Condition, Dependency, PullPolicy, Service};
+pub use signal::number as signal_number;

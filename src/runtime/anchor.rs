@@ -31,7 +31,7 @@ use rustix::{
 
 use super::{
     Error, Result, Roots, lock, memory, netlink, netlink::Netlink, netns, nft, process, state::file_error,
-    uplink::Uplink,
+    uplink::WayOut,
 };
 
 /// First argument of the hidden entry.
@@ -335,9 +335,9 @@ fn hear(mut holder: &UnixStream) -> Option<Request> {
     }
 }
 
-fn open(netns: &OwnedFd, uplink: &mut Option<Uplink>) -> Result<(), String> {
-    if uplink.is_none() {
-        let opened = Uplink::open(netns)
+fn open(netns: &OwnedFd, uplink: &mut Option<WayOut>) -> Result<(), String> {
+    if !uplink.as_mut().is_some_and(WayOut::leads_out) {
+        let opened = WayOut::open(netns)
             .map_err(|error| format!("failed to open a way out of the containers' networks: {error}"))?;
         *uplink = Some(opened);
     }

@@ -11,7 +11,7 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags},
     pipe::{PipeFlags, pipe_with},
-    process::{WaitId, WaitIdOptions, waitid},
+    process::{WaitId, WaitIdOptions, WaitIdStatus, waitid},
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ pub const ENTRY: &str = "__exec";
 /// To the process that attends. Descriptors: standard input, output and error, unless it makes a terminal.
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
-    Run { roots: Roots, group: String, id: String, process: Identity, exec: ExecConfig },
+    Run { roots: Roots, group: String, id: String, process: Identity, exec: Box<ExecConfig> },
     Signal(i32),
 }
 
@@ -70,7 +70,7 @@ pub fn start(group: &Group, id: &str, process: Identity, exec: &ExecConfig) -> R
     let (input, outputs, given) = if exec.tty { (None, Vec::new(), Vec::new()) } else { streams(exec)? };
     let mut attended = Attended { socket: ours, child, input: Mutex::new(input), outputs, terminal: None };
     let (roots, name) = (group.roots.clone(), group.name.clone());
-    let order = Order::Run { roots, group: name, id: id.to_owned(), process, exec: exec.clone() };
+    let order = Order::Run { roots, group: name, id: id.to_owned(), process, exec: Box::new(exec.clone()) };
     protocol::send(attended.socket.as_fd(), &order, &protocol::borrow(&given))?;
     drop(given);
     match attended.hear()? {
@@ -270,8 +270,8 @@ fn attend(socket: &OwnedFd, running: &Running) -> i32 {
         let asked = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
         if ended {
             let status = waitid(WaitId::PidFd(running.pidfd.as_fd()), WaitIdOptions::EXITED).ok().flatten();
-            let signal = status.as_ref().and_then(|status| status.terminating_signal());
-            let code = status.as_ref().and_then(|status| status.exit_status());
+            let signal = status.as_ref().and_then(WaitIdStatus::terminating_signal);
+            let code = status.as_ref().and_then(WaitIdStatus::exit_status);
             return code.or(signal.map(|signal| 128 + signal)).unwrap_or(255);
         }
         if asked {

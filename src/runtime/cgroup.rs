@@ -1,24 +1,140 @@
 //! Control groups by path, in every hierarchy there is (version 1, hybrid or 2). The launcher makes
 //! them; here they are entered, closed further and removed.
 
+pub mod devices;
+mod scope;
 mod view;
 
 use std::{
     fs, io,
+    io::Write,
     path::{Path, PathBuf},
 };
 
 use rustix::{
     io::Errno,
-    mount::{MountFlags, mount_remount},
+    mount::{MountFlags, mount, mount_remount},
     process::{Pid, Signal, kill_process},
+    thread::{UnshareFlags, unshare_unsafe},
 };
+
+use serde_json::Value;
 
 pub use self::view::View;
 use super::{
-    Error, Result,
-    state::{entries, file_error},
+    Error, Result, rootless,
+    state::{Group, entries, failed, file_error, remove_file, write_file},
 };
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Path of the control groups that the groups of these containers are below; `None` where there can be
+/// none, so that no limit applies: an ordinary user was given nothing of the hierarchies.
+pub fn home(group: &Group) -> Option<String> {
+    match fs::read_to_string(group.run().join(HOME)) {
+        Ok(path) => Some(path),
+        Err(_) if rootless::is_confined() => None,
+        Err(_) => Some(format!("/ficelle/{}", group.name)),
+    }
+}
+
+/// Names the place that the keeper was given, where it is not the ordinary one.
+const HOME: &str = "cgroup";
+
+/// Whether there is one hierarchy, of version 2, and no other.
+fn is_unified() -> bool {
+    const CGROUP2_SUPER_MAGIC: u64 = 0x6367_7270;
+    rustix::fs::statfs(ROOT).is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(CGROUP2_SUPER_MAGIC))
+}
+
+/// Gives the containers of this process, the group's keeper, their place: a scope where systemd runs, since
+/// it takes all that it has not given away for its own.
+pub fn settle(group: &Group) -> Result<()> {
+    let Some((socket, uid)) = scope::manager().filter(|_| is_unified()) else { return Ok(()) };
+    match scope::enter(&socket, uid, &group.roots.run, &group.name) {
+        Ok(path) => write_file(&group.run().join(HOME), path.as_bytes(), 0o600),
+        // Root can do without it.
+        Err(_) if !rootless::is_confined() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Limits that have no effect for this user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Names of controllers, of [`CONTROLLERS`].
+    pub controllers: Vec<&'static str>,
+    /// With what would bring them.
+    pub why: String,
+}
+
+/// The controllers that limits of containers need.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+/// What limits this user cannot have; `None` where all apply.
+#[must_use]
+pub fn missing() -> Option<Missing> {
+    if !rootless::is_confined() {
+        return None;
+    }
+    let all = |why: &str| Some(Missing { controllers: CONTROLLERS.to_vec(), why: why.to_owned() });
+    if !is_unified() {
+        return all(
+            "control groups of version 1 are root's alone; `systemd.unified_cgroup_hierarchy=1` on the \
+                    kernel's command line brings version 2",
+        );
+    }
+    let Some((_, uid)) = scope::manager() else {
+        return all(
+            "no systemd runs for this user: log in, or let it run with `sudo loginctl enable-linger USER`",
+        );
+    };
+    let delegated = format!("{ROOT}/user.slice/user-{uid}.slice/user@{uid}.service/cgroup.controllers");
+    let given = fs::read_to_string(delegated).unwrap_or_default();
+    let controllers: Vec<_> = CONTROLLERS
+        .into_iter()
+        .filter(|name| !given.split_whitespace().any(|given| given == *name))
+        .collect();
+    let why =
+        "systemd does not give them to this user; `Delegate=cpu cpuset io memory pids` below `[Service]` in \
+               /etc/systemd/system/user@.service.d/delegate.conf makes it"
+            .to_owned();
+    (!controllers.is_empty()).then_some(Missing { controllers, why })
+}
+
+/// Takes out of a document's `linux.resources` what no group at `path` could take: there is a word about it
+/// where the project is loaded.
+pub fn honour(path: &str, resources: &mut Value) {
+    let Some(resources) = resources.as_object_mut().filter(|_| rootless::is_confined()) else { return };
+    let home = Path::new(ROOT).join(path.trim_start_matches('/'));
+    let given =
+        home.parent().map(|scope| fs::read_to_string(scope.join("cgroup.controllers")).unwrap_or_default());
+    let given = given.unwrap_or_default();
+    let has = |name: &str| given.split_whitespace().any(|given| given == name);
+    for (key, controller) in [("memory", "memory"), ("pids", "pids"), ("blockIO", "io")] {
+        if !has(controller) {
+            resources.remove(key);
+        }
+    }
+    if let Some(cpu) = resources.get_mut("cpu").and_then(Value::as_object_mut) {
+        cpu.retain(|key, _| has(if ["cpus", "mems"].contains(&key.as_str()) { "cpuset" } else { "cpu" }));
+    }
+}
+
+/// Takes what the keeper was given back.
+pub fn leave(group: &Group) {
+    let _ = remove_file(&group.run().join(HOME));
+}
+
+/// For a container without groups of its own: a view of the unified hierarchy that nothing can be made
+/// in, in this process's own mounts. The launcher takes a refusal there for what it is.
+pub fn stand_in() -> Result<()> {
+    let what = "cannot show the container its control groups";
+    // SAFETY: changes neither memory nor descriptors; one thread only.
+    unsafe { unshare_unsafe(UnshareFlags::NEWCGROUP) }.map_err(failed(what))?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("cgroup2", ROOT, "cgroup2", flags, None).map_err(failed(what))
+}
 
 /// A mounted hierarchy: its controllers (none for version 2) and where it is.
 struct Hierarchy {
@@ -70,8 +186,14 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
     }
 }
 
-/// Takes back what the launcher allows and Docker does not: network tunnels (version 1).
-pub fn deny_tunnels(path: &str) -> Result<()> {
+/// Closes the groups at `path` to devices that are not in `devices`, the rules of the document. With version
+/// 1 the launcher does so, but for network tunnels, which Docker does not give; of version 2 it does nothing.
+/// A user namespace gives access to no device that was not there before, and needs no rule.
+pub fn fence(path: &str, devices: &Value) -> Result<()> {
+    if is_unified() && !rootless::is_confined() {
+        let directory = Path::new(ROOT).join(path.trim_start_matches('/'));
+        return devices::rules(devices).map_or(Ok(()), |rules| devices::restrict(&directory, &rules));
+    }
     for hierarchy in hierarchies() {
         if hierarchy.controllers.iter().any(|controller| controller == "devices") {
             let file = hierarchy.mount.join(path.trim_start_matches('/')).join("devices.deny");
@@ -81,11 +203,15 @@ pub fn deny_tunnels(path: &str) -> Result<()> {
     Ok(())
 }
 
-/// Moves the process with this number (0: the caller) into groups.
+/// Moves the process with this number (0: the caller) into groups. An ordinary user stays in those that
+/// are not this user's.
 pub fn enter(directories: &[PathBuf], pid: i32) -> Result<()> {
     for directory in directories {
         let file = directory.join("cgroup.procs");
-        fs::write(&file, pid.to_string()).map_err(|e| file_error("cannot write", &file, e))?;
+        match fs::write(&file, pid.to_string()) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && rootless::is_confined() => {}
+            other => other.map_err(|e| file_error("cannot write", &file, e))?,
+        }
     }
     Ok(())
 }
@@ -127,10 +253,28 @@ pub fn freeze(directories: &[PathBuf], frozen: bool) -> Result<()> {
     Err(Error::Helper("the container's processes cannot be frozen".to_owned()))
 }
 
+/// Numbers of all processes in the groups at `path`, of the first hierarchy that has them.
+pub fn processes(path: &str) -> Vec<i32> {
+    let found = hierarchies().into_iter().find_map(|hierarchy| {
+        let file = hierarchy.mount.join(path.trim_start_matches('/')).join("cgroup.procs");
+        fs::read_to_string(file).ok().filter(|text| !text.is_empty())
+    });
+    found.unwrap_or_default().lines().filter_map(|line| line.parse().ok()).collect()
+}
+
 /// Kills every process in the groups at `path`.
 pub fn kill(path: &str) {
     for hierarchy in hierarchies() {
-        let file = hierarchy.mount.join(path.trim_start_matches('/')).join("cgroup.procs");
+        let directory = hierarchy.mount.join(path.trim_start_matches('/'));
+        // Version 2 does it at once, so that nothing forks out of it; kernels from 5.14 on.
+        if fs::OpenOptions::new()
+            .write(true)
+            .open(directory.join("cgroup.kill"))
+            .is_ok_and(|mut file| file.write_all(b"1").is_ok())
+        {
+            continue;
+        }
+        let file = directory.join("cgroup.procs");
         let processes = fs::read_to_string(file).unwrap_or_default();
         for pid in processes.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
             let _ = kill_process(pid, Signal::KILL);
@@ -148,7 +292,10 @@ pub fn remove(path: &str) -> Result<()> {
             result = Err(e);
         }
         let mut parent = directory.as_path();
-        while let Some(next) = parent.parent().filter(|next| *next != hierarchy.mount) {
+        // A scope is systemd's to remove.
+        while path.starts_with("/ficelle/")
+            && let Some(next) = parent.parent().filter(|next| *next != hierarchy.mount)
+        {
             if fs::remove_dir(next).is_err() {
                 break;
             }

@@ -23,15 +23,16 @@ use super::{
     network::{self, Lease},
     ports,
     protocol::Request,
-    run, signal,
+    rootfs, run, signal,
     state::{
         Group, Place, Spec, Stage, State, entries, failed, file_error, make_dir, plain_name, read_json,
         remove_dir, remove_file, write_file, write_json,
     },
-    volumes,
+    usage, volumes,
     wait::{self, Deadline, Watcher},
     worker,
 };
+use super::{ProcessRecord, Usage};
 use crate::model::Protocol;
 
 /// The two state trees.
@@ -196,7 +197,7 @@ impl Core {
         }
         Err(Error::Permission {
             what: "running containers in the embedded engine".to_owned(),
-            need: "root".to_owned(),
+            need: "root, or a user namespace, which the command enters first".to_owned(),
         })
     }
 
@@ -396,14 +397,16 @@ impl Core {
         let place = group.place(id)?;
         let name = place.spec()?.config.name;
         let process = place.state()?.and_then(|state| state.process);
-        let process = process.ok_or_else(|| Error::Condition(format!("container {name} is not running")))?;
+        let gone = || Error::Condition(format!("container {name} is not running"));
+        let process = process.ok_or_else(gone)?;
         // First: a freeze that nobody knows of would be thawed by nobody.
         write_file(&place.run.join("paused"), b"", 0o600)?;
         let frozen = cgroup::of_process(process.pid).and_then(|groups| cgroup::freeze(&groups, true));
         if frozen.is_err() {
             remove_file(&place.run.join("paused"))?;
         }
-        frozen
+        // It may have ended at this moment.
+        if process.lives() { frozen } else { Err(gone()) }
     }
 
     /// Lets a frozen container go on; no error for one that is not frozen.
@@ -461,7 +464,7 @@ impl Core {
             return Err(Error::Conflict(format!("container {name} runs: stop it first")));
         }
         client::ask_living(&group, &Request::Forget { id: id.to_owned() })?;
-        cgroup::remove(&group.cgroup(id))?;
+        group.cgroup(id).as_deref().map_or(Ok(()), cgroup::remove)?;
         remove_dir(&place.run)?;
         let grave = aside(&place, id, if anonymous_volumes { WITH_VOLUMES } else { WITHOUT_VOLUMES });
         if place.data.exists() {
@@ -504,7 +507,7 @@ impl Core {
         let runs = group.run().join("c");
         for id in entries(&runs)? {
             if !ids.contains(&id) && plain_name("container", &id).is_ok() {
-                cgroup::remove(&group.cgroup(&id))?;
+                group.cgroup(&id).as_deref().map_or(Ok(()), cgroup::remove)?;
                 remove_dir(&runs.join(&id))?;
             }
         }
@@ -577,6 +580,38 @@ impl Core {
     /// Runs a further program that nobody listens to; returns when it was executed.
     pub fn exec_detached(&self, group: &str, id: &str, exec: &ExecConfig) -> Result<()> {
         client::ask(&self.group(group)?, &Request::Exec { id: id.to_owned(), exec: exec.clone() })
+    }
+
+    /// The files of a container as it sees them; of one that does not run, without what it mounts. No
+    /// path may be walked below it but with the descriptor as root: the container changes it.
+    pub fn files(&self, group: &str, id: &str) -> Result<OwnedFd> {
+        let place = self.group(group)?.place(id)?;
+        let config = place.spec()?.config;
+        if let Some(process) = place.state()?.and_then(|state| state.process) {
+            let root = rootfs::open_path(format!("/proc/{}/root/.", process.pid).as_ref())?;
+            // What was opened was that of this process only if it lives still.
+            if process.lives() {
+                return Ok(root);
+            }
+        }
+        let (upper, work) = rootfs::upper_dirs(&config.rootfs.upper, &place.data)?;
+        rootfs::open_detached(&config.rootfs.layers, &upper, &work)
+    }
+
+    /// What a running container uses now; `None` when it does not run.
+    pub fn usage(&self, group: &str, id: &str) -> Result<Option<Usage>> {
+        self.main_process(group, id)?.map(usage::of_process).transpose()
+    }
+
+    /// The processes of a container; none when it does not run.
+    pub fn processes(&self, group: &str, id: &str) -> Result<Vec<ProcessRecord>> {
+        self.main_process(group, id)?.map_or(Ok(Vec::new()), usage::processes)
+    }
+
+    fn main_process(&self, group: &str, id: &str) -> Result<Option<i32>> {
+        let place = self.group(group)?.place(id)?;
+        place.spec()?;
+        Ok(place.state()?.and_then(|state| state.process).map(|process| process.pid))
     }
 
     /// The ends of a running container's own program that somebody can type at.
@@ -836,8 +871,13 @@ fn remove_empty(group: &Group) -> Result<()> {
         return Ok(());
     }
     client::wait_for_leave(group);
-    remove_dir(&group.run())?;
-    remove_dir(&group.data())?;
+    for dir in [group.run(), group.data()] {
+        // Whoever watches the group may make a directory again at this moment.
+        let gone = (0..10).any(|_| remove_dir(&dir).is_ok());
+        if !gone {
+            remove_dir(&dir)?;
+        }
+    }
     for root in [&group.roots.run, &group.roots.data] {
         // Only when it was the last group.
         let _ = std::fs::remove_dir(root.join("p"));

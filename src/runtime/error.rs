@@ -14,6 +14,9 @@ pub enum Error {
     NoVolume(String),
     #[error("{what} needs {need}")]
     Permission { what: String, need: String },
+    /// An ordinary user cannot run containers here; `help` is what opens the way.
+    #[error("{message}")]
+    Rootless { message: String, help: String },
     /// Port, name or address taken.
     #[error("{0}")]
     Conflict(String),

@@ -1,10 +1,13 @@
-//! Starting the main process of a container. The only file that knows libcontainer.
+//! Starting the main process of a container. This file and those below it alone know
+//! libcontainer.
 //!
 //! libcontainer changes the process that calls it (directory, oom score, dumpable) and forks Rust
 //! code, so it is called in a worker: a short-lived process of one thread. What it does not do well
 //! is done in [`Exec`], which runs in the new process where libcontainer would execute the program:
 //! the seccomp filter comes ready-made, signals are as a program expects them, and why a program
 //! could not be executed is told with its errno.
+
+pub mod bundle;
 
 use std::{
     collections::HashMap,
@@ -26,6 +29,7 @@ use super::{
     Error, Result, cgroup, init,
     keeper::close_all_but,
     process::{ExecFailure, Program, tell},
+    signal,
     state::{Identity, failed, make_dir, remove_dir, write_json},
 };
 
@@ -106,15 +110,27 @@ impl Launcher for Libcontainer {
             .pid()
             .and_then(|pid| Identity::of(pid.as_raw()))
             .ok_or_else(|| Error::Helper("the container's process ended before it was started".to_owned()))?;
-        Ok(Box::new(Waiting { container, process, reader, writer }))
+        Ok(Box::new(Waiting { container, process, reader: reader.into(), writer: Some(writer) }))
     }
 }
 
 struct Waiting {
     container: Container,
     process: Identity,
-    reader: OwnedFd,
-    writer: OwnedFd,
+    reader: fs::File,
+    /// `None` from the moment on when it executes the program.
+    writer: Option<OwnedFd>,
+}
+
+impl Drop for Waiting {
+    /// Who was never told to begin would wait for ever.
+    fn drop(&mut self) {
+        if self.writer.is_some()
+            && let Some(pidfd) = signal::pidfd(&self.process)
+        {
+            let _ = signal::send(&pidfd, libc::SIGKILL);
+        }
+    }
 }
 
 impl Created for Waiting {
@@ -125,9 +141,9 @@ impl Created for Waiting {
     /// The pipe closes by itself when the program is executed: silence is success.
     fn start(mut self: Box<Self>) -> Result<()> {
         self.container.start().map_err(|e| Error::Helper(told("cannot start the container", &e)))?;
-        drop(self.writer);
+        self.writer = None;
         let mut text = Vec::new();
-        std::io::Read::read_to_end(&mut fs::File::from(self.reader), &mut text)
+        std::io::Read::read_to_end(&mut &self.reader, &mut text)
             .map_err(|source| Error::System { what: "cannot hear the container".to_owned(), source })?;
         if text.is_empty() {
             return Ok(());

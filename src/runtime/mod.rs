@@ -10,10 +10,12 @@ mod check;
 mod client;
 mod config;
 mod core;
+mod dbus;
 pub mod dns;
 mod error;
 mod exe;
 mod exec;
+mod face;
 mod health;
 mod init;
 pub mod ipam;
@@ -32,6 +34,7 @@ mod process;
 mod protocol;
 mod restart;
 mod rootfs;
+pub mod rootless;
 mod run;
 pub mod seccomp;
 mod signal;
@@ -39,6 +42,7 @@ mod state;
 mod supervisor;
 mod terminal;
 mod uplink;
+mod usage;
 pub mod users;
 pub mod volumes;
 mod wait;
@@ -46,6 +50,7 @@ mod worker;
 
 pub use self::{
     attended::{Attended, write_all},
+    cgroup::{Missing, missing as limits_missing},
     config::{
         ALL_CAPABILITIES, ContainerConfig, Device, Endpoint, ExecConfig, HealthConfig, LogConfig,
         MountConfig, MountKind, NetworkConfig, NetworkNamespace, OneOff, PortConfig, RestartConfig, Rlimit,
@@ -58,6 +63,7 @@ pub use self::{
     error::{Error, Result},
     exe::{program, use_program},
     terminal::resize,
+    usage::{ProcessRecord, Usage},
 };
 
 /// Runs a hidden entry (keeper, supervisor, anchor, foreground run) when this process was started as one,
@@ -73,6 +79,7 @@ pub fn entry() -> Option<i32> {
         run::ENTRY => Some(run::entry()),
         attended::ENTRY => Some(attended::entry()),
         anchor::ENTRY => Some(anchor::entry(rest)),
+        face::ENTRY => Some(face::entry(rest)),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{ContainerConfig, Error, MountKind, Result, users::User};
+use super::{ContainerConfig, Error, MountKind, Result, rootless, users::User};
 use crate::model::Limits;
 
 /// What the worker found out.
@@ -23,7 +23,8 @@ pub struct Resolved {
     /// To join; `None` stays in the host's.
     pub network: Option<PathBuf>,
     pub devices: Vec<DeviceNode>,
-    pub cgroup: String,
+    /// `None`: it gets none of its own, and no limits.
+    pub cgroup: Option<String>,
     pub hostname: String,
 }
 
@@ -74,9 +75,12 @@ pub fn document(config: &ContainerConfig, resolved: &Resolved) -> Result<Value> 
     }
     let mask = config.mask_paths && !config.privileged;
     let mut linux = json!({
-        "cgroupsPath": resolved.cgroup,
+        "cgroupsPath": resolved.cgroup.as_deref().unwrap_or("/none"),
         "namespaces": namespaces,
-        "resources": resources(&config.limits, config.privileged, &resolved.devices)?,
+        "resources": match resolved.cgroup {
+            Some(_) => resources(&config.limits, config.privileged, &resolved.devices)?,
+            None => json!({}),
+        },
         "devices": resolved.devices.iter().map(device).collect::<Vec<_>>(),
         "maskedPaths": if mask { MASKED.to_vec() } else { Vec::new() },
         "readonlyPaths": if mask { READ_ONLY.to_vec() } else { Vec::new() },
@@ -134,7 +138,10 @@ fn mounts(config: &ContainerConfig, resolved: &Resolved) -> Vec<Value> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
+        match resolved.network {
+            None if rootless::is_confined() => mount("/sys", "bind", "/sys", &["rbind", "rslave", "rro"]),
+            _ => mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
+        },
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
@@ -251,7 +258,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::{
-        super::{LogConfig, MountConfig, NetworkNamespace, RestartConfig, Rlimit, Rootfs, Upper},
+        super::{MountConfig, NetworkNamespace, RestartConfig, Rlimit, Rootfs, Upper},
         *,
     };
 
@@ -291,7 +298,7 @@ pub(super) mod tests {
             rlimits: Vec::new(),
             limits: Limits::default(),
             shm_size: 64 << 20,
-            log: LogConfig::default(),
+            log: crate::runtime::LogConfig::default(),
             once: None,
             replaces: None,
         }
@@ -305,7 +312,7 @@ pub(super) mod tests {
             files: vec![("/etc/hosts", "/run/hosts".into())],
             network: Some("/proc/self/fd/9".into()),
             devices: Vec::new(),
-            cgroup: "/ficelle/g/0".into(),
+            cgroup: Some("/ficelle/g/0".into()),
             hostname: "h".into(),
         }
     }

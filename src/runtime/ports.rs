@@ -53,15 +53,24 @@ fn explain(port: &PortConfig, source: io::Error) -> Error {
                 None => format!("port {asked} is in use"),
             })
         }
-        Some(libc::EACCES | libc::EPERM) => Error::Permission {
-            what: format!("publishing port {asked}"),
-            need: "root, or a lower `net.ipv4.ip_unprivileged_port_start`".to_owned(),
-        },
+        Some(libc::EACCES | libc::EPERM) => {
+            Error::Permission { what: format!("publishing port {asked}"), need: low_port() }
+        }
         Some(libc::EADDRNOTAVAIL) => {
             Error::Unsupported(format!("port {asked} cannot be published: the host has no such address"))
         }
         _ => Error::System { what: format!("publish port {asked}"), source },
     }
+}
+
+/// What an ordinary user lacks for a port that could not be taken.
+fn low_port() -> String {
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    let first = first.trim().parse().unwrap_or(1024_u16);
+    format!(
+        "a port from {first} on: those below are root's (`sudo sysctl net.ipv4.ip_unprivileged_port_start=80` opens \
+         those from 80 on)"
+    )
 }
 
 /// A port that a container of ours holds.
@@ -107,7 +116,11 @@ impl<'a> Trial<'a> {
         let (holder, error) = match first {
             Some((_, Refusal::Ours(owner, error))) => (Some(owner), error),
             Some((spot, Refusal::Host(error))) => {
-                (in_use(&error).then(|| holder::of(spot)).flatten(), error.to_string())
+                let text = match error.raw_os_error() {
+                    Some(libc::EACCES) => format!("this user needs {}", low_port()),
+                    _ => error.to_string(),
+                };
+                (in_use(&error).then(|| holder::of(spot)).flatten(), text)
             }
             None => (None, "the range of ports is empty".to_owned()),
         };

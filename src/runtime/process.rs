@@ -186,6 +186,35 @@ const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 /// Ambient and inheritable sets emptied; bounding, permitted and effective cut down to `wanted`.
 fn drop_capabilities(wanted: u64) -> io::Result<()> {
     rustix::thread::clear_ambient_capability_set()?;
+    bound_capabilities(wanted)?;
+    let halves = halves(wanted);
+    change_capabilities(|data| {
+        for (data, wanted) in data.iter_mut().zip(halves) {
+            data.permitted &= wanted;
+            data.effective = data.permitted;
+            data.inheritable = 0;
+        }
+    })
+}
+
+/// Bounding, permitted and effective set cut down to these, whatever else there is left alone.
+pub fn narrow(bounding: u64, permitted: u64, effective: u64) -> io::Result<()> {
+    bound_capabilities(bounding)?;
+    let sets = halves(permitted).into_iter().zip(halves(effective));
+    change_capabilities(|data| {
+        for (data, (permitted, effective)) in data.iter_mut().zip(sets) {
+            data.permitted &= permitted;
+            data.effective &= effective & permitted;
+        }
+    })
+}
+
+fn halves(set: u64) -> [u32; 2] {
+    [set & 0xffff_ffff, set >> 32].map(|half| u32::try_from(half).unwrap_or(0))
+}
+
+/// Takes from the bounding set what is not wanted.
+fn bound_capabilities(wanted: u64) -> io::Result<()> {
     for number in 0..64 {
         // SAFETY: prctl with integers only. EINVAL ends the numbers this kernel knows.
         let held = unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) };
@@ -200,14 +229,7 @@ fn drop_capabilities(wanted: u64) -> io::Result<()> {
             }
         }
     }
-    let halves = [wanted & 0xffff_ffff, wanted >> 32].map(|half| u32::try_from(half).unwrap_or(0));
-    change_capabilities(|data| {
-        for (data, wanted) in data.iter_mut().zip(halves) {
-            data.permitted &= wanted;
-            data.effective = data.permitted;
-            data.inheritable = 0;
-        }
-    })
+    Ok(())
 }
 
 /// Everything permitted becomes effective.

@@ -164,7 +164,7 @@ impl From<&Error> for Wire {
                 (Kind::Timeout, String::new(), i32::try_from(time.as_millis()).unwrap_or(i32::MAX))
             }
             Error::Helper(text) => (Kind::Helper, text.clone(), 0),
-            Error::Permission { .. } => (Kind::Helper, error.to_string(), 0),
+            Error::Permission { .. } | Error::Rootless { .. } => (Kind::Helper, error.to_string(), 0),
             Error::File { source, .. } | Error::System { source, .. } => {
                 (Kind::System, error.to_string(), source.raw_os_error().unwrap_or(0))
             }

@@ -12,14 +12,14 @@ use rustix::{
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
-        OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
-        open_tree,
+        OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+        mount_change, move_mount, open_tree,
     },
     thread::{UnshareFlags, unshare_unsafe},
 };
 
 use super::{
-    Error, Result, Upper,
+    Error, Result, Upper, rootless,
     state::{failed, make_dir},
 };
 
@@ -73,19 +73,39 @@ pub fn mount(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Re
 /// content of a file comes from elsewhere, which whoever writes that directory (an image) could forge.
 const PLAIN: [(&str, &str); 3] = [("redirect_dir", "off"), ("metacopy", "off"), ("index", "off")];
 
+/// With `userxattr` the first two are off and may not even be said to be.
+fn plain() -> &'static [(&'static str, &'static str)] {
+    if rootless::is_confined() { &PLAIN[2..] } else { &PLAIN }
+}
+
 /// Short whatever the path: values of fsconfig end at 255 bytes.
 fn name_of(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path) -> Result<(), Errno> {
+    let mounted = detached(layers, upper, work)?;
+    move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// The root filesystem of a container that does not run, mounted nowhere: it goes with the descriptor.
+pub fn open_detached(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd> {
+    let layers = layers.iter().rev().map(|layer| open_path(layer)).collect::<Result<Vec<_>>>()?;
+    let mounted = detached(&layers, &open_path(upper)?, &open_path(work)?);
+    mounted.map_err(failed("cannot mount the root filesystem"))
+}
+
+fn detached(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in layers {
         fsconfig_set_string(context.as_fd(), "lowerdir+", name_of(layer))?;
     }
     fsconfig_set_string(context.as_fd(), "upperdir", name_of(upper))?;
     fsconfig_set_string(context.as_fd(), "workdir", name_of(work))?;
-    for (option, value) in PLAIN {
+    if rootless::is_confined() {
+        fsconfig_set_flag(context.as_fd(), "userxattr")?;
+    }
+    for &(option, value) in plain() {
         match fsconfig_set_string(context.as_fd(), option, value) {
             // A kernel that does not know it cannot do it either.
             Ok(()) | Err(Errno::INVAL) => {}
@@ -93,14 +113,15 @@ fn mount_new(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path)
         }
     }
     fsconfig_create(context.as_fd())?;
-    let mounted = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 fn mount_old(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path) -> Result<(), Errno> {
     let lower = layers.iter().map(name_of).collect::<Vec<_>>().join(":");
-    let options = format!("lowerdir={lower},upperdir={},workdir={}", name_of(upper), name_of(work));
-    let plain = PLAIN.iter().fold(options.clone(), |all, (option, value)| format!("{all},{option}={value}"));
+    let marks = if rootless::is_confined() { ",userxattr" } else { "" };
+    let options = format!("lowerdir={lower},upperdir={},workdir={}{marks}", name_of(upper), name_of(work));
+    let plain =
+        plain().iter().fold(options.clone(), |all, (option, value)| format!("{all},{option}={value}"));
     let mount = |options: String| {
         let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
         rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())

@@ -21,7 +21,7 @@ use super::{
     ContainerConfig, Error, Exit, NetworkNamespace, Result, Roots, Upper, cgroup, exe, keeper, process,
     protocol::{self, Report, RunOrder, RunResult, Wire},
     rootfs, signal,
-    state::{Place, Spec, failed, make_dir, plain_name, remove_dir},
+    state::{Group, Place, Spec, failed, make_dir, plain_name, remove_dir},
     worker,
 };
 
@@ -130,22 +130,22 @@ pub fn entry() -> i32 {
 
 fn carry_out(socket: &OwnedFd, roots: &Roots, spec: Spec) -> Result<i32> {
     let id = spec.config.id.clone();
-    let cgroup = format!("/ficelle/{}/{id}", spec.config.group);
+    let cgroup = Group::new(roots, &spec.config.group)?.cgroup(&id);
     let dir = roots.run.join("once").join(&id);
     let place = Place { run: dir.clone(), data: dir.clone(), keeper: dir.join("keeper.json") };
     make_dir(&dir)?;
     let made = made_by_mounts(&spec.config);
     let upper = spec.config.rootfs.upper.clone();
-    let result = attend(socket, roots, &place, spec, &cgroup);
+    let result = attend(socket, roots, &place, spec, cgroup.as_deref());
     if let Upper::Dir(dir) = &upper {
         remove_empty(&dir.join("fs"), &made);
     }
     if result.is_err() {
         // Nothing of a failed start may stay, and what is not collected still is in its group.
-        cgroup::kill(&cgroup);
+        cgroup.as_deref().into_iter().for_each(cgroup::kill);
         while wait(WaitOptions::empty()).is_ok() {}
     }
-    let removed = cgroup::remove(&cgroup).and(remove_dir(&dir));
+    let removed = cgroup.as_deref().map_or(Ok(()), cgroup::remove).and(remove_dir(&dir));
     let _ = fs::remove_dir(roots.run.join("once"));
     let exit = result?;
     removed?;
@@ -153,11 +153,11 @@ fn carry_out(socket: &OwnedFd, roots: &Roots, spec: Spec) -> Result<i32> {
 }
 
 /// From the fork of the worker to the end of the main process.
-fn attend(socket: &OwnedFd, roots: &Roots, place: &Place, spec: Spec, cgroup: &str) -> Result<i32> {
+fn attend(socket: &OwnedFd, roots: &Roots, place: &Place, spec: Spec, cgroup: Option<&str>) -> Result<i32> {
     let signals = signal::descriptor(&[libc::SIGCHLD])?;
     let (ours, theirs) = protocol::pair()?;
     let job = {
-        let (roots, place, cgroup) = (roots.clone(), place.clone(), cgroup.to_owned());
+        let (roots, place, cgroup) = (roots.clone(), place.clone(), cgroup.map(str::to_owned));
         move || {
             let stdio = streams()?;
             worker::start(worker::Job {

@@ -85,6 +85,12 @@ const AF_VSOCK: u32 = 40;
 /// PER_LINUX, PER_LINUX32, each with and without UNAME26, and the query.
 const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
+/// The ways of calling the kernel that filters look into, as profiles name them.
+#[must_use]
+pub fn architectures() -> Vec<&'static str> {
+    ABIS.iter().map(|abi| abi.name).collect()
+}
+
 /// The default filter for a process that may have `capabilities` (`CAP_CHOWN`, ...).
 #[must_use]
 pub fn default_filter(capabilities: &[String]) -> Vec<sock_filter> {

@@ -64,6 +64,22 @@ pub fn drain(signals: BorrowedFd<'_>) {
     while matches!(rustix::io::read(signals, &mut buffer), Ok(length) if length > 0) {}
 }
 
+/// The numbers of the signals that the descriptor has to tell.
+pub fn taken(signals: &OwnedFd) -> Vec<i32> {
+    // Of each `signalfd_siginfo` (signalfd(2)) only the first field counts.
+    const SIZE: usize = 128;
+    let mut numbers = Vec::new();
+    let mut buffer = [0; 8 * SIZE];
+    while let Ok(length) = rustix::io::read(signals, &mut buffer) {
+        if length == 0 {
+            break;
+        }
+        let told = buffer[..length].chunks_exact(SIZE);
+        numbers.extend(told.map(|one| i32::from_ne_bytes([one[0], one[1], one[2], one[3]])));
+    }
+    numbers
+}
+
 /// How a process ended that somebody else reaped: its code, or 128 and the signal. Kernels before
 /// 6.15 do not tell.
 pub fn exit_of(pidfd: &OwnedFd) -> Option<i32> {

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{BoundPort, ContainerConfig, Error, Exit, Health, Result, Roots};
+use super::{BoundPort, ContainerConfig, Error, Exit, Health, Result, Roots, cgroup};
 
 /// What `create` decided; `spec.json` in the data tree, never changed afterwards.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -119,9 +119,9 @@ impl Group {
         entries(&self.data().join("c"))
     }
 
-    /// Path of the group's cgroups, in every hierarchy.
-    pub fn cgroup(&self, id: &str) -> String {
-        format!("/ficelle/{}/{id}", self.name)
+    /// Path of a container's control groups, in every hierarchy; `None` where this user can have none.
+    pub fn cgroup(&self, id: &str) -> Option<String> {
+        cgroup::home(self).map(|home| format!("{home}/{id}"))
     }
 }
 

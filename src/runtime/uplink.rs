@@ -3,17 +3,48 @@
 //! our rules with the process, those among others' when it ends. Forwarding is turned off again by the
 //! last of us if it was off before the first, and nobody else came to need it.
 
+mod helper;
+
 use std::{
     fs, io,
     net::Ipv4Addr,
     os::fd::{AsFd, OwnedFd},
 };
 
+use self::helper::Helper;
 use super::{
     ipam::{Subnet, overlap},
     netlink::{self, Link, Netlink, Plug},
-    netns, nft,
+    netns, nft, rootless,
 };
+
+/// A way out of the anchor's namespace, until dropped.
+#[derive(Debug)]
+pub enum WayOut {
+    #[expect(dead_code, reason = "held for what it does when it is dropped")]
+    Cable(Uplink),
+    /// Of an ordinary user.
+    Helper(Helper),
+}
+
+impl WayOut {
+    /// Leads from the namespace `inner` to that of the calling thread.
+    pub fn open(inner: &OwnedFd) -> io::Result<Self> {
+        if rootless::is_confined() {
+            Helper::open(inner).map(Self::Helper)
+        } else {
+            Uplink::open(inner).map(Self::Cable)
+        }
+    }
+
+    /// False when it must be opened anew.
+    pub fn leads_out(&mut self) -> bool {
+        match self {
+            Self::Cable(_) => true,
+            Self::Helper(helper) => helper.lives(),
+        }
+    }
+}
 
 /// The end in the anchor's namespace.
 const INNER: &str = "uplink";

@@ -30,7 +30,7 @@ use super::{
     ports,
     process::{self, DEFAULT_PATH, Program},
     protocol::{Report, Started, Wire, borrow, send},
-    rootfs, seccomp,
+    rootfs, rootless, seccomp,
     state::{Group, Identity, Place, Spec, entries, failed, file_error, make_dir, write_file},
     terminal,
     users::{self, User},
@@ -43,8 +43,8 @@ pub struct Job {
     pub roots: Roots,
     pub place: Place,
     pub spec: Spec,
-    /// Path of its control groups.
-    pub cgroup: String,
+    /// Path of its control groups; `None` where this user can have none.
+    pub cgroup: Option<String>,
     /// Standard input, output and error; a terminal of its own when `None`.
     pub stdio: Option<[OwnedFd; 3]>,
     /// Listeners are held already.
@@ -103,6 +103,9 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     };
 
     rootfs::own_mounts()?;
+    if cgroup.is_none() {
+        cgroup::stand_in()?;
+    }
     let root = mount_root(config, &place)?;
     let fd = rootfs::open_path(&root)?;
     rootfs::refuse_links(fd.as_fd())?;
@@ -140,10 +143,14 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     };
     let mut document = oci::document(&config, &resolved)?;
     let protect_cgroups = !config.privileged && !mounts_cgroups(&config);
-    let cgroups = match mounts_cgroups(&config) {
+    let cgroups = match rootless::is_confined() || mounts_cgroups(&config) {
         true => cgroup::View::default(),
         false => cgroup::View::take_over(&mut document, &place.run.join("cgroup"), protect_cgroups)?,
     };
+    let devices = document["linux"]["resources"]["devices"].clone();
+    if let Some(cgroup) = &cgroup {
+        cgroup::honour(cgroup, &mut document["linux"]["resources"]);
+    }
     let created = Libcontainer.create(Launch {
         id: config.id.clone(),
         document,
@@ -155,8 +162,8 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         stdio,
     })?;
     let process = created.process().clone();
-    if !config.privileged {
-        cgroup::deny_tunnels(&cgroup)?;
+    if let Some(cgroup) = cgroup.filter(|_| !config.privileged) {
+        cgroup::fence(&cgroup, &devices)?;
     }
     let (dns, terminal) = (!names.is_empty(), console.is_some());
     descriptors.extend(names);

@@ -33,7 +33,7 @@ impl Host {
         this
     }
 
-    fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+    fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         netns::within(self.netns.as_fd(), work).unwrap()
     }
 

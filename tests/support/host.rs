@@ -54,11 +54,15 @@ pub fn processes() -> Vec<Process> {
     names.filter_map(|name| Process::read(name.parse().ok()?)).collect()
 }
 
-/// Processes in a control group of the container, the main process (the oldest) first.
+/// Processes in a control group of the container, or named after it where a user can have no groups; the
+/// main process (the oldest) first.
 pub fn processes_of(container: &str) -> Vec<Process> {
+    let name = format!("HOSTNAME={}", &container[..12]);
     let inside = |process: &Process| {
-        fs::read_to_string(format!("/proc/{}/cgroup", process.pid))
-            .is_ok_and(|groups| groups.contains(container))
+        let read = |file| fs::read(format!("/proc/{}/{file}", process.pid)).unwrap_or_default();
+        let groups = read("cgroup");
+        groups.windows(container.len()).any(|window| window == container.as_bytes())
+            || read("environ").split(|byte| *byte == 0).any(|variable| variable == name.as_bytes())
     };
     let mut found: Vec<_> = processes().into_iter().filter(inside).collect();
     found.sort_by_key(|process| (process.started, process.pid));

@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Machine {
     dir: tempfile::TempDir,
     network: Option<Network>,
+    /// Commands are an ordinary user's; root's when `None`.
+    user: Option<User>,
     /// Directories of the projects, to be taken down.
     projects: RefCell<Vec<(PathBuf, String)>>,
 }
@@ -28,7 +30,20 @@ pub struct Machine {
 impl Machine {
     /// `None`, said aloud with the reason, where such a test cannot run.
     pub fn with(images: &[&str]) -> Option<Self> {
-        Self::build(images, None)
+        Self::build(images, None, Who::Root)
+    }
+
+    /// The same for an ordinary user, whose state tree, subordinate ids and account are this test's alone.
+    pub fn of_user(images: &[&str]) -> Option<Self> {
+        Self::build(images, None, Who::User)
+    }
+
+    /// An ordinary user in a network namespace of its own, with a way out to nowhere but that namespace.
+    pub fn of_user_in_own_network(images: &[&str]) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return skipped("needs root");
+        }
+        Self::build(images, Some(Network::new()), Who::User)
     }
 
     /// The same in a network namespace of its own, so that what ficelle leaves on it can be seen.
@@ -36,10 +51,10 @@ impl Machine {
         if !rustix::process::geteuid().is_root() {
             return skipped("needs root");
         }
-        Self::build(images, Some(Network::new()))
+        Self::build(images, Some(Network::new()), Who::Root)
     }
 
-    fn build(images: &[&str], network: Option<Network>) -> Option<Self> {
+    fn build(images: &[&str], network: Option<Network>, who: Who) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             return skipped("needs root");
         }
@@ -51,7 +66,16 @@ impl Machine {
             return skipped(&format!("no {}: `make images` builds it", missing.display()));
         }
         let dir = tempfile::Builder::new().prefix("ficelle-").tempdir().unwrap();
-        let machine = Self { dir, network, projects: RefCell::default() };
+        let user = match who {
+            Who::Root => None,
+            Who::User if !Path::new("/usr/bin/newuidmap").exists() => {
+                return skipped("no newuidmap: `make setup` installs it");
+            }
+            Who::User => Some(User::new(dir.path())),
+        };
+        let machine = Self { dir, network, user, projects: RefCell::default() };
+        fs::create_dir(machine.root()).unwrap();
+        machine.hand_over(machine.dir.path());
         for archive in archives {
             machine.command(&machine.root(), &["image", "load", "-i", archive.to_str().unwrap()]).ok();
         }
@@ -72,7 +96,22 @@ impl Machine {
         let project = self.project(name);
         let copied = Command::new("cp").arg("-r").arg(from.join(".")).arg(&project.dir).status().unwrap();
         assert!(copied.success());
+        self.hand_over(&project.dir);
         project
+    }
+
+    /// Whether its containers have control groups: with version 1 those are root's.
+    pub fn has_cgroups(&self) -> bool {
+        self.user.is_none() || Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+    }
+
+    /// What the test wrote there belongs to who runs the commands.
+    fn hand_over(&self, path: &Path) {
+        if self.user.is_some() {
+            let owner = format!("{0}:{0}", User::UID);
+            let done = Command::new("chown").args(["-R", &owner]).arg(path).status().unwrap();
+            assert!(done.success());
+        }
     }
 
     /// A project of one Compose file.
@@ -85,6 +124,7 @@ impl Machine {
     fn project(&self, name: &str) -> Project<'_> {
         let dir = self.dir.path().join(name);
         fs::create_dir(&dir).unwrap();
+        self.hand_over(&dir);
         self.projects.borrow_mut().push((dir.clone(), name.to_owned()));
         Project { machine: self, dir, name: name.to_owned(), port: host::free_port() }
     }
@@ -93,9 +133,21 @@ impl Machine {
         self.network.as_ref().map_or_else(|| Command::new(program), |network| network.command(program))
     }
 
+    /// The binary, run by whose machine it is.
+    fn ficelle(&self) -> Command {
+        match &self.user {
+            None => self.program(env!("CARGO_BIN_EXE_ficelle")),
+            Some(user) => {
+                let mut command = self.program(user.become_it.to_str().unwrap());
+                command.arg(env!("CARGO_BIN_EXE_ficelle"));
+                command
+            }
+        }
+    }
+
     fn command(&self, dir: &Path, args: &[&str]) -> Run {
         fs::create_dir_all(dir).unwrap();
-        let mut command = self.program(env!("CARGO_BIN_EXE_ficelle"));
+        let mut command = self.ficelle();
         for (name, _) in std::env::vars() {
             if ["COMPOSE_", "DOCKER_", "FICELLE_"].iter().any(|prefix| name.starts_with(prefix)) {
                 command.env_remove(name);
@@ -124,6 +176,46 @@ impl Drop for Machine {
             // Rather a directory too many than files deleted through a mount.
             self.dir.disable_cleanup(true);
         }
+    }
+}
+
+enum Who {
+    Root,
+    User,
+}
+
+/// An ordinary user that this machine does not know outside of the commands run as it: its account and its
+/// subordinate ids lie over the machine's files in the commands' own mounts, so nothing has to be put back.
+struct User {
+    /// A script that runs its arguments as this user.
+    become_it: PathBuf,
+}
+
+impl User {
+    const UID: u32 = 54_321;
+
+    fn new(dir: &Path) -> Self {
+        let etc = dir.join("etc");
+        fs::create_dir(&etc).unwrap();
+        let line = format!("knot:x:{0}:{0}::{1}:/bin/sh\n", Self::UID, dir.display());
+        fs::write(etc.join("passwd"), fs::read_to_string("/etc/passwd").unwrap() + &line).unwrap();
+        for file in ["subuid", "subgid"] {
+            fs::write(etc.join(file), "knot:2000000:65536\n").unwrap();
+        }
+        let script = format!(
+            "#!/bin/sh\nexec unshare --mount --propagation private -- sh -ec '\
+             for f in passwd subuid subgid; do mount --bind {etc}/$f /etc/$f; done\n\
+             [ ! -e /dev/net/tun ] || {{ [ -e {etc}/tun ] || mknod -m 666 {etc}/tun c 10 200; mount --bind {etc}/tun /dev/net/tun; }}\n\
+             exec setpriv --reuid {uid} --regid {uid} --clear-groups --inh-caps=-all -- env HOME={dir} \"$@\"' sh \"$@\"\n",
+            etc = etc.display(),
+            dir = dir.display(),
+            uid = Self::UID,
+        );
+        let become_it = etc.join("become");
+        fs::write(&become_it, script).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&become_it, mode).unwrap();
+        Self { become_it }
     }
 }
 
@@ -312,6 +404,15 @@ pub struct Done {
 impl Run {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// What it reads, to the end.
+    pub fn input(mut self, text: &str) -> Self {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        std::io::Seek::rewind(&mut file).unwrap();
+        self.command.stdin(file);
         self
     }
 

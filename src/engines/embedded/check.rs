@@ -202,7 +202,10 @@ fn in_use(conflict: &PortConflict, wanted: &[Wanted<'_>]) -> EngineError {
         Some(holder) => EngineError::new(ErrorKind::Conflict, format!("{number} is in use by {holder}")),
         None => EngineError::new(ErrorKind::Conflict, format!("{number} cannot be had: {error}")),
     };
-    let told = told.help("stop what holds it, or publish another port");
+    let told = told.help(match holder {
+        Some(_) => "stop what holds it, or publish another port",
+        None => "publish another port",
+    });
     match wanted.iter().find(|want| want.config == *port) {
         Some(want) => told.at(format!("services.{}.ports[{}]", want.service, want.index)),
         None => told,

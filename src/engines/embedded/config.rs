@@ -4,17 +4,17 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
-use super::{capabilities, health, others::Others, signal};
+use super::{capabilities, health, others::Others};
 use crate::{
     engine::{CreateContainer, EngineError, ErrorKind},
     image::Image,
     model::{
         Attachment, ContainerSpec, MountSource, NetworkMode, RestartPolicy, SecurityOption, TmpfsOptions,
-        Ulimit, VolumeOptions, label,
+        Ulimit, VolumeOptions, label, signal_number,
     },
     runtime::{
-        ContainerConfig, ContainerRecord, Endpoint, LogConfig, MountConfig, MountKind, NetworkNamespace,
-        OneOff, PortConfig, RestartConfig, Rlimit, Rootfs, Upper,
+        ContainerConfig, ContainerRecord, Endpoint, MountConfig, MountKind, NetworkNamespace, OneOff,
+        PortConfig, RestartConfig, Rlimit, Rootfs, Upper,
     },
 };
 
@@ -78,6 +78,7 @@ pub(super) fn container(
         ulimits,
         limits,
         shm_size,
+        logging,
         container_name: _,
     } = &create.spec;
     let defaults = image.config.config().clone().unwrap_or_default();
@@ -85,7 +86,7 @@ pub(super) fn container(
     let stop = stop_signal.clone().or_else(|| image_text(defaults.stop_signal()));
     let stop_signal = match &stop {
         None => SIGTERM,
-        Some(text) => signal::number(text).ok_or_else(|| {
+        Some(text) => signal_number(text).ok_or_else(|| {
             EngineError::new(ErrorKind::Invalid, format!("`{text}` is no signal"))
                 .at(at("stop_signal"))
                 .help("expected a name like SIGTERM, or a number")
@@ -157,7 +158,7 @@ pub(super) fn container(
             .collect::<Result<_, _>>()?,
         limits: limits.clone(),
         shm_size: shm_size.unwrap_or(SHM_SIZE),
-        log: LogConfig::default(),
+        log: super::logging::config(logging, &create.service)?,
         once: create.once.as_ref().map(|once| OneOff {
             close_stdin: once.close_stdin,
             size: once.size.map(|size| (size.rows, size.columns)),

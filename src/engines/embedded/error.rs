@@ -10,10 +10,10 @@ use crate::{
 };
 
 /// `what` names the thing and stands first; the error below it is the cause.
-pub(super) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
+pub(in crate::engines) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
     let kind = match error {
         Error::NoContainer(_) | Error::NoNetwork(_) | Error::NoVolume(_) => ErrorKind::NotFound,
-        Error::Permission { .. } => ErrorKind::Permission,
+        Error::Permission { .. } | Error::Rootless { .. } => ErrorKind::Permission,
         Error::Conflict(_) => ErrorKind::Conflict,
         Error::Invalid(_) => ErrorKind::Invalid,
         Error::Exec { code, .. } => ErrorKind::Program(*code),
@@ -25,7 +25,10 @@ pub(super) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
     };
     let told = EngineError::new(kind, what).caused_by(error);
     match kind {
-        ErrorKind::Permission => told.help(PERMISSION),
+        ErrorKind::Permission => match error {
+            Error::Rootless { help, .. } => told.help(help.clone()),
+            _ => told.help(PERMISSION),
+        },
         ErrorKind::Exhausted => told.help("free some space or stop what is not needed, then try again"),
         _ => match error {
             Error::Exec { code: 127, .. } => {
@@ -37,7 +40,7 @@ pub(super) fn runtime(error: &Error, what: impl Into<String>) -> EngineError {
     }
 }
 
-const PERMISSION: &str = "run it as root (`sudo ficelle ...`); `ficelle config` works for everybody";
+const PERMISSION: &str = "root may (`sudo ficelle ...`); for this user, look at whose it is";
 
 pub(super) fn image(error: &ImageError, what: impl Into<String>) -> EngineError {
     let kind = match error {

@@ -146,7 +146,7 @@ fn clear(engine: &Embedded, prune: Prune) -> Result<ImageAnswer, EngineError> {
     let used = needed(engine)?;
     let keep = |image: &image::Image| {
         let created = image.config.created().as_deref().and_then(observe::created);
-        let young = prune.until.is_some_and(|until| created.is_none_or(|created| created >= until));
+        let young = prune.until.is_some_and(|until| created.is_some_and(|created| created >= until));
         !prune.all || young || used.contains(&image.id)
     };
     let mut needed = used.clone();
@@ -155,7 +155,7 @@ fn clear(engine: &Embedded, prune: Prune) -> Result<ImageAnswer, EngineError> {
         let nameless = nameless.iter().filter(|image| {
             image.references.is_empty() && {
                 let created = image.config.created().as_deref().and_then(observe::created);
-                prune.until.is_some_and(|until| created.is_none_or(|created| created >= until))
+                prune.until.is_some_and(|until| created.is_some_and(|created| created >= until))
             }
         });
         needed.extend(nameless.map(|image| image.id.clone()));

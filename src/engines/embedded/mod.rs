@@ -4,15 +4,20 @@
 mod capabilities;
 mod check;
 mod config;
+mod copy;
+mod doctor;
 mod error;
 mod exec;
 mod health;
 mod images;
+mod inside;
+mod logging;
 mod logs;
 mod observe;
 mod others;
 mod perform;
-mod signal;
+
+pub(super) use self::error::runtime as failure;
 
 use std::{path::Path, sync::Arc};
 
@@ -22,13 +27,13 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::{
     build,
     engine::{
-        AttachRequest, Capabilities, Conversation, Detail, Engine, EngineError, ErrorKind, ExecRequest,
-        ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery, Observed, Op, Outcome, Progress, ProjectLock,
-        Scope,
+        AttachRequest, Capabilities, Container, ContainerId, Conversation, CopyRequest, Detail, Engine,
+        EngineError, ErrorKind, ExecRequest, Finding, ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery,
+        Observed, Op, Outcome, ProcessInfo, Progress, ProjectLock, Scope, Unlimited, Usage,
     },
     image::Store,
     model::{Build, ImageRef, NetworkMode},
-    runtime::{Core, GroupLock, Roots},
+    runtime::{Core, GroupLock, Missing, Roots, limits_missing},
 };
 
 /// Containers run by this program itself. Clones share everything.
@@ -85,7 +90,8 @@ impl Embedded {
 #[async_trait]
 impl Engine for Embedded {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { engine: "embedded", build: true }
+        let unlimited = limits_missing().map(|Missing { controllers, why }| Unlimited { controllers, why });
+        Capabilities { engine: "embedded", build: true, unlimited }
     }
 
     async fn lock(
@@ -171,6 +177,31 @@ impl Engine for Embedded {
 
     async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError> {
         exec::attach(self, request).await
+    }
+
+    async fn usage(&self, project: &str, containers: &[ContainerId]) -> Result<Vec<Usage>, EngineError> {
+        inside::usage(self, project, containers).await
+    }
+
+    async fn processes(&self, project: &str, id: &ContainerId) -> Result<Vec<ProcessInfo>, EngineError> {
+        inside::processes(self, project, id).await
+    }
+
+    async fn everything(&self) -> Result<Vec<Container>, EngineError> {
+        inside::everything(self).await
+    }
+
+    async fn changes(&self, project: &str, sink: mpsc::Sender<()>) -> Result<(), EngineError> {
+        inside::changes(self, project, sink).await
+    }
+
+    async fn copy(&self, request: CopyRequest) -> Result<(), EngineError> {
+        copy::copy(self, request).await
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let found = self.blocking(|this| Ok(doctor::examine(this.core.roots()))).await;
+        found.unwrap_or_default()
     }
 
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {

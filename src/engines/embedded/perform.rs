@@ -67,7 +67,7 @@ fn act(engine: &Embedded, op: &Op) -> Result<Outcome, EngineError> {
             Err(error) => Err(error::runtime(&error, format!("container {name} cannot be stopped"))),
         },
         Op::Kill { project, name, id, signal } => {
-            let number = super::signal::number(signal)
+            let number = crate::model::signal_number(signal)
                 .ok_or_else(|| EngineError::new(ErrorKind::Invalid, format!("`{signal}` is no signal")))?;
             told(engine.core.kill(project, &id.0, number), name, "signalled")
         }
@@ -278,12 +278,23 @@ pub(super) fn image_of(engine: &Embedded, create: &CreateContainer) -> Result<Im
             Err(error) => return Err(EngineError::new(ErrorKind::Invalid, error.to_string()).at(&path)),
         },
     };
-    found.ok_or_else(|| {
+    let found = found.ok_or_else(|| {
         EngineError::new(ErrorKind::NotFound, what())
             .at(&path)
             .help(format!("`ficelle pull {}` fetches it", create.service))
             .help("`ficelle image load -i FILE` takes it from an archive (`docker save`, OCI layout)")
-    })
+    })?;
+    match found.foreign() {
+        None => Ok(found),
+        Some(platform) => {
+            let service = &create.service;
+            let message =
+                format!("image `{name}` of service `{service}` is for {platform}, which does not run here");
+            Err(EngineError::new(ErrorKind::Invalid, message).at(&path).help(
+                "pull or load it for this machine, or install an interpreter (package qemu-user-static)",
+            ))
+        }
+    }
 }
 
 fn create_container(engine: &Embedded, create: &CreateContainer) -> Result<Outcome, EngineError> {

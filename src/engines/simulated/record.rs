@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{Container, ContainerId, ContainerState, Health, LogItem, PublishedPort},
+    engine::{Container, ContainerId, ContainerState, Health, LogItem, ProcessInfo, PublishedPort},
     model::{ContainerSpec, HealthTest, MountSource, NetworkMode, RestartPolicy},
 };
 
@@ -86,6 +86,13 @@ impl Record {
             }
             RestartPolicy::No | RestartPolicy::OnFailure { .. } => self.ended(Life::Exited(code), clock),
         }
+    }
+
+    /// Its own program.
+    pub fn process(&self) -> ProcessInfo {
+        let command = self.spec.command.clone().unwrap_or_default().join(" ");
+        let tty = "?".to_owned();
+        ProcessInfo { user: "root".to_owned(), pid: 1, parent: 0, cpu: 0, age: 0, busy: 0, tty, command }
     }
 
     pub fn ended(&mut self, state: Life, clock: u64) {

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 use super::{
     creds::{self, Credentials},
-    http::{Http, HttpError, bounded},
+    http::{Http, HttpError},
     settings::is_loopback,
 };
 use crate::image::ImageError;
@@ -202,7 +202,7 @@ impl Auth {
         };
         let response = self.http.send(method, uri, &headers, Bytes::from(body)).await.map_err(failed)?;
         let status = response.status();
-        let bytes = bounded(response, MAX_ANSWER).await.map_err(failed)?;
+        let bytes = self.http.bounded(response, MAX_ANSWER).await.map_err(failed)?;
         if !status.is_success() {
             let who = if self.is_known() { "the stored login is" } else { "an anonymous request is" };
             let denied = status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN;
@@ -262,7 +262,7 @@ pub(super) async fn prove(
     };
     let response = http.send(Method::GET, uri, &headers, Bytes::new()).await.map_err(failed)?;
     let status = response.status();
-    let bytes = bounded(response, MAX_ANSWER).await.map_err(failed)?;
+    let bytes = http.bounded(response, MAX_ANSWER).await.map_err(failed)?;
     if !status.is_success() {
         return Err(ImageError::remote(format!(
             "`{realm}`, which gives tokens for registry {registry}, refuses the user name or password ({status})"

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     auth::{Auth, Challenge},
-    http::{Http, HttpError, bounded, next_chunk},
+    http::{Http, HttpError},
     patience::{Patience, TRIES, pause},
     settings::{Endpoint, Registries},
 };
@@ -253,7 +253,7 @@ impl Client {
         };
         let mut body = response.into_body();
         loop {
-            let mut data = match next_chunk(&mut body).await {
+            let mut data = match self.http.next_chunk(&mut body).await {
                 Ok(Some(data)) => data,
                 Ok(None) if *offset == blob.size() => return Ok(()),
                 Ok(None) => return Err(Ending::Cut(format!("it ended at byte {offset} of {}", blob.size()))),
@@ -262,6 +262,10 @@ impl Client {
             let skipped = usize::try_from(skip).map_or(data.len(), |skip| skip.min(data.len()));
             skip -= skipped as u64;
             let data = data.split_off(skipped);
+            if data.is_empty() {
+                // To the one that reads, nothing is the end.
+                continue;
+            }
             if *offset + data.len() as u64 > blob.size() {
                 return Err(too_long());
             }
@@ -347,7 +351,7 @@ impl Client {
         loop {
             let response = self.get(path, headers, what).await?;
             let head = response.headers().clone();
-            match bounded(response, max).await {
+            match self.http.bounded(response, max).await {
                 Ok(bytes) => return Ok((head, bytes)),
                 Err(HttpError::Refused(error)) => return Err(self.fault(what, &error.to_string())),
                 Err(error) => {
@@ -407,7 +411,7 @@ impl Client {
                 return Err(self.denied(what, response).await);
             }
             if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-                patience.wait_as_told(response).await?;
+                patience.wait_as_told(&self.http, response).await?;
                 continue;
             }
             return Err(self.refusal(what, response).await);
@@ -445,9 +449,11 @@ impl Client {
         match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(what, response).await,
             StatusCode::NOT_FOUND => {
-                Fault::Missing(format!("{} has no {what}{}", self.name(), said(response).await))
+                Fault::Missing(format!("{} has no {what}{}", self.name(), said(&self.http, response).await))
             }
-            status => self.fault(what, &format!("is answered with {status}{}", said(response).await)),
+            status => {
+                self.fault(what, &format!("is answered with {status}{}", said(&self.http, response).await))
+            }
         }
     }
 
@@ -470,7 +476,11 @@ impl Client {
         let who =
             if self.auth.is_known() { "refuses the stored login" } else { "refuses an anonymous request" };
         let status = response.status();
-        Fault::Denied(format!("{} {who} for {what} ({status}){}", self.name(), said(response).await))
+        Fault::Denied(format!(
+            "{} {who} for {what} ({status}){}",
+            self.name(),
+            said(&self.http, response).await
+        ))
     }
 
     pub(super) fn http(&self) -> &Arc<Http> {
@@ -502,7 +512,7 @@ fn fault_of(error: ImageError) -> Fault {
 }
 
 /// The registry's own words about an error, in brackets.
-pub(super) async fn said(response: Response<Incoming>) -> String {
+pub(super) async fn said(http: &Http, response: Response<Incoming>) -> String {
     #[derive(Deserialize)]
     struct Answer {
         errors: Vec<Said>,
@@ -514,7 +524,7 @@ pub(super) async fn said(response: Response<Incoming>) -> String {
         #[serde(default)]
         message: String,
     }
-    let Ok(bytes) = bounded(response, MAX_ERROR).await else { return String::new() };
+    let Ok(bytes) = http.bounded(response, MAX_ERROR).await else { return String::new() };
     let Ok(answer) = serde_json::from_slice::<Answer>(&bytes) else { return String::new() };
     answer.errors.first().map_or_else(String::new, |said| {
         let text = if said.message.is_empty() { &said.code } else { &said.message };

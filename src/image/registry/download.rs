@@ -9,7 +9,7 @@ use hyper::{
 };
 
 use super::{
-    http::{Http, HttpError, next_chunk},
+    http::{Http, HttpError},
     settings::Registries,
 };
 use crate::image::ImageError;
@@ -60,7 +60,7 @@ pub async fn download(url: &str, etag: Option<&str>, into: &mut File) -> Result<
     let announced = text(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
     let mut length = 0u64;
     let mut body = response.into_body();
-    while let Some(data) = next_chunk(&mut body).await.map_err(broken)? {
+    while let Some(data) = http.next_chunk(&mut body).await.map_err(broken)? {
         length += data.len() as u64;
         if length > LARGEST {
             return Err(cannot(format!("it is larger than {LARGEST} bytes")));

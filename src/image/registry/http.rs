@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Without a byte from the server.
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: u32 = 5;
 /// Of what the connection may buffer: it bounds the size of the chunks that come.
 const READ_BUFFER: usize = 256 * 1024;
@@ -172,6 +172,45 @@ impl Http {
         self.once(method, uri, headers, Either::Right(body), &taken).await
     }
 
+    /// A body of at most `max` bytes.
+    pub(super) async fn bounded(&self, response: Response<Incoming>, max: u64) -> Result<Vec<u8>, HttpError> {
+        let too_long = || refused(format!("the answer is longer than {max} bytes"));
+        let mut body = response.into_body();
+        if body.size_hint().lower() > max {
+            return Err(too_long());
+        }
+        let mut bytes = Vec::new();
+        while let Some(data) = self.next_chunk(&mut body).await? {
+            if (bytes.len() + data.len()) as u64 > max {
+                return Err(too_long());
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(bytes)
+    }
+
+    /// The next piece of a body; `None` at its end.
+    pub(super) async fn next_chunk(&self, body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
+        loop {
+            let frame = tokio::time::timeout(self.idle(), body.frame())
+                .await
+                .map_err(|_| HttpError::Broken(format!("no data for {} s", self.idle().as_secs()).into()))?;
+            match frame {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(HttpError::Broken(error.into())),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+            }
+        }
+    }
+
+    fn idle(&self) -> Duration {
+        self.settings.idle.unwrap_or(IDLE_TIMEOUT)
+    }
+
     /// `taken` grows while the server takes the body.
     async fn once(
         &self,
@@ -191,9 +230,12 @@ impl Http {
         let mut answer = std::pin::pin!(connection.request(request));
         let mut before = 0;
         loop {
-            match tokio::time::timeout(IDLE_TIMEOUT, &mut answer).await {
+            match tokio::time::timeout(self.idle(), &mut answer).await {
                 Err(_) if taken.load(Ordering::Relaxed) > before => before = taken.load(Ordering::Relaxed),
-                Err(_) => return Err(HttpError::Broken("no answer within 60 s".into())),
+                Err(_) => {
+                    let told = format!("no answer within {} s", self.idle().as_secs());
+                    return Err(HttpError::Broken(told.into()));
+                }
                 Ok(Err(error)) if error.is_connect() => return Err(HttpError::Connect(error.into())),
                 Ok(Err(error)) => return Err(HttpError::Broken(error.into())),
                 Ok(Ok(response)) => return Ok(response),
@@ -252,41 +294,6 @@ pub(super) fn follow(from: &Uri, headers: &HeaderMap) -> Result<Uri, HttpError> 
         return Err(refused(format!("`{from}` is redirected to `{location}`, which is not followed")));
     }
     Ok(to)
-}
-
-/// A body of at most `max` bytes.
-pub(super) async fn bounded(response: Response<Incoming>, max: u64) -> Result<Vec<u8>, HttpError> {
-    let too_long = || refused(format!("the answer is longer than {max} bytes"));
-    let mut body = response.into_body();
-    if body.size_hint().lower() > max {
-        return Err(too_long());
-    }
-    let mut bytes = Vec::new();
-    while let Some(data) = next_chunk(&mut body).await? {
-        if (bytes.len() + data.len()) as u64 > max {
-            return Err(too_long());
-        }
-        bytes.extend_from_slice(&data);
-    }
-    Ok(bytes)
-}
-
-/// The next piece of a body; `None` at its end.
-pub(super) async fn next_chunk(body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
-    loop {
-        let frame = tokio::time::timeout(IDLE_TIMEOUT, body.frame())
-            .await
-            .map_err(|_| HttpError::Broken("no data for 60 s".into()))?;
-        match frame {
-            None => return Ok(None),
-            Some(Err(error)) => return Err(HttpError::Broken(error.into())),
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    return Ok(Some(data));
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

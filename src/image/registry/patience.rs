@@ -11,7 +11,10 @@ use hyper::{
     header::{self, HeaderMap},
 };
 
-use super::client::{Fault, said};
+use super::{
+    client::{Fault, said},
+    http::Http,
+};
 
 /// Failures in a row, without a byte of progress between them.
 pub(super) const TRIES: u32 = 5;
@@ -49,7 +52,11 @@ impl Patience {
     }
 
     /// The same after an answer that may say how long.
-    pub(super) async fn wait_as_told(&mut self, response: Response<Incoming>) -> Result<(), Fault> {
+    pub(super) async fn wait_as_told(
+        &mut self,
+        http: &Http,
+        response: Response<Incoming>,
+    ) -> Result<(), Fault> {
         let status = response.status();
         self.failures += 1;
         let wait = match retry_after(response.headers(), SystemTime::now()) {
@@ -63,7 +70,7 @@ impl Patience {
             None => pause(self.failures),
         };
         if self.failures >= TRIES {
-            return Err(Fault::Unreachable(format!("it answers {status}{}", said(response).await)));
+            return Err(Fault::Unreachable(format!("it answers {status}{}", said(http, response).await)));
         }
         tokio::time::sleep(wait).await;
         Ok(())
@@ -102,7 +109,8 @@ fn http_date(text: &str) -> Option<u64> {
     if !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap =
+        |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let leaps = (1970..year).filter(|year| is_leap(*year)).count() as u64;
     let lengths = [31, if is_leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30];
     let days = (year - 1970) * 365 + leaps + lengths[..month].iter().sum::<u64>() + day - 1;

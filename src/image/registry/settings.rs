@@ -15,6 +15,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -38,6 +39,8 @@ pub struct Registries {
     pub proxy: Option<String>,
     /// Hosts, domains and networks that are reached without it, separated by commas.
     pub no_proxy: String,
+    /// How long a server that says nothing is waited for; 60 s when nothing is said.
+    pub idle: Option<Duration>,
 }
 
 /// An address to ask.

@@ -85,7 +85,7 @@ impl Client {
         if response.status() == StatusCode::CREATED {
             return Ok(None);
         }
-        self.place(&uri, response.headers()).map(Some)
+        place_of(&uri, response.headers()).map(Some)
     }
 
     /// The place of a new upload.
@@ -93,18 +93,11 @@ impl Client {
         let ask = self.asking(Method::POST, &self.uploads(), what)?;
         let uri = ask.uri.clone();
         let response = self.ask(ask).await?;
-        self.place(&uri, response.headers())
+        place_of(&uri, response.headers())
     }
 
     fn uploads(&self) -> String {
         format!("/v2/{}/blobs/uploads/", self.repository())
-    }
-
-    fn place(&self, asked: &Uri, headers: &HeaderMap) -> Result<Uri, Fault> {
-        follow(asked, headers).map_err(|error| match error {
-            HttpError::Refused(error) => Fault::Wrong(error),
-            other => Fault::Unreachable(other.text()),
-        })
     }
 
     async fn send(
@@ -129,12 +122,12 @@ impl Client {
             let before = offset;
             match self.rest(&file, offset..size, &place, what, heard).await? {
                 Part::Taken(response) => {
-                    place = self.place(&place, response.headers())?;
+                    place = place_of(&place, response.headers())?;
                     offset = end_of(response.headers()).unwrap_or(size);
                 }
                 Part::Challenged => patience.wait(format!("{what} needs one login after the other")).await?,
                 Part::Later(response) => {
-                    patience.wait_as_told(response).await?;
+                    patience.wait_as_told(self.http(), response).await?;
                     (place, offset) = self.where_it_is(&place, what).await?;
                 }
                 Part::Cut(why) => {
@@ -219,7 +212,7 @@ impl Client {
         match self.ask(ask).await {
             Ok(response) => {
                 let next = if response.headers().contains_key(header::LOCATION) {
-                    self.place(place, response.headers())?
+                    place_of(place, response.headers())?
                 } else {
                     place.clone()
                 };
@@ -247,6 +240,14 @@ impl Client {
         heard(blob.size());
         Ok(Sent::Uploaded)
     }
+}
+
+/// Where the next request of an upload goes.
+fn place_of(asked: &Uri, headers: &HeaderMap) -> Result<Uri, Fault> {
+    follow(asked, headers).map_err(|error| match error {
+        HttpError::Refused(error) => Fault::Wrong(error),
+        other => Fault::Unreachable(other.text()),
+    })
 }
 
 /// How one request of an upload ended.

@@ -19,13 +19,11 @@ use rustix::{
 };
 use serde_json::{Value, json};
 
-use super::hierarchies;
+use super::{ROOT, hierarchies};
 use crate::runtime::{
     Result,
     state::{failed, make_dir},
 };
-
-const ROOT: &str = "/sys/fs/cgroup";
 
 /// Options of a hierarchy that its file system shows and that name no controller.
 const NO_CONTROLLER: [&str; 5] = ["rw", "ro", "xattr", "noprefix", "clone_children"];

@@ -63,8 +63,7 @@ impl Keeper {
         if on_networks {
             let _ = network::set_up(&self.group.roots, id, false);
         }
-        let cgroup = self.group.cgroup(id);
-        if cgroup::remove(&cgroup).is_err() {
+        if let Some(cgroup) = self.group.cgroup(id).filter(|cgroup| cgroup::remove(cgroup).is_err()) {
             self.remains.push(cgroup);
         }
     }

@@ -188,6 +188,7 @@ impl Keeper {
         // Held until we end; workers drop their copy.
         std::mem::forget(lock);
         let signals = signal::descriptor(&[libc::SIGCHLD])?;
+        cgroup::settle(&group)?;
         let mut keeper = Self {
             listener: listen(&group)?,
             signals,
@@ -274,6 +275,7 @@ impl Keeper {
         for cgroup in self.remains.drain(..) {
             let _ = cgroup::remove(&cgroup);
         }
+        cgroup::leave(&self.group);
         if let Some(supervisor) = self.supervisor.take() {
             // It ends when our end of its socket is closed.
             drop(supervisor.socket);

@@ -221,9 +221,10 @@ impl Keeper {
     /// A failed start leaves a container that never ran as it was; a failed restart is an end.
     pub(super) fn not_started(&mut self, worker: &Worker, error: &Error) {
         // A worker that was killed may have left a process that waits to be started.
-        let cgroup = self.group.cgroup(&worker.id);
-        cgroup::kill(&cgroup);
-        self.await_removal(cgroup);
+        if let Some(cgroup) = self.group.cgroup(&worker.id) {
+            cgroup::kill(&cgroup);
+            self.await_removal(cgroup);
+        }
         let _ = network::set_up(&self.group.roots, &worker.id, false);
         if worker.purpose == Purpose::Restart && self.containers.contains_key(&worker.id) {
             let exit = match error {

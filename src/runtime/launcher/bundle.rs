@@ -4,23 +4,24 @@
 
 use std::{
     collections::HashMap,
-    fs,
     path::{Path, PathBuf},
 };
 
 use libcontainer::{
-    container::{Container, builder::ContainerBuilder},
+    container::{Container, ContainerStatus, builder::ContainerBuilder},
     oci_spec::runtime::Spec,
     signal::Signal,
     syscall::syscall::SyscallType,
     workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError, default},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::told;
 use crate::runtime::{
-    Error, Result, process, seccomp, signal,
-    state::{Identity, plain_name, read_json, write_json},
+    Error, Result, process,
+    seccomp::{self, Profile},
+    signal,
+    state::{Identity, entries, make_dir, plain_name, read_json, remove_dir, write_json},
 };
 
 /// Where the containers of one `--root` are.
@@ -40,7 +41,7 @@ pub struct Making {
     /// Descriptors from 3 on that the program inherits.
     pub preserve_fds: i32,
     pub no_pivot: bool,
-    /// The new process is to be the caller's child, and its streams the caller's.
+    /// A terminal need not be handed over: the caller waits for the end.
     pub foreground: bool,
 }
 
@@ -88,73 +89,260 @@ impl Bundles {
         Ok(self.root.join(id))
     }
 
-    fn load(&self, id: &str) -> Result<Container> {
+    fn load(&self, id: &str) -> Result<(Container, Option<Made>)> {
         let place = self.place(id)?;
         if !place.is_dir() {
             return Err(Error::NoContainer(id.to_owned()));
         }
         let mut container = Container::load(place.clone()).map_err(|e| wrong("cannot read the state", &e))?;
+        let made: Option<Made> = read_json(&place.join(MADE))?;
+        let process = made.as_ref().and_then(|made| made.process.as_ref());
         // Its number may be another process's by now.
-        let known: Option<Identity> = read_json(&place.join(IDENTITY))?;
-        if known.is_some_and(|process| !process.lives()) {
-            container.set_status(libcontainer::container::ContainerStatus::Stopped);
+        if process.is_some_and(|process| !process.lives()) {
+            container.set_status(ContainerStatus::Stopped);
         }
-        Ok(container)
+        Ok((container, made))
     }
 
     /// Makes the container's process, which waits to be started; its pid.
     pub fn create(&self, id: &str, making: &Making) -> Result<i32> {
         let place = self.place(id)?;
-        let document = making.bundle.join("config.json");
-        let spec = Spec::load(&document).map_err(|e| wrong("cannot read config.json", &e))?;
-        let builder = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-            .with_executor(Confined::of(&spec)?)
-            .validate_id()
-            .and_then(|builder| builder.with_root_path(&self.root))
-            .and_then(|builder| builder.with_pid_file(making.pid_file.clone()))
-            .map_err(|e| wrong("cannot make the container", &e))?
-            .with_console_socket(making.console_socket.clone())
-            .with_preserved_fds(making.preserve_fds);
-        let known = place.exists();
-        let made = builder
-            .as_init(&making.bundle)
-            .with_systemd(self.systemd)
-            .with_detach(!making.foreground)
-            .with_no_pivot(making.no_pivot)
-            .build();
-        let container = match made {
-            Ok(container) => container,
-            Err(error) => {
-                if !known {
-                    self.forget(&place);
-                }
-                return Err(wrong("cannot make the container", &error));
-            }
-        };
-        let pid = container.pid().map_or(0, libcontainer::nix_pid);
-        if let Some(identity) = Identity::of(pid) {
-            write_json(&place.join(IDENTITY), &identity)?;
+        if place.exists() {
+            return Err(Error::Conflict(format!("there is a container `{id}` already")));
         }
+        let (spec, confined) = Confined::of(&making.bundle)?;
+        let bundle = if confined.narrow.is_some() { self.wider(id, &spec)? } else { making.bundle.clone() };
+        let made = self
+            .builder(id, confined, making.pid_file.as_deref())
+            .map(|builder| {
+                builder
+                    .with_console_socket(making.console_socket.clone())
+                    .with_preserved_fds(making.preserve_fds)
+                    .as_init(&bundle)
+                    .with_systemd(self.systemd)
+                    .with_detach(!making.foreground)
+                    .with_no_pivot(making.no_pivot)
+            })
+            .and_then(|builder| builder.build().map_err(|e| wrong("cannot make the container", &e)));
+        let container = made.inspect_err(|_| self.forget(id, &place))?;
+        let pid = container.pid().map_or(0, |pid| pid.as_raw());
+        write_json(&place.join(MADE), &Made { process: Identity::of(pid), bundle: making.bundle.clone() })?;
         Ok(pid)
     }
 
-    /// What a failed creation left.
-    fn forget(&self, place: &Path) {
-        let Ok(mut container) = Container::load(place.to_owned()) else {
-            let _ = fs::remove_dir_all(place);
-            return;
-        };
-        if container.delete(true).is_err() {
-            let _ = fs::remove_dir_all(place);
+    fn builder(&self, id: &str, confined: Confined, pid_file: Option<&Path>) -> Result<ContainerBuilder> {
+        ContainerBuilder::new(id.to_owned(), SyscallType::default())
+            .with_executor(confined)
+            .validate_id()
+            .and_then(|builder| builder.with_root_path(&self.root))
+            .and_then(|builder| builder.with_pid_file(pid_file))
+            .map_err(|e| wrong("cannot make the container", &e))
+    }
+
+    /// A bundle of our own with the same document but for the capabilities that the executor needs.
+    fn wider(&self, id: &str, spec: &Spec) -> Result<PathBuf> {
+        let mut document = serde_json::to_value(spec).unwrap_or_default();
+        for set in ["bounding", "effective", "permitted"] {
+            let Some(names) = document["process"]["capabilities"][set].as_array_mut() else { continue };
+            for name in FOR_THE_EXECUTOR {
+                if !names.iter().any(|known| known == name) {
+                    names.push(name.into());
+                }
+            }
         }
+        let bundle = self.own_bundle(id);
+        make_dir(&bundle)?;
+        write_json(&bundle.join("config.json"), &document)?;
+        Ok(bundle)
+    }
+
+    fn own_bundle(&self, id: &str) -> PathBuf {
+        self.root.join(".bundles").join(id)
+    }
+
+    /// What a failed creation left.
+    fn forget(&self, id: &str, place: &Path) {
+        if let Ok(mut container) = Container::load(place.to_owned()) {
+            let _ = container.delete(true);
+        }
+        let _ = remove_dir(place);
+        let _ = remove_dir(&self.own_bundle(id));
     }
 
     pub fn start(&self, id: &str) -> Result<()> {
-        self.load(id)?.start().map_err(|e| wrong("cannot start the container", &e))
+        let (mut container, _) = self.load(id)?;
+        container.start().map_err(|e| wrong("cannot start the container", &e))
+    }
+
+    /// Sends `signal` to the main process, or to all of them.
+    pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<()> {
+        let (mut container, made) = self.load(id)?;
+        if all {
+            let signal =
+                Signal::try_from(signal).map_err(|_| Error::Invalid(format!("no signal {signal}")))?;
+            return container.kill(signal, true).map_err(|e| wrong("cannot signal the container", &e));
+        }
+        let process = made.and_then(|made| made.process).filter(Identity::lives);
+        let pidfd = process.as_ref().and_then(signal::pidfd).filter(|_| container.can_kill());
+        let pidfd = pidfd.ok_or_else(|| Error::Condition(format!("container `{id}` does not run")))?;
+        signal::send(&pidfd, signal)
+            .map_err(|source| Error::System { what: format!("cannot signal container `{id}`"), source })?;
+        // With version 1 of control groups a frozen process dies when it is thawed.
+        if signal == libc::SIGKILL && container.can_resume() {
+            container.resume().map_err(|e| wrong("cannot thaw the container", &e))?;
+        }
+        Ok(())
+    }
+
+    pub fn delete(&self, id: &str, force: bool) -> Result<()> {
+        let (mut container, _) = match self.load(id) {
+            Err(Error::NoContainer(_)) if force => return Ok(()),
+            loaded => loaded?,
+        };
+        container.delete(force).map_err(|e| wrong("cannot delete the container", &e))?;
+        remove_dir(&self.own_bundle(id))
+    }
+
+    pub fn pause(&self, id: &str) -> Result<()> {
+        self.load(id)?.0.pause().map_err(|e| wrong("cannot pause the container", &e))
+    }
+
+    pub fn resume(&self, id: &str) -> Result<()> {
+        self.load(id)?.0.resume().map_err(|e| wrong("cannot resume the container", &e))
+    }
+
+    pub fn state(&self, id: &str) -> Result<BundleState> {
+        let (container, made) = self.load(id)?;
+        let status = container.status();
+        let gone = status == ContainerStatus::Stopped;
+        Ok(BundleState {
+            oci_version: container.state.oci_version.clone(),
+            id: id.to_owned(),
+            status: status.to_string().to_lowercase(),
+            pid: container.pid().filter(|_| !gone).map_or(0, |pid| pid.as_raw()),
+            bundle: made.map_or_else(|| container.bundle().clone(), |made| made.bundle),
+            annotations: container.state.annotations.clone().unwrap_or_default(),
+            created: container.created().map(|time| time.to_rfc3339()),
+        })
+    }
+
+    /// Ids of all containers.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        entries(&self.root)
+    }
+
+    /// Path of the container's control groups.
+    pub fn cgroup(&self, id: &str) -> Result<PathBuf> {
+        let (container, _) = self.load(id)?;
+        let spec = container.spec().map_err(|e| wrong("cannot read the container", &e))?;
+        Ok(spec.cgroup_path)
+    }
+
+    /// Runs a program in a container that runs; its pid, a child of the caller's.
+    pub fn exec(&self, id: &str, extra: Extra) -> Result<i32> {
+        let (container, _) = self.load(id)?;
+        let (_, mut confined) = Confined::of(container.bundle())?;
+        // The further process keeps what it was given: there is nothing to give up afterwards.
+        confined.narrow = None;
+        let (user, group) = extra.user.map_or((None, None), |(user, group)| (Some(user), group));
+        let mut builder = self
+            .builder(id, confined, extra.pid_file.as_deref())?
+            .with_console_socket(extra.console_socket)
+            .with_preserved_fds(extra.preserve_fds)
+            .as_tenant()
+            .with_detach(extra.detach)
+            .with_cwd(extra.cwd)
+            .with_env(extra.env)
+            .with_process(extra.process)
+            .with_container_args(extra.args)
+            .with_additional_gids(extra.groups)
+            .with_user(user)
+            .with_group(group)
+            .with_capabilities(extra.capabilities)
+            .with_ignore_paused(extra.ignore_paused)
+            .with_sub_cgroup(extra.cgroup)
+            .with_process_label(extra.process_label)
+            .with_apparmor(extra.apparmor);
+        if extra.no_new_privileges {
+            builder = builder.with_no_new_privs(true);
+        }
+        let pid = builder.build().map_err(|e| wrong("cannot run in the container", &e))?;
+        Ok(pid.as_raw())
     }
 }
 
-const IDENTITY: &str = "identity.json";
+/// Our record of a container beside libcontainer's.
+const MADE: &str = "made.json";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Made {
+    process: Option<Identity>,
+    /// As it was given; what libcontainer read can be a copy of ours.
+    bundle: PathBuf,
+}
+
+/// What loading a filter takes without no_new_privs.
+const FOR_THE_EXECUTOR: [&str; 1] = ["CAP_SYS_ADMIN"];
+
+/// Executes the program under the document's filter, with signals as a program expects them.
+#[derive(Clone)]
+struct Confined {
+    filter: Vec<libc::sock_filter>,
+    /// Bounding, permitted and effective set to keep, where more was asked for to load the filter.
+    narrow: Option<[u64; 3]>,
+}
+
+impl Confined {
+    fn of(bundle: &Path) -> Result<(Spec, Self)> {
+        let mut spec =
+            Spec::load(bundle.join("config.json")).map_err(|e| wrong("cannot read config.json", &e))?;
+        spec.canonicalize_rootfs(bundle).map_err(|e| wrong("cannot find the root filesystem", &e))?;
+        let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let Some(seccomp) = seccomp else {
+            return Ok((spec, Self { filter: Vec::new(), narrow: None }));
+        };
+        let profile = Profile::parse(&serde_json::to_string(seccomp).unwrap_or_default())?;
+        // Conditions on capabilities were for whoever wrote the document.
+        let filter = profile.filter(&[]);
+        let process = serde_json::to_value(spec.process()).unwrap_or_default();
+        let set = |name: &str| -> Result<u64> {
+            let names = process["capabilities"][name].as_array().cloned().unwrap_or_default();
+            let names: Vec<_> = names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+            process::capability_set(&names)
+        };
+        let sets = [set("bounding")?, set("permitted")?, set("effective")?];
+        let admin = process::capability_set(&FOR_THE_EXECUTOR.map(str::to_owned))?;
+        let may = process["noNewPrivileges"] == true || sets[2] & admin != 0;
+        let narrow = (!may && process["capabilities"].is_object()).then_some(sets);
+        Ok((spec, Self { filter, narrow }))
+    }
+
+    fn confine(&self) -> std::io::Result<()> {
+        process::reset_signals()?;
+        if !self.filter.is_empty() {
+            seccomp::load(&self.filter)?;
+        }
+        match self.narrow {
+            Some([bounding, permitted, effective]) => process::narrow(bounding, permitted, effective),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Executor for Confined {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        self.confine().map_err(|e| ExecutorError::Other(format!("cannot confine the program: {e}")))?;
+        default::get_executor().exec(spec)
+    }
+
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        default::get_executor().validate(spec)
+    }
+
+    fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        default::get_executor().setup_envs(envs)
+    }
+}
 
 fn wrong(what: &str, error: &dyn std::error::Error) -> Error {
     Error::Helper(told(what, error))

@@ -91,7 +91,8 @@ impl Writer {
             self.rotate()?;
             let mut offset = self.offset;
             let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-            match splice(from, None, self.bytes.as_fd(), Some(&mut offset), MOST_AT_ONCE, flags) {
+            let room = usize::try_from(self.max_size - self.offset).unwrap_or(usize::MAX).min(MOST_AT_ONCE);
+            match splice(from, None, self.bytes.as_fd(), Some(&mut offset), room, flags) {
                 Ok(0) | Err(Errno::AGAIN) => return Ok(moved),
                 Ok(n) => {
                     moved += n;

@@ -13,7 +13,7 @@ use crate::runtime::{
     anchor::Anchor,
     dns,
     netlink::{self, Netlink, Plug},
-    netns, nft,
+    netns, nft, rootless,
 };
 
 /// A namespace for a container with these places: loopback, an interface for each lease (`eth0`,
@@ -71,7 +71,7 @@ pub fn loopback_only() -> Result<OwnedFd> {
     within(namespace.as_fd(), "the container's", || {
         // As the field has it: anybody in a container may ping and listen on low ports.
         sysctl("ipv4/ip_unprivileged_port_start", "0")?;
-        sysctl("ipv4/ping_group_range", "0 2147483647")?;
+        sysctl("ipv4/ping_group_range", &format!("0 {}", rootless::last_group()))?;
         // Networks are IPv4 only; `::1` stays.
         sysctl("ipv6/conf/default/disable_ipv6", "1")?;
         Netlink::open()?.all(&[netlink::set_up(LOOPBACK)])
@@ -138,7 +138,11 @@ fn configure(netlink: &mut Netlink, name: &str, lease: &Lease, default: Option<I
     netlink.all(&requests)
 }
 
-fn within<T>(namespace: BorrowedFd<'_>, whose: &str, work: impl FnOnce() -> io::Result<T>) -> Result<T> {
+fn within<T: Send>(
+    namespace: BorrowedFd<'_>,
+    whose: &str,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> Result<T> {
     netns::within(namespace, work)
         .and_then(|done| done)
         .map_err(|source| Error::System { what: format!("set up {whose} network namespace"), source })

@@ -10,7 +10,7 @@ const NAMES: [&str; 31] = [
 const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
 
 /// `SIGTERM`, `term`, `15`, `SIGRTMIN+3`; `None` for what is no signal.
-pub(super) fn number(text: &str) -> Option<i32> {
+pub fn number(text: &str) -> Option<i32> {
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     if let Ok(number) = name.parse::<i32>() {

@@ -1,0 +1,256 @@
+//! Create, start, state, kill, delete, exec, pause: what may follow what.
+
+use std::{fs, os::unix::net::UnixListener};
+
+use serde_json::{Value, json};
+
+use super::{bundle, refused};
+
+#[test]
+fn a_container_lives_through_its_states() {
+    let Some(mut bundle) = bundle() else { return };
+    bundle.script("sleep 100").write();
+    let file = bundle.path().join("pid");
+    bundle.ok(&format!("create --bundle BUNDLE --pid-file {} ID", file.display()));
+    assert_eq!(bundle.status(), "created");
+    assert_eq!(fs::read_to_string(file).unwrap().trim(), bundle.pid().to_string());
+    assert!(bundle.fails("create --bundle BUNDLE ID").contains("already"));
+    bundle.ok("start ID");
+    assert_eq!(bundle.status(), "running");
+    bundle.fails("start ID");
+    bundle.fails("delete ID");
+    bundle.ok("kill ID KILL");
+    while bundle.status() != "stopped" {}
+    bundle.fails("kill ID KILL");
+    bundle.fails("start ID");
+    bundle.ok("delete ID");
+    bundle.fails("state ID");
+    bundle.fails("delete ID");
+    bundle.ok("delete --force ID");
+}
+
+#[test]
+fn what_is_not_there_is_told() {
+    let Some(bundle) = bundle() else { return };
+    bundle.write();
+    for words in [
+        "start nobody",
+        "state nobody",
+        "kill nobody KILL",
+        "delete nobody",
+        "exec nobody true",
+        "pause nobody",
+        "resume nobody",
+        "ps nobody",
+    ] {
+        assert!(bundle.fails(words).contains("nobody"), "{words}");
+    }
+    assert!(bundle.fails("create --bundle /no/such/place ID").contains("/no/such/place"));
+    for id in ["../up", "a/b", "..", "."] {
+        bundle.fails(&format!("create --bundle BUNDLE {id}"));
+    }
+}
+
+#[test]
+fn the_state_has_what_the_specification_asks_for() {
+    let Some(mut bundle) = bundle() else { return };
+    bundle.set("/annotations", json!({"org.example.a": "b"})).script("sleep 100").write();
+    bundle.ok("create --bundle BUNDLE ID");
+    let state: Value = serde_json::from_str(&bundle.ok("state ID").stdout).unwrap();
+    assert_eq!(state["id"], bundle.id);
+    assert_eq!(state["bundle"], bundle.path().display().to_string());
+    assert_eq!(state["annotations"]["org.example.a"], "b");
+    assert!(state["ociVersion"].as_str().unwrap().starts_with("1."));
+    let listed: Value = serde_json::from_str(&bundle.ok("list --format json").stdout).unwrap();
+    assert_eq!(listed[0]["id"], bundle.id);
+    assert_eq!(bundle.ok("list -q").stdout, format!("{}\n", bundle.id));
+    assert_eq!(bundle.ok("ps ID --format json").stdout, format!("[{}]\n", bundle.pid()));
+}
+
+#[test]
+fn one_that_was_only_made_can_be_killed_and_deleted() {
+    let Some(mut bundle) = bundle() else { return };
+    bundle.script("sleep 100").write();
+    bundle.ok("create --bundle BUNDLE ID");
+    bundle.ok("kill ID KILL");
+    while bundle.status() != "stopped" {}
+    bundle.ok("delete ID");
+    bundle.ok("create --bundle BUNDLE ID");
+    bundle.ok("delete ID");
+}
+
+#[test]
+fn signals_arrive_by_name_and_number() {
+    for signal in ["USR1", "SIGUSR1", "10"] {
+        let Some(mut bundle) = bundle() else { return };
+        bundle.running(
+            "trap 'echo got >/tmp/got; exit 3' USR1; touch /tmp/ready; while true; do sleep 0.05; done",
+        );
+        let inside = bundle.rootfs().join("tmp");
+        while !inside.join("ready").exists() {}
+        bundle.ok(&format!("kill ID {signal}"));
+        while bundle.status() != "stopped" {}
+        assert_eq!(fs::read_to_string(inside.join("got")).unwrap(), "got\n");
+    }
+    let Some(mut bundle) = bundle() else { return };
+    let bundle = bundle.running("trap '' HUP; sleep 100");
+    bundle.ok("kill ID HUP");
+    assert_eq!(bundle.status(), "running", "it ignores that signal");
+    assert!(bundle.fails("kill ID NOSUCH").contains("NOSUCH"));
+    bundle.ok("kill --all ID KILL");
+    while bundle.status() != "stopped" {}
+}
+
+#[test]
+fn a_frozen_container_does_nothing_until_it_goes_on() {
+    let Some(mut bundle) = bundle() else { return };
+    let bundle = bundle.running("sleep 100");
+    bundle.fails("resume ID");
+    bundle.ok("pause ID");
+    assert_eq!(bundle.status(), "paused");
+    bundle.fails("pause ID");
+    bundle.fails("exec ID true");
+    bundle.ok("resume ID");
+    assert_eq!(bundle.status(), "running");
+    bundle.ok("exec ID true");
+    bundle.ok("pause ID");
+    bundle.ok("delete --force ID");
+}
+
+#[test]
+fn further_programs_run_inside() {
+    let Some(mut bundle) = bundle() else { return };
+    bundle.set(
+        "/linux/seccomp",
+        json!({"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}),
+    );
+    bundle.set("/process/env", json!(["PATH=/bin", "FROM=document"]));
+    let bundle = bundle.running("sleep 100");
+    let cases: [(&[&str], &str, i32); 9] = [
+        (&["exec", "ID", "sh", "-c", "hostname; exit 4"], "inside", 4),
+        (&["exec", "--cwd", "/tmp", "ID", "sh", "-c", "pwd"], "/tmp", 0),
+        (&["exec", "--env", "A=b", "ID", "sh", "-c", "echo $A $FROM"], "b document", 0),
+        (&["exec", "--user", "5:6", "ID", "sh", "-c", "echo $(id -u):$(id -g)"], "5:6", 0),
+        (&["exec", "--user", "5", "-g", "7", "ID", "id", "-G"], "0 7", 0),
+        (
+            &["exec", "ID", "sh", "-c", "grep -E 'Cap(Eff|Bnd)' /proc/self/status | cut -f2"],
+            "0000000008040023\n0000000008040023",
+            0,
+        ),
+        (
+            &["exec", "--cap", "CAP_NET_RAW", "ID", "sh", "-c", "grep CapEff /proc/self/status | cut -f2"],
+            "0000000008042023",
+            0,
+        ),
+        (&["exec", "ID", "sh", "-c", "mkdir /tmp/d 2>/dev/null || echo filtered"], "filtered", 0),
+        (&["exec", "ID", "nosuchprogram"], "", 1),
+    ];
+    let mut wrong = Vec::new();
+    for (words, prints, code) in cases {
+        let said = bundle.words(words);
+        if said.stdout.trim_end() != prints || said.code != Some(code) {
+            wrong.push(format!("{words:?}: expected {prints:?} and {code}, {said:?}"));
+        }
+    }
+    let document = bundle.path().join("process.json");
+    let process =
+        json!({"user": {"uid": 3, "gid": 4}, "args": ["id", "-u"], "env": ["PATH=/bin"], "cwd": "/"});
+    fs::write(&document, process.to_string()).unwrap();
+    let said = bundle.words(&["exec", "--process", document.to_str().unwrap(), "ID"]);
+    if said.stdout != "3\n" {
+        wrong.push(format!("a document: {said:?}"));
+    }
+    let file = bundle.path().join("exec-pid");
+    let said = bundle.words(&["exec", "-d", "--pid-file", file.to_str().unwrap(), "ID", "sleep", "50"]);
+    let pid = fs::read_to_string(&file).unwrap_or_default();
+    let known = bundle.ok("ps ID --format json").stdout;
+    if said.code != Some(0) || pid.is_empty() || !known.contains(pid.trim()) {
+        wrong.push(format!("in the background: {said:?}, {pid} of {known}"));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_terminal_is_handed_over() {
+    let Some(mut bundle) = bundle() else { return };
+    bundle.set("/process/terminal", json!(true)).script("tty >/tmp/tty; sleep 100").write();
+    bundle.fails("create --bundle BUNDLE ID");
+    let socket = bundle.dir.path().join("tty.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    bundle.ok(&format!("create --bundle BUNDLE --console-socket {} ID", socket.display()));
+    let (stream, _) = listener.accept().unwrap();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
+    let mut text = [0; 64];
+    let flags = rustix::net::RecvFlags::CMSG_CLOEXEC;
+    rustix::net::recvmsg(&stream, &mut [std::io::IoSliceMut::new(&mut text)], &mut control, flags).unwrap();
+    let master = control.drain().find_map(|message| match message {
+        rustix::net::RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    assert!(rustix::termios::isatty(master.unwrap()));
+    bundle.ok("start ID");
+    let told = bundle.rootfs().join("tmp/tty");
+    while fs::read_to_string(&told).unwrap_or_default().is_empty() {}
+    assert!(fs::read_to_string(told).unwrap().starts_with("/dev/pts/"));
+}
+
+#[test]
+fn documents_that_are_none_are_refused() {
+    refused(&[
+        (
+            "a version to come",
+            |b| {
+                b.set("/ociVersion", json!("9.0.0"));
+            },
+            "version",
+        ),
+        (
+            "no root",
+            |b| {
+                b.document.as_object_mut().unwrap().remove("root");
+            },
+            "root",
+        ),
+        (
+            "no words",
+            |b| {
+                b.set("/process/args", json!([]));
+            },
+            "arg",
+        ),
+        (
+            "no program of that name",
+            |b| {
+                b.set("/process/args", json!(["nosuchprogram"]));
+            },
+            "nosuchprogram",
+        ),
+        (
+            "a relative working directory",
+            |b| {
+                b.set("/process/cwd", json!("here"));
+            },
+            "cwd",
+        ),
+    ]);
+    let Some(bundle) = bundle() else { return };
+    assert!(bundle.fails("create --bundle BUNDLE ID").contains("config.json"));
+    fs::write(bundle.path().join("config.json"), "{").unwrap();
+    assert!(bundle.fails("create --bundle BUNDLE ID").contains("config.json"));
+}
+
+#[test]
+fn what_it_can_do_and_a_document_to_start_from_are_printed() {
+    let Some(bundle) = bundle() else { return };
+    let features: Value = serde_json::from_str(&bundle.ok("features").stdout).unwrap();
+    assert_eq!(features["linux"]["seccomp"]["enabled"], true);
+    let fresh = bundle.dir.path().join("fresh");
+    fs::create_dir(&fresh).unwrap();
+    bundle.ok(&format!("spec --bundle {}", fresh.display()));
+    let text = fs::read_to_string(fresh.join("config.json")).unwrap();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(document["root"]["path"], "rootfs");
+    assert!(bundle.fails(&format!("spec --bundle {}", fresh.display())).contains("config.json"));
+}
