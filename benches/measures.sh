@@ -12,7 +12,7 @@ port_bytes=$((4 << 30))
 
 line() { printf '%-34s %s\n' "$1" "$2" | tee -a "$work/lines" >&2; }
 
-# seconds_of COMMAND...: sets $ms, in ms.
+# milliseconds_of COMMAND...: sets $ms.
 milliseconds_of() {
     local from=${EPOCHREALTIME/./}
     "$@" >"$work/last.log" 2>&1 || {
@@ -22,7 +22,7 @@ milliseconds_of() {
     ms=$(((${EPOCHREALTIME/./} - from) / 1000))
 }
 
-# directory NAME: made and entered, for a project of one file that standard input holds.
+# compose_file NAME: a directory, made and entered, for a project of one file that standard input holds.
 compose_file() {
     mkdir -p "$work/$1"
     cat >"$work/$1/compose.yaml"
@@ -60,7 +60,8 @@ measure_resident() {
     local name pid before=0 after=0
     compose_file resident < <(project 10)
     milliseconds_of compose_ficelle up --detach
-    sleep 1
+    # They give back what only starting took when nothing has happened for a second.
+    sleep 3
     residents >"$work/residents"
     while read -r name pid; do
         awk -v name="$name" '/^Rss/ { rss = $2 } /^Pss:/ { pss = $2 } /^Private/ { own += $2 }
@@ -84,7 +85,7 @@ measure_flood() {
 services:
   flood:
     image: busybox
-    command: ["seq", "-f", "%060g", "$flood_lines"]
+    command: ["sh", "-c", "yes 0123456789012345678901234567890123456789012345678901234567890 | head -n $flood_lines"]
 YAML
     for tool in "${tools[@]}"; do
         milliseconds_of "flood_$tool"

@@ -410,7 +410,7 @@ mod tests {
     }
 
     fn config(spec: ContainerSpec) -> Result<ContainerConfig, EngineError> {
-        container("ab".repeat(32), &create(spec), &image(), &[])
+        container("ab".repeat(32), &create(spec), &image(), &Others::none())
     }
 
     #[test]

@@ -10,13 +10,19 @@ use crate::{
 };
 
 pub(super) struct Others<'a> {
-    core: &'a Core,
+    core: Option<&'a Core>,
     records: OnceCell<Vec<ContainerRecord>>,
 }
 
 impl<'a> Others<'a> {
     pub(super) fn new(core: &'a Core) -> Self {
-        Self { core, records: OnceCell::new() }
+        Self { core: Some(core), records: OnceCell::new() }
+    }
+
+    /// There are no others.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self { core: None, records: OnceCell::new() }
     }
 
     /// Oldest first, as they were when first asked for.
@@ -24,7 +30,7 @@ impl<'a> Others<'a> {
         if let Some(records) = self.records.get() {
             return Ok(records);
         }
-        let records = self.core.containers(None);
+        let records = self.core.map_or_else(|| Ok(Vec::new()), |core| core.containers(None));
         let records = records.map_err(|error| error::runtime(&error, "containers cannot be listed"))?;
         Ok(self.records.get_or_init(|| records))
     }
