@@ -193,7 +193,8 @@ fn a_terminal_is_handed_over() {
     bundle.ok("start ID");
     let told = bundle.rootfs().join("tmp/tty");
     while fs::read_to_string(&told).unwrap_or_default().is_empty() {}
-    assert!(fs::read_to_string(told).unwrap().starts_with("/dev/"));
+    let told = fs::read_to_string(told).unwrap();
+    assert!(told.starts_with("/dev/"), "{told}");
 }
 
 #[test]
