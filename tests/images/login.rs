@@ -16,7 +16,7 @@ use super::{
 };
 
 /// A place of its own for everything that ficelle reads of a person.
-fn ficelle(home: &Path, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Output {
+pub(super) fn ficelle(home: &Path, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ficelle"))
         .arg("--root")
         .arg(home.join("root"))
@@ -37,7 +37,7 @@ fn ficelle(home: &Path, arguments: &[&str], input: &str, variables: &[(&str, &st
     child.wait_with_output().unwrap()
 }
 
-fn both(done: &Output) -> String {
+pub(super) fn both(done: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
 }
 
