@@ -256,6 +256,7 @@ impl Session {
         }
         let rest = self.plan_goal(wish, &observed)?;
         self.check(&rest).await?;
+        self.engine.expect(&rest.steps.iter().map(|step| &step.op).collect::<Vec<_>>());
         self.carry_out(&rest, cancel, events, &mut outcome).await;
         Ok(outcome)
     }

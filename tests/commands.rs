@@ -322,10 +322,10 @@ fn every_mistake_of_a_file_is_told_at_once() {
 
 #[test]
 fn what_the_engine_cannot_honour_is_refused_where_it_stands() {
-    let place = Place::new("services:\n  web:\n    image: x\n    devices: ['/dev/fuse:/dev/fuse']\n");
+    let place = Place::new("services:\n  web:\n    image: x\n    storage_opt: {size: 1g}\n");
     let up = place.fail(1, "up -d");
     assert!(up.stderr.contains("--> compose.yaml:4:"), "{}", up.stderr);
-    assert!(up.stderr.contains("services.web.devices"), "{}", up.stderr);
+    assert!(up.stderr.contains("services.web.storage_opt"), "{}", up.stderr);
     place.run("config -q");
     place.run("ps").quietly();
 }

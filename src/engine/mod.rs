@@ -146,6 +146,10 @@ pub trait Engine: Send + Sync {
     /// bind sources, values out of range), without changing anything.
     async fn check(&self, ops: &[&Op]) -> Vec<EngineError>;
 
+    /// Hears what will be done before it is: what `ops` will need can be made ready beside the first of
+    /// them. Changes nothing that is observed, and ends with the project's lock.
+    fn expect(&self, _ops: &[&Op]) {}
+
     /// Carries out one operation. Repeating an operation that was already carried out is no error.
     async fn perform(&self, op: &Op, progress: Arc<dyn Progress>) -> Result<Outcome, EngineError>;
 

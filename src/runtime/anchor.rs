@@ -30,7 +30,8 @@ use rustix::{
 };
 
 use super::{
-    Error, Result, Roots, lock, netlink, netlink::Netlink, netns, nft, state::file_error, uplink::WayOut,
+    Error, Result, Roots, lock, memory, netlink, netlink::Netlink, netns, nft, process, state::file_error,
+    uplink::WayOut,
 };
 
 /// First argument of the hidden entry.
@@ -38,6 +39,10 @@ pub const ENTRY: &str = "__anchor";
 
 /// Asks for the way out.
 const UPLINK: u8 = b'u';
+/// Asks for the removal of the bridge whose name follows.
+const REMOVE: u8 = b'r';
+/// Bytes of a request: a kind and the name of a link.
+const LONGEST: usize = 1 + 15;
 /// All is well; a text says what is not.
 const DONE: u8 = 0;
 
@@ -69,12 +74,38 @@ impl Anchor {
     /// Lets networks that are not internal reach what the host reaches; once made, it is there for
     /// all. Needed again after [`Anchor::revive`].
     pub fn open_way_out(&self) -> Result<()> {
-        let failed =
-            |source| Error::System { what: "ask the network anchor for a way out".to_owned(), source };
-        (&self.connection).write_all(&[UPLINK]).map_err(failed)?;
+        self.ask_way_out()?;
+        self.hear_way_out()?.ok_or_else(|| no_way_out(io::ErrorKind::UnexpectedEof.into()))
+    }
+
+    /// Asks only: [`Anchor::connection`] becomes readable when there is an answer to
+    /// [hear](Anchor::hear_way_out).
+    pub fn ask_way_out(&self) -> Result<()> {
+        (&self.connection).write_all(&[UPLINK]).map_err(no_way_out)
+    }
+
+    /// Waits for the answer; `None` when the anchor was killed before it gave one.
+    pub fn hear_way_out(&self) -> Result<Option<()>> {
+        let mut text = [0; 512];
+        match (&self.connection).read(&mut text) {
+            Ok(0) => Ok(None),
+            Ok(1) if text[0] == DONE => Ok(Some(())),
+            Ok(count) => Err(Error::Helper(String::from_utf8_lossy(&text[..count]).into_owned())),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+            Err(error) => Err(no_way_out(error)),
+        }
+    }
+
+    /// Takes a bridge away. When nobody else holds the namespace, which then ends with it, that is not
+    /// waited for.
+    pub fn remove_bridge(&self, bridge: &str) -> Result<()> {
+        let failed = |source| Error::System { what: format!("have bridge `{bridge}` removed"), source };
+        let request = [&[REMOVE], bridge.as_bytes()].concat();
+        (&self.connection).write_all(&request).map_err(failed)?;
         let mut text = [0; 512];
         match (&self.connection).read(&mut text).map_err(failed)? {
-            0 => Err(failed(io::ErrorKind::UnexpectedEof.into())),
+            // It is gone with the namespace.
+            0 => Ok(()),
             1 if text[0] == DONE => Ok(()),
             count => Err(Error::Helper(String::from_utf8_lossy(&text[..count]).into_owned())),
         }
@@ -85,6 +116,10 @@ impl Anchor {
     pub fn revive(self, roots: &Roots) -> Result<Self> {
         keep(roots, self.netns.as_fd())
     }
+}
+
+fn no_way_out(source: io::Error) -> Error {
+    Error::System { what: "ask the network anchor for a way out".to_owned(), source }
 }
 
 /// Connects to the anchor; should it have been killed, a new one takes over the namespace that is
@@ -191,6 +226,7 @@ fn hold(run: &Path, adopt: bool) -> io::Result<()> {
     // SAFETY: nothing in this process owns a descriptor above standard error.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     let _ = rustix::process::setsid();
+    process::set_name("ficelle-anchor");
     rustix::process::chdir("/")?;
     // SAFETY: standard input is the listener, handed over by `start`, and used by nothing else.
     let listener = UnixListener::from(unsafe { OwnedFd::from_raw_fd(0) });
@@ -227,8 +263,16 @@ fn serve(run: &Path, listener: &UnixListener, netns: Result<&OwnedFd, &String>) 
     listener.set_nonblocking(true)?;
     let mut holders: Vec<UnixStream> = Vec::new();
     let mut uplink = None;
+    // Something has happened since pages were given back.
+    let mut stirred = true;
+    // Bridges that are to go when somebody else comes, or with the namespace.
+    let mut doomed: Vec<String> = Vec::new();
     loop {
         while let Some(holder) = next(listener)? {
+            if let Ok(netns) = netns {
+                // Failing, who makes the bridge anew hears of it.
+                doomed.drain(..).for_each(|bridge| drop(remove(netns, &bridge)));
+            }
             answer(&holder, netns);
             holders.push(holder);
         }
@@ -240,29 +284,75 @@ fn serve(run: &Path, listener: &UnixListener, netns: Result<&OwnedFd, &String>) 
         }
         let mut watched = vec![PollFd::new(listener, PollFlags::IN)];
         watched.extend(holders.iter().map(|holder| PollFd::new(holder, PollFlags::IN | PollFlags::RDHUP)));
-        match poll(&mut watched, None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        let quiet = rustix::time::Timespec { tv_sec: 1, tv_nsec: 0 };
+        match poll(&mut watched, stirred.then_some(&quiet)) {
+            Ok(0) => {
+                memory::shed();
+                stirred = false;
+            }
+            Ok(_) => stirred = true,
+            Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         let ready: Vec<bool> = watched[1..].iter().map(|fd| !fd.revents().is_empty()).collect();
         let mut ready = ready.into_iter();
-        holders.retain_mut(|holder| ready.next() != Some(true) || hear(holder, netns, &mut uplink));
+        let mut asked = Vec::new();
+        // First who is gone, then what the others ask for.
+        holders.retain(|holder| match ready.next() {
+            Some(true) => hear(holder).map(|request| asked.push((holder.as_raw_fd(), request))).is_some(),
+            _ => true,
+        });
+        let alone = holders.len() == 1;
+        holders.retain_mut(|holder| {
+            let request = asked.iter().find(|(fd, _)| *fd == holder.as_raw_fd()).map(|(_, request)| request);
+            match (request, netns) {
+                (None, _) => true,
+                (Some(_), Err(_)) => false,
+                (Some(Request::Uplink), Ok(netns)) => reply(holder, open(netns, &mut uplink)),
+                (Some(Request::Remove(bridge)), Ok(_)) if alone => {
+                    doomed.push(bridge.clone());
+                    reply(holder, Ok(()))
+                }
+                (Some(Request::Remove(bridge)), Ok(netns)) => reply(holder, remove(netns, bridge)),
+            }
+        });
     }
 }
 
-/// What a holder asks for; false when it is gone.
-fn hear(holder: &mut UnixStream, netns: Result<&OwnedFd, &String>, uplink: &mut Option<WayOut>) -> bool {
-    let mut asked = [0];
-    let Ok(netns) = netns else { return false };
-    if !matches!(holder.read(&mut asked), Ok(1)) || asked != [UPLINK] {
-        return false;
+enum Request {
+    Uplink,
+    Remove(String),
+}
+
+/// What a holder asks for; `None` when it is gone.
+fn hear(mut holder: &UnixStream) -> Option<Request> {
+    let mut bytes = [0; LONGEST];
+    let count = holder.read(&mut bytes).ok()?;
+    match bytes.get(..count)? {
+        [UPLINK] => Some(Request::Uplink),
+        [REMOVE, name @ ..] => Some(Request::Remove(String::from_utf8_lossy(name).into_owned())),
+        _ => None,
     }
-    let opened = match uplink.as_mut().is_some_and(WayOut::leads_out) {
-        true => Ok(()),
-        false => WayOut::open(netns).map(|opened| *uplink = Some(opened)),
-    };
-    let failed = |error| format!("failed to open a way out of the containers' networks: {error}");
-    let reply = opened.map_or_else(|error| failed(error).into_bytes(), |()| vec![DONE]);
+}
+
+fn open(netns: &OwnedFd, uplink: &mut Option<WayOut>) -> Result<(), String> {
+    if !uplink.as_mut().is_some_and(WayOut::leads_out) {
+        let opened = WayOut::open(netns)
+            .map_err(|error| format!("failed to open a way out of the containers' networks: {error}"))?;
+        *uplink = Some(opened);
+    }
+    Ok(())
+}
+
+fn remove(netns: &OwnedFd, bridge: &str) -> Result<(), String> {
+    netns::within(netns.as_fd(), || Netlink::open()?.delete_if_there(bridge))
+        .and_then(|done| done)
+        .map_err(|error| format!("failed to remove bridge `{bridge}`: {error}"))
+}
+
+/// False when nobody hears it.
+fn reply(holder: &mut UnixStream, done: Result<(), String>) -> bool {
+    let reply = done.map_or_else(String::into_bytes, |()| vec![DONE]);
     holder.write_all(&reply).is_ok()
 }
 

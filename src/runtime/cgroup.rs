@@ -3,6 +3,7 @@
 
 pub mod devices;
 mod scope;
+mod view;
 
 use std::{
     fs, io,
@@ -19,6 +20,7 @@ use rustix::{
 
 use serde_json::Value;
 
+pub use self::view::View;
 use super::{
     Error, Result, rootless,
     state::{Group, entries, failed, file_error, remove_file, write_file},

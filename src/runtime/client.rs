@@ -24,23 +24,35 @@ const TRIES: usize = 5;
 /// Asks, with a keeper started if there is none.
 pub fn ask(group: &Group, request: &Request) -> Result<()> {
     for _ in 0..TRIES {
-        let stream = match connect(group) {
-            Some(stream) => stream,
-            None => {
-                spawn(group)?;
-                let Some(stream) = connect(group) else {
-                    // One that is just leaving listens no more and lets nobody else begin.
-                    wait_for_leave(group);
-                    continue;
-                };
-                stream
-            }
-        };
+        let Some(stream) = reach(group)? else { continue };
         if let Some(reply) = talk(stream, request)? {
             return reply;
         }
     }
     Err(Error::Helper(format!("the keeper of `{}` ends as soon as it is asked", group.name)))
+}
+
+/// A keeper that waits for what it will be asked as long as the connection is kept, with what the
+/// containers will need. `None` when it could not be had at once: those who ask will bring one.
+pub fn prepare(group: &Group, networks: bool) -> Option<UnixStream> {
+    let stream = reach(group).ok()??;
+    let text = serde_json::to_vec(&Request::Prepare { networks }).ok()?;
+    (&stream).write_all(&text).and_then(|()| stream.shutdown(std::net::Shutdown::Write)).ok()?;
+    Some(stream)
+}
+
+/// A connection to the keeper, started when there is none; `None` when it must be tried again.
+fn reach(group: &Group) -> Result<Option<UnixStream>> {
+    if let Some(stream) = connect(group) {
+        return Ok(Some(stream));
+    }
+    spawn(group)?;
+    let stream = connect(group);
+    if stream.is_none() {
+        // One that is just leaving listens no more and lets nobody else begin.
+        wait_for_leave(group);
+    }
+    Ok(stream)
 }
 
 /// Asks a keeper that lives; false when there is none.

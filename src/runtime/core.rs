@@ -1,10 +1,15 @@
 //! The face of the runtime core. All calls block; none may be made from an async task.
 
 use std::{
+    collections::HashMap,
     net::IpAddr,
     ops::ControlFlow,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -47,9 +52,14 @@ impl Roots {
     }
 }
 
+/// Clones share what they have read.
 #[derive(Clone, Debug)]
 pub struct Core {
     roots: Roots,
+    /// Specifications never change once they are written: each is read once.
+    specs: Arc<Mutex<HashMap<PathBuf, Arc<Spec>>>>,
+    /// What [`Core::prepare`] holds.
+    prepared: Arc<Mutex<Option<UnixStream>>>,
 }
 
 /// A container as found.
@@ -177,7 +187,7 @@ impl Core {
     /// Does nothing on disk.
     #[must_use]
     pub fn new(roots: Roots) -> Self {
-        Self { roots }
+        Self { roots, specs: Arc::default(), prepared: Arc::default() }
     }
 
     /// Whether this process may do what the runtime needs, with the reason when not.
@@ -224,6 +234,19 @@ impl Core {
 
     /// The containers of a group, or of all groups, oldest first. Reads files only.
     pub fn containers(&self, group: Option<&str>) -> Result<Vec<ContainerRecord>> {
+        self.select(group, &|_| true)
+    }
+
+    /// Those of a group that are called so, oldest first: several while one takes the place of another.
+    pub fn named(&self, group: &str, name: &str) -> Result<Vec<ContainerRecord>> {
+        self.select(Some(group), &|config| config.name == name)
+    }
+
+    fn select(
+        &self,
+        group: Option<&str>,
+        wanted: &dyn Fn(&ContainerConfig) -> bool,
+    ) -> Result<Vec<ContainerRecord>> {
         let groups = match group {
             Some(group) => vec![group.to_owned()],
             None => entries(&self.roots.data.join("p"))?,
@@ -233,8 +256,13 @@ impl Core {
         for group in groups {
             let group = self.group(&group)?;
             for id in group.ids()? {
-                match record(&group.place(&id)?, &leases) {
-                    Ok(record) => records.push(record),
+                let place = group.place(&id)?;
+                let found = self.spec(&place).and_then(|spec| match wanted(&spec.config) {
+                    true => record(&place, &spec, &leases).map(Some),
+                    false => Ok(None),
+                });
+                match found {
+                    Ok(found) => records.extend(found),
                     // Removed meanwhile.
                     Err(Error::NoContainer(_)) => {}
                     Err(error) => return Err(error),
@@ -243,6 +271,16 @@ impl Core {
         }
         records.sort_by_key(|record| record.created);
         Ok(records)
+    }
+
+    fn spec(&self, place: &Place) -> Result<Arc<Spec>> {
+        let specs = || self.specs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(spec) = specs().get(&place.data) {
+            return Ok(Arc::clone(spec));
+        }
+        let spec = Arc::new(place.spec()?);
+        specs().insert(place.data.clone(), Arc::clone(&spec));
+        Ok(spec)
     }
 
     /// Everything that would make `create` or `start` fail and can be known now.
@@ -308,6 +346,20 @@ impl Core {
         }
         make_dir(&place.run)?;
         std::fs::rename(&half, &place.data).map_err(|e| file_error("cannot make", &place.data, e))
+    }
+
+    /// Makes ready what starting containers of the group takes, with `networks` also for those on
+    /// networks; it stays until [`Core::release`], or the end of this process. A hint: what cannot be
+    /// had now is told by the start that needs it.
+    pub fn prepare(&self, group: &str, networks: bool) -> Result<()> {
+        let connection = client::prepare(&self.group(group)?, networks);
+        *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+        Ok(())
+    }
+
+    /// Ends what [`Core::prepare`] began, unless containers run.
+    pub fn release(&self) {
+        drop(self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Returns when the program was executed, or with the reason why it could not be.
@@ -504,7 +556,8 @@ impl Core {
         watcher.add(&place.run)?;
         let deadline = Deadline::new(deadline);
         loop {
-            let record = record(&place, &network::leases(&self.roots)?)?;
+            // Read again: it may be removed while it is waited for.
+            let record = record(&place, &place.spec()?, &network::leases(&self.roots)?)?;
             if wait::reached(&record, until)? {
                 return Ok(record);
             }
@@ -769,8 +822,8 @@ fn anonymous_volumes(config: &ContainerConfig, replaced: Option<&Spec>) -> Vec<(
 }
 
 /// A container as its files and the kernel tell.
-fn record(place: &Place, leases: &[Lease]) -> Result<ContainerRecord> {
-    let Spec { config, created, anonymous_volumes } = place.spec()?;
+fn record(place: &Place, spec: &Spec, leases: &[Lease]) -> Result<ContainerRecord> {
+    let Spec { config, created, anonymous_volumes } = spec.clone();
     let own = leases.iter().filter(|lease| lease.container == config.id);
     let addresses = own.map(|lease| (lease.network.clone(), lease.address)).collect();
     let state = place.state()?;

@@ -46,6 +46,8 @@ pub struct Launch {
     pub init: bool,
     /// The container may look at its control groups and not change them.
     pub protect_cgroups: bool,
+    /// What of them is still to be mounted.
+    pub cgroups: cgroup::View,
     /// A terminal of its own is to be its controlling one.
     pub stdio: Stdio,
 }
@@ -78,13 +80,13 @@ pub struct Libcontainer;
 
 impl Launcher for Libcontainer {
     fn create(&self, launch: Launch) -> Result<Box<dyn Created>> {
-        let Launch { id, document, scratch, program, init, protect_cgroups, stdio } = launch;
+        let Launch { id, document, scratch, program, init, protect_cgroups, cgroups, stdio } = launch;
         // What an attempt that was killed left would be in the way.
         remove_dir(&scratch)?;
         make_dir(&scratch)?;
         write_json(&scratch.join("config.json"), &document)?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
-        let program = Exec { program, init, protect_cgroups, report: writer.as_raw_fd() };
+        let program = Exec { program, init, protect_cgroups, cgroups, report: writer.as_raw_fd() };
         let wrong = |error: &dyn std::error::Error| Error::Helper(told("cannot make the container", error));
 
         let builder = ContainerBuilder::new(id, SyscallType::default())
@@ -173,6 +175,7 @@ struct Exec {
     program: Program,
     init: bool,
     protect_cgroups: bool,
+    cgroups: cgroup::View,
     /// Closes on exec.
     report: RawFd,
 }
@@ -185,10 +188,14 @@ impl Executor for Exec {
         // What the worker holds (ports, the namespace of the bridges, the directories it mounted) must
         // not be found in `/proc/1/fd` of the container, nor outlive the keeper in an init.
         close_all_but(&mut [self.report]);
-        let sealed = if self.protect_cgroups { cgroup::seal_mounts() } else { Ok(()) };
+        let shown = self.cgroups.show();
+        let sealed = match shown {
+            Ok(false) if self.protect_cgroups => cgroup::seal_mounts(),
+            other => other.map(drop),
+        };
         let failure = match sealed {
             Err(e) => {
-                ExecFailure { step: "cannot protect the control groups".to_owned(), errno: e.raw_os_error() }
+                ExecFailure { step: "cannot show the control groups".to_owned(), errno: e.raw_os_error() }
             }
             Ok(()) if self.init => init::run(&self.program, self.report),
             Ok(()) => self.program.become_it(),

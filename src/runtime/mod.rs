@@ -26,6 +26,7 @@ mod keeper;
 mod launcher;
 mod lock;
 pub mod logs;
+mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod network;

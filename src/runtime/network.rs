@@ -143,7 +143,7 @@ pub fn remove(roots: &Roots, name: &str) -> Result<()> {
     }
     let Some(network) = read::<Network>(&path_of(roots, name))? else { return Ok(()) };
     if let Some(anchor) = anchor::existing(roots)? {
-        namespace::remove_bridge(&anchor, &bridge_name(&network.asked))?;
+        anchor.remove_bridge(&bridge_name(&network.asked))?;
     }
     let path = path_of(roots, name);
     match fs::remove_file(&path) {
@@ -192,6 +192,28 @@ pub fn lease(
     endpoints: &[Endpoint],
     replaces: Option<&str>,
 ) -> Result<Vec<Lease>> {
+    assign(roots, group, container, endpoints, replaces, |_| {})
+}
+
+/// [`lease`] for a container that is being started: its names are answered from now on.
+pub fn occupy(
+    roots: &Roots,
+    group: &str,
+    container: &str,
+    endpoints: &[Endpoint],
+    replaces: Option<&str>,
+) -> Result<Vec<Lease>> {
+    assign(roots, group, container, endpoints, replaces, |lease| lease.up = true)
+}
+
+fn assign(
+    roots: &Roots,
+    group: &str,
+    container: &str,
+    endpoints: &[Endpoint],
+    replaces: Option<&str>,
+    finish: impl Fn(&mut Lease),
+) -> Result<Vec<Lease>> {
     let _lock = lock(roots)?;
     let mut all = read_leases(roots)?;
     let before = all.clone();
@@ -215,7 +237,9 @@ pub fn lease(
             }),
             mtu: network.asked.mtu,
         };
-        own.push(ipam::assign(&ground, &all, group, container, endpoint, replaces)?);
+        let mut lease = ipam::assign(&ground, &all, group, container, endpoint, replaces)?;
+        finish(&mut lease);
+        own.push(lease);
     }
     all.retain(|lease| lease.container != container);
     all.extend(own.iter().cloned());

@@ -24,6 +24,9 @@ use super::{
 pub enum Request {
     /// Are you there?
     Hello,
+    /// The asker is about to start containers; not answered. As long as it keeps the connection, what
+    /// they will need is there: the supervisor, and with `networks` the anchor.
+    Prepare { networks: bool },
     /// Answered when every start that is under way has ended: what the files tell is then true.
     Settle,
     /// Answered when the program was executed, or could not be.

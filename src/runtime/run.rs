@@ -168,6 +168,7 @@ fn attend(socket: &OwnedFd, roots: &Roots, place: &Place, spec: Spec, cgroup: Op
                 stdio: Some(stdio),
                 bound: None,
                 anchor: None,
+                way_out: None,
             })
         }
     };

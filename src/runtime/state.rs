@@ -158,8 +158,16 @@ impl Place {
         if spec.config.log.kept { self.data.join("log") } else { self.run.join("log") }
     }
 
+    /// What everybody sees from now on.
     pub fn write_state(&self, state: &State) -> Result<()> {
-        write_json(&self.run.join("state.json"), state)?;
+        write_json(&self.run.join("state.json"), state)
+    }
+
+    /// The copy that is there after the machine was down. A container that is gone has none.
+    pub fn write_last(&self, state: &State) -> Result<()> {
+        if !self.data.exists() {
+            return Ok(());
+        }
         write_json(&self.data.join("last.json"), state)
     }
 
@@ -389,10 +397,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let place = place(dir.path());
         let me = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
-        place.write_state(&running(Some(Identity { boot: "before".into(), ..me.clone() }))).unwrap();
+        let before = running(Some(Identity { boot: "before".into(), ..me.clone() }));
+        place.write_state(&before).unwrap();
         assert_eq!(place.state().unwrap().unwrap().phase, Stage::Exited { exit: None });
 
-        place.write_state(&running(Some(me))).unwrap();
+        place.write_state(&running(Some(me.clone()))).unwrap();
+        place.write_last(&running(Some(me))).unwrap();
         assert_eq!(place.state().unwrap().unwrap().phase, Stage::Running);
         fs::remove_dir_all(&place.run).unwrap();
         assert_eq!(place.state().unwrap().unwrap().phase, Stage::Running, "the same boot, the same process");

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    BoundPort, Error, Result, Roots, anchor, client, dns, exe, health, logs,
+    BoundPort, Error, Result, Roots, anchor, client, dns, exe, health, logs, memory,
     ports::Proxy,
     process,
     protocol::{self, Drained, Notice},
@@ -80,6 +80,8 @@ async fn supervise(group: Group) -> Result<()> {
     let names = Arc::new(dns::Names::new(&group.roots));
     let mut proxy = None;
     let mut anchor = None;
+    // Something has happened since pages were given back.
+    let mut stirred = true;
     let (note, mut noted) = tokio::sync::mpsc::channel::<String>(NOTES);
     loop {
         let hearing =
@@ -91,7 +93,13 @@ async fn supervise(group: Group) -> Result<()> {
                 published.for_each(|container| container.note(&text));
                 continue;
             }
+            () = tokio::time::sleep(memory::QUIET), if stirred => {
+                memory::shed();
+                stirred = false;
+                continue;
+            }
         };
+        stirred = true;
         match heard.map_err(|source| Error::System { what: "cannot hear the keeper".into(), source })? {
             None => return bridge(&group, watched, anchor).await,
             Some((Notice::Anchor, mut descriptors)) => {

@@ -12,10 +12,14 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{Mode, OFlags},
+};
 
 use super::{
     BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots, Seccomp,
+    Upper,
     anchor::Anchor,
     cdi, cgroup, devices, dns, files,
     launcher::{Launch, Launcher, Libcontainer, Stdio},
@@ -24,7 +28,7 @@ use super::{
     ports,
     process::{self, DEFAULT_PATH, Program},
     protocol::{Report, Started, Wire, borrow, send},
-    rootfs, seccomp, sharing,
+    rootfs, rootless, seccomp, sharing,
     state::{Identity, Place, Spec, failed, file_error, make_dir, write_file},
     terminal,
     users::{self, User},
@@ -46,6 +50,8 @@ pub struct Job {
     pub bound: Option<Vec<BoundPort>>,
     /// For a container on networks.
     pub anchor: Option<Anchor>,
+    /// Hangs up when it is decided whether the networks have a way out.
+    pub way_out: Option<OwnedFd>,
 }
 
 /// Forks a worker that does `job` and answers over `socket`. The caller has one thread.
@@ -87,7 +93,7 @@ fn mounts_cgroups(config: &ContainerConfig) -> bool {
 
 /// Everything from the specification to the running program.
 pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
-    let Job { roots, place, mut spec, cgroup, stdio, bound, anchor } = job;
+    let Job { roots, place, mut spec, cgroup, stdio, bound, anchor, way_out } = job;
     let hooks = cdi::apply(&mut spec.config)?;
     let config = &spec.config;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -149,6 +155,11 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         (None, None) => return Err(Error::Helper("neither streams nor a terminal".into())),
     };
     let mut document = oci::document(&config, &resolved)?;
+    let protect_cgroups = !config.privileged && !mounts_cgroups(&config);
+    let cgroups = match rootless::is_confined() || mounts_cgroups(&config) {
+        true => cgroup::View::default(),
+        false => cgroup::View::take_over(&mut document, &place.run.join("cgroup"), protect_cgroups)?,
+    };
     let devices = document["linux"]["resources"]["devices"].clone();
     if let Some(cgroup) = &cgroup {
         cgroup::prepare(cgroup)?;
@@ -160,7 +171,8 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         scratch: place.run.join("launch"),
         program: program(&config)?,
         init: config.init,
-        protect_cgroups: !config.privileged && !mounts_cgroups(&config),
+        protect_cgroups,
+        cgroups,
         stdio,
     })?;
     let process = created.process().clone();
@@ -182,9 +194,9 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         descriptors.push(master);
         fs::remove_file(&path).map_err(|e| file_error("cannot remove", &path, e))?;
     }
-    if !leases.is_empty() {
-        // Before the program runs: it may ask for its own name at once.
-        network::set_up(&roots, &config.id, true)?;
+    if let Some(decided) = way_out.filter(|_| leases.iter().any(|lease| !lease.internal)) {
+        let mut fds = [PollFd::new(&decided, PollFlags::empty())];
+        rustix::io::retry_on_intr(|| poll(&mut fds, None)).map_err(failed("cannot wait for the way out"))?;
     }
     created.start()?;
     let address = leases.first().map(|lease| lease.address);
@@ -257,7 +269,6 @@ pub fn take_over(
             network::reconnect(anchor, namespace.as_fd(), &leases)?;
         }
         descriptors.extend(dns::Sockets::open(namespace.as_fd())?.into_descriptors());
-        network::set_up(roots, &spec.config.id, true)?;
     }
     let address = leases.first().map(|lease| lease.address);
     Ok((Report::TakenOver { ports, address, dns: !leases.is_empty() }, descriptors))
@@ -278,16 +289,40 @@ fn mount_root(config: &ContainerConfig, place: &Place) -> Result<PathBuf> {
     let target = place.run.join("rootfs");
     make_dir(&target)?;
     let mut layers = config.rootfs.layers.clone();
-    if layers.is_empty() {
-        // An overlay needs something below.
-        let empty = place.run.join("empty");
-        make_dir(&empty)?;
-        fs::set_permissions(&empty, fs::Permissions::from_mode(0o755))
-            .map_err(|e| file_error("cannot open to all", &empty, e))?;
-        layers.push(empty);
+    match (&config.rootfs.upper, place.data.ancestors().nth(2)) {
+        (Upper::Own, Some(group)) => layers.insert(0, mount_points(&group.join("bottom"))?),
+        // An overlay needs something below; what is in the layers of a build is told from them.
+        _ if layers.is_empty() => layers.push(open_dir(&place.run.join("empty"))?),
+        _ => {}
     }
     rootfs::mount(&layers, &upper, &work, &target)?;
     Ok(target)
+}
+
+/// The lowest layer of all containers of a group: what every container has something mounted at. A file
+/// that is made in a container's own writable layer instead costs far more. On the file system of the
+/// disks: else files of the layers would seem to be on different devices.
+fn mount_points(bottom: &Path) -> Result<PathBuf> {
+    const DIRS: [&str; 5] = ["", "dev", "etc", "proc", "sys"];
+    let last = bottom.join("etc/resolv.conf");
+    if last.exists() {
+        return Ok(bottom.to_owned());
+    }
+    for name in DIRS {
+        open_dir(&bottom.join(name))?;
+    }
+    for path in [bottom.join("etc/hostname"), bottom.join("etc/hosts"), last] {
+        write_file(&path, b"", 0o644)?;
+    }
+    Ok(bottom.to_owned())
+}
+
+/// A directory that everybody may look into.
+fn open_dir(path: &Path) -> Result<PathBuf> {
+    make_dir(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .map_err(|e| file_error("cannot open to all", path, e))?;
+    Ok(path.to_owned())
 }
 
 fn make_cwd(root: std::os::fd::BorrowedFd<'_>, config: &ContainerConfig) -> Result<()> {
@@ -392,11 +427,11 @@ fn stage(source: &OwnedFd, target: &Path) -> Result<PathBuf> {
 }
 
 /// The container's places on its networks: those it was given when it was made, or new ones after
-/// the machine was down.
+/// the machine was down. From here on its names are answered: the program may ask for its own at once.
 fn leases(roots: &Roots, config: &ContainerConfig) -> Result<Vec<Lease>> {
     match &config.network {
         NetworkNamespace::Own(endpoints) if !endpoints.is_empty() => {
-            network::lease(roots, &config.group, &config.id, endpoints, config.replaces.as_deref())
+            network::occupy(roots, &config.group, &config.id, endpoints, config.replaces.as_deref())
         }
         _ => Ok(Vec::new()),
     }

@@ -193,7 +193,7 @@ fn a_terminal_is_handed_over() {
     bundle.ok("start ID");
     let told = bundle.rootfs().join("tmp/tty");
     while fs::read_to_string(&told).unwrap_or_default().is_empty() {}
-    assert!(fs::read_to_string(told).unwrap().starts_with("/dev/pts/"));
+    assert!(fs::read_to_string(told).unwrap().starts_with("/dev/"));
 }
 
 #[test]

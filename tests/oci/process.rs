@@ -235,7 +235,7 @@ fn exit_codes_and_ends_by_signals_come_back() {
     {
         let Some(mut bundle) = bundle() else { return };
         // A first process does not die of its own signals: one below it does.
-        bundle.script(&format!("sh -c '{script}'"));
+        bundle.script(&format!("sh -c '{script}'; exit $?"));
         assert_eq!(bundle.run().code, Some(code), "{script}");
     }
 }

@@ -96,6 +96,7 @@ fn mounts_are_made_with_their_options() {
         (
             "through a link that stays inside",
             |b| {
+                fs::create_dir(b.rootfs().join("tmp/real")).unwrap();
                 symlink("/tmp/real", b.rootfs().join("link")).unwrap();
                 b.mount(json!({"destination": "/link", "type": "tmpfs", "source": "tmpfs"}));
             },

@@ -1,6 +1,6 @@
 //! Everything that would fail later and can be known now: all of it at once, nothing changed.
 
-use super::{Embedded, error, observe, perform, resources};
+use super::{Embedded, error, observe, others::Others, perform, resources};
 use crate::{
     engine::{CreateContainer, EngineError, ErrorKind, Op},
     model::{Port, label},
@@ -16,17 +16,14 @@ pub(super) fn check(engine: &Embedded, ops: &[Op]) -> Vec<EngineError> {
             _ => None,
         })
         .collect();
-    let records = match engine.core.containers(None) {
-        Ok(records) => records,
-        Err(error) => {
-            problems.push(error::runtime(&error, "containers cannot be listed"));
-            return problems;
-        }
-    };
+    let others = Others::new(&engine.core);
     for create in &creates {
-        problems.extend(container(engine, create, ops, &records));
+        problems.extend(container(engine, create, ops, &others));
     }
-    problems.extend(ports(engine, ops, &creates, &records));
+    match others.list() {
+        Ok(records) => problems.extend(ports(engine, ops, &creates, records)),
+        Err(error) => problems.push(error),
+    }
     problems
 }
 
@@ -71,12 +68,12 @@ fn container(
     engine: &Embedded,
     create: &CreateContainer,
     ops: &[Op],
-    records: &[ContainerRecord],
+    others: &Others<'_>,
 ) -> Vec<EngineError> {
     if let Err(error) = perform::image_of(engine, create) {
         return vec![error];
     }
-    match perform::configuration(engine, create, records) {
+    match perform::configuration(engine, create, others) {
         Ok(config) => engine
             .core
             .check(&config)

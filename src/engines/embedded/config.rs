@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 
-use super::{capabilities, devices, health, lenders};
+use super::{capabilities, devices, health, lenders, others::Others};
 use crate::{
     engine::{CreateContainer, EngineError, ErrorKind},
     image::Image,
@@ -13,9 +13,8 @@ use crate::{
         RestartPolicy, SecurityOption, TmpfsOptions, Ulimit, VolumeOptions, signal_number,
     },
     runtime::{
-        self, ContainerConfig, ContainerRecord, Content, Endpoint, FileConfig, IpcNamespace, MountConfig,
-        MountKind, NetworkNamespace, OneOff, PidNamespace, PortConfig, RestartConfig, Rlimit, Rootfs,
-        Seccomp, Upper,
+        self, ContainerConfig, Content, Endpoint, FileConfig, IpcNamespace, MountConfig, MountKind,
+        NetworkNamespace, OneOff, PidNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Seccomp, Upper,
     },
 };
 
@@ -35,7 +34,7 @@ const SHM_SIZE: u64 = 64 << 20;
 /// What there is around a container that is made.
 pub(super) struct Around<'a> {
     /// The containers of all projects: one of them may lend something.
-    pub others: &'a [ContainerRecord],
+    pub others: &'a Others<'a>,
     /// Images that it mounts, by reference.
     pub images: std::collections::BTreeMap<String, Image>,
 }
@@ -290,11 +289,7 @@ struct Joining<'a> {
 }
 
 impl Joining<'_> {
-    fn namespace(
-        &self,
-        mode: &NetworkMode,
-        others: &[ContainerRecord],
-    ) -> Result<NetworkNamespace, EngineError> {
+    fn namespace(&self, mode: &NetworkMode, others: &Others<'_>) -> Result<NetworkNamespace, EngineError> {
         Ok(match mode {
             NetworkMode::None => NetworkNamespace::None,
             NetworkMode::Host => NetworkNamespace::Host,
@@ -619,7 +614,7 @@ mod tests {
     }
 
     fn config(spec: ContainerSpec) -> Result<ContainerConfig, EngineError> {
-        let around = Around { others: &[], images: std::collections::BTreeMap::new() };
+        let around = Around { others: &Others::none(), images: std::collections::BTreeMap::new() };
         container("ab".repeat(32), &create(spec), &image(), &around)
     }
 

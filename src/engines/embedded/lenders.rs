@@ -1,6 +1,6 @@
 //! Containers that lend something to one that is made: their namespaces or their volumes.
 
-use super::observe;
+use super::{observe, others::Others};
 use crate::{
     engine::{CreateContainer, EngineError, ErrorKind},
     model::{Lender, VolumesFrom, label},
@@ -15,8 +15,9 @@ pub(super) fn find<'a>(
     create: &CreateContainer,
     attribute: &str,
     lender: &Lender,
-    others: &'a [ContainerRecord],
+    others: &'a Others<'_>,
 ) -> Result<&'a ContainerRecord, EngineError> {
+    let others = others.list()?;
     let found = match lender {
         Lender::Service(service) => {
             others.iter().filter(|record| of_service(record, create, service)).min_by_key(
@@ -56,7 +57,7 @@ pub(super) fn volumes(
     create: &CreateContainer,
     lists: &[VolumesFrom],
     own: &[MountConfig],
-    others: &[ContainerRecord],
+    others: &Others<'_>,
 ) -> Result<Vec<MountConfig>, EngineError> {
     let mut found: Vec<MountConfig> = Vec::new();
     for (at, from) in lists.iter().enumerate() {

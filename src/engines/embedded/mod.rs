@@ -16,6 +16,7 @@ mod lenders;
 mod logging;
 mod logs;
 mod observe;
+mod others;
 mod perform;
 mod resources;
 
@@ -24,7 +25,7 @@ pub(super) use self::error::runtime as failure;
 use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     build,
@@ -34,7 +35,7 @@ use crate::{
         Observed, Op, Outcome, ProcessInfo, Progress, ProjectLock, Scope, Unlimited, Usage,
     },
     image::Store,
-    model::{Build, ImageRef},
+    model::{Build, ImageRef, NetworkMode},
     runtime::{Core, GroupLock, Missing, Roots, limits_missing},
 };
 
@@ -43,10 +44,21 @@ use crate::{
 pub struct Embedded {
     core: Core,
     store: Store,
+    /// Creations and starts that take the processor: more of them at once only wait for each other.
+    places: Arc<Semaphore>,
 }
+
+const PER_PROCESSOR: usize = 2;
 
 struct Held {
     _lock: GroupLock,
+    core: Core,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.core.release();
+    }
 }
 
 impl ProjectLock for Held {}
@@ -56,7 +68,8 @@ impl Embedded {
     #[must_use]
     pub fn new(roots: Roots) -> Self {
         let store = Store::open(roots.data.join("images"));
-        Self { core: Core::new(roots), store }
+        let places = std::thread::available_parallelism().map_or(1, usize::from) * PER_PROCESSOR;
+        Self { core: Core::new(roots), store, places: Arc::new(Semaphore::new(places)) }
     }
 
     /// Runs what blocks on a thread of its own.
@@ -108,7 +121,7 @@ impl Engine for Embedded {
         tokio::pin!(taking);
         loop {
             tokio::select! {
-                lock = &mut taking => return Ok(Box::new(Held { _lock: lock? })),
+                lock = &mut taking => return Ok(Box::new(Held { _lock: lock?, core: self.core.clone() })),
                 Some(holder) = told.recv() => waiting.report(Detail::Doing(holder)),
             }
         }
@@ -123,6 +136,22 @@ impl Engine for Embedded {
         let ops: Vec<Op> = ops.iter().map(|&op| op.clone()).collect();
         let found = self.blocking(move |this| Ok(check::check(this, &ops))).await;
         found.unwrap_or_else(|error| vec![error])
+    }
+
+    fn expect(&self, ops: &[&Op]) {
+        let starts = ops.iter().find_map(|op| match op {
+            Op::Start { project, .. } => Some(project.clone()),
+            _ => None,
+        });
+        let Some(project) = starts else { return };
+        let networks = ops.iter().any(|op| match op {
+            Op::Create(create) => {
+                matches!(&create.spec.network, NetworkMode::Networks(joined) if !joined.is_empty())
+            }
+            _ => false,
+        });
+        let core = self.core.clone();
+        tokio::task::spawn_blocking(move || core.prepare(&project, networks));
     }
 
     async fn perform(&self, op: &Op, progress: Arc<dyn Progress>) -> Result<Outcome, EngineError> {

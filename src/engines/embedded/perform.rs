@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Embedded, config, error, observe, resources};
+use super::{Embedded, config, error, observe, others::Others, resources};
 use crate::{
     build::{self, BuildEvent},
     engine::{
@@ -35,6 +35,11 @@ pub(super) async fn perform(
         Op::Push(request) => push(engine, request, progress).await,
         Op::Wait { project, name, until } => wait(engine, project, name, *until, progress).await,
         op => {
+            // A stop waits for a program's own end, and keeps nobody from anything.
+            let _place = match op {
+                Op::Stop { .. } => None,
+                _ => engine.places.acquire().await.ok(),
+            };
             let op = op.clone();
             engine.blocking(move |engine| act(engine, &op, &*progress)).await
         }
@@ -244,7 +249,7 @@ fn mounted_images(
 pub(super) fn configuration(
     engine: &Embedded,
     create: &CreateContainer,
-    others: &[ContainerRecord],
+    others: &Others<'_>,
 ) -> Result<ContainerConfig, EngineError> {
     let image = image_of(engine, create)?;
     let around = config::Around { others, images: mounted_images(engine, create)? };
@@ -291,11 +296,11 @@ fn create_container(
 ) -> Result<Outcome, EngineError> {
     let what = || format!("container {} cannot be made", create.name);
     let failed = |error| error::runtime(&error, what()).at(format!("services.{}", create.service));
-    let records = engine.core.containers(None).map_err(failed)?;
+    let records = engine.core.named(&create.project, &create.name).map_err(failed)?;
     if let Some(made) = records.iter().find(|record| is_made(record, create)) {
         return Ok(Outcome { id: Some(made.config.id.clone()), unchanged: true });
     }
-    let config = configuration(engine, create, &records)?;
+    let config = configuration(engine, create, &Others::new(&engine.core))?;
     for note in config::ignored(&create.spec) {
         progress.report(Detail::Line(format!("warning: {}: {note}", create.name)));
     }
@@ -319,10 +324,12 @@ fn is_made(record: &ContainerRecord, create: &CreateContainer) -> bool {
 fn newest(engine: &Embedded, project: &str, name: &str) -> Result<ContainerRecord, EngineError> {
     let records = engine
         .core
-        .containers(Some(project))
+        .named(project, name)
         .map_err(|error| error::runtime(&error, "containers cannot be listed"))?;
-    let found = records.into_iter().rev().find(|record| record.config.name == name);
-    found.ok_or_else(|| EngineError::new(ErrorKind::NotFound, format!("no container {name}")))
+    records
+        .into_iter()
+        .next_back()
+        .ok_or_else(|| EngineError::new(ErrorKind::NotFound, format!("no container {name}")))
 }
 
 fn start(engine: &Embedded, project: &str, name: &str) -> Result<Outcome, EngineError> {

@@ -1,62 +1,133 @@
 //! The hold on the anchor, and the way out of the networks.
 
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
 use super::{
-    super::{ContainerConfig, NetworkNamespace, Result, anchor, network, protocol::Notice},
+    super::{
+        ContainerConfig, Error, NetworkNamespace, Result, anchor, network, protocol::Notice, state::failed,
+    },
     Keeper,
 };
+
+/// Whether what is outside the networks can be reached from them.
+pub(super) enum WayOut {
+    /// Nobody needed it, or it could not be opened.
+    Closed(Option<Error>),
+    /// The anchor is opening it, beside the containers that are being made.
+    Opening(Pending),
+    Open,
+}
+
+/// Workers hold the reading end: it hangs up when the anchor has answered, or we are no more.
+pub(super) struct Pending {
+    reading: OwnedFd,
+    _writing: OwnedFd,
+}
+
+impl Pending {
+    fn new() -> Result<Self> {
+        let (reading, _writing) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
+        Ok(Self { reading, _writing })
+    }
+}
 
 impl Keeper {
     /// Networks need the namespace of their bridges, which lives as long as we hold it.
     pub(super) fn ensure_anchor(&mut self, config: &ContainerConfig) -> Result<()> {
-        let networks = matches!(&config.network, NetworkNamespace::Own(joined) if !joined.is_empty());
-        if networks && self.anchor.is_none() {
-            self.anchor = Some(anchor::connect(&self.group.roots)?);
-            self.tell_anchor();
+        if !matches!(&config.network, NetworkNamespace::Own(joined) if !joined.is_empty()) {
+            return Ok(());
         }
-        if networks
-            && !self.way_out
-            && let Some(anchor) = &self.anchor
-        {
-            // Containers that cannot get out still run, find each other and are reached; it is told
-            // in their logs.
-            let opened = self.leads_out(&config.id).then(|| anchor.open_way_out());
-            self.way_out = matches!(opened, Some(Ok(())));
-            self.no_way_out = opened.and_then(Result::err);
+        self.hold_anchor()?;
+        // Containers that cannot get out still run, find each other and are reached; it is told in
+        // their logs.
+        if matches!(self.way_out, WayOut::Closed(_)) && self.leads_out(&config.id) {
+            self.ask_way_out();
         }
         Ok(())
     }
 
+    pub(super) fn hold_anchor(&mut self) -> Result<()> {
+        if self.anchor.is_none() {
+            self.anchor = Some(anchor::connect(&self.group.roots)?);
+            self.tell_anchor();
+        }
+        Ok(())
+    }
+
+    fn ask_way_out(&mut self) {
+        let Some(anchor) = &self.anchor else { return };
+        let asked = Pending::new().and_then(|pending| anchor.ask_way_out().map(|()| pending));
+        self.way_out = asked.map_or_else(|error| WayOut::Closed(Some(error)), WayOut::Opening);
+    }
+
+    /// What a worker waits for before it lets a program run that may look outside at once.
+    pub(super) fn pending_way_out(&self) -> Result<Option<OwnedFd>> {
+        match &self.way_out {
+            WayOut::Opening(pending) => rustix::io::fcntl_dupfd_cloexec(&pending.reading, 3)
+                .map(Some)
+                .map_err(failed("cannot copy a pipe")),
+            WayOut::Closed(_) | WayOut::Open => Ok(None),
+        }
+    }
+
+    /// Why a container whose networks lead out gets no further than these.
+    pub(super) fn no_way_out(&self, id: &str) -> Option<&Error> {
+        match &self.way_out {
+            WayOut::Closed(Some(error)) if self.leads_out(id) => Some(error),
+            _ => None,
+        }
+    }
+
     /// Whether one of a container's networks is not internal.
-    pub(super) fn leads_out(&self, id: &str) -> bool {
+    fn leads_out(&self, id: &str) -> bool {
         let leases = network::leases(&self.group.roots).unwrap_or_default();
         leases.iter().any(|lease| lease.container == id && !lease.internal)
     }
 
-    pub(super) fn revive_anchor(&mut self) {
-        let revived = self.anchor.take().map(|anchor| anchor.revive(&self.group.roots));
-        let failed = match revived {
-            Some(Ok(anchor)) => {
-                let opened = if self.way_out { anchor.open_way_out() } else { Ok(()) };
-                self.way_out &= opened.is_ok();
-                self.anchor = Some(anchor);
-                opened.err()
-            }
-            Some(Err(error)) => Some(error),
-            None => None,
+    /// It answers, or was killed.
+    pub(super) fn hear_anchor(&mut self) {
+        let heard = match (&self.way_out, &self.anchor) {
+            (WayOut::Opening(_), Some(anchor)) => anchor.hear_way_out(),
+            _ => Ok(None),
         };
+        match heard {
+            Ok(Some(())) => self.way_out = WayOut::Open,
+            Ok(None) => self.revive_anchor(),
+            Err(error) => self.lose_way_out(error),
+        }
+    }
+
+    fn revive_anchor(&mut self) {
+        let wanted = !matches!(self.way_out, WayOut::Closed(_));
+        let revived = self.anchor.take().map(|anchor| anchor.revive(&self.group.roots));
+        match revived {
+            Some(Ok(anchor)) => {
+                self.anchor = Some(anchor);
+                if wanted {
+                    self.ask_way_out();
+                }
+            }
+            Some(Err(error)) => self.lose_way_out(error),
+            None => {}
+        }
         self.tell_anchor();
-        if let Some(error) = failed {
-            let on_networks = self.containers.iter().filter(|(_, held)| held.address.is_some());
-            let ids: Vec<String> = on_networks.map(|(id, _)| id.clone()).collect();
-            for id in ids {
-                self.note(&id, "the networks lost their way out", &error);
+    }
+
+    /// Told to those that run; those that are being made hear it when they do.
+    fn lose_way_out(&mut self, error: Error) {
+        self.way_out = WayOut::Closed(Some(error));
+        for id in self.containers.keys() {
+            if let Some(error) = self.no_way_out(id) {
+                self.note(id, "nothing outside the container's networks can be reached", error);
             }
         }
     }
 
     pub(super) fn tell_anchor(&self) {
         if let Some(anchor) = &self.anchor {
-            self.tell(&Notice::Anchor, &[anchor.netns(), anchor.connection()]);
+            self.tell(&Notice::Anchor, &[anchor.netns(), anchor.connection().as_fd()]);
         }
     }
 }

@@ -42,6 +42,14 @@ impl Keeper {
         }
         let result = match serde_json::from_slice(&text) {
             Ok(Request::Hello) => Ok(()),
+            Ok(Request::Prepare { networks }) => {
+                self.patrons.push(client);
+                if networks {
+                    // Failing, it is told to the first container that needs it.
+                    let _ = self.hold_anchor();
+                }
+                return;
+            }
             Ok(Request::Settle) if !self.workers.is_empty() => {
                 self.settling.push((client, self.workers.iter().map(|worker| worker.pid).collect()));
                 return;
@@ -69,6 +77,7 @@ impl Keeper {
             }
             Ok(Request::Forget { id }) => {
                 self.containers.remove(&id);
+                self.unwritten.remove(&id);
                 Ok(())
             }
             Err(e) => Err(Error::Helper(format!("the keeper does not understand: {e}"))),

@@ -54,18 +54,20 @@ impl Keeper {
     pub(super) fn ended(&mut self, id: &str, exit: Option<i32>) {
         let Some(held) = self.containers.get_mut(id) else { return };
         held.end(Ended { exit, finished: SystemTime::now() });
-        if held.address.is_some() {
-            let _ = network::set_up(&self.group.roots, id, false);
-        }
         // Others may share its network namespace; the name server was for it alone.
         held.dns.clear();
+        let on_networks = held.address.is_some();
         let _ = remove_file(&held.place.run.join("paused"));
+        // The supervisor completes the log meanwhile.
+        self.tell_ended(id);
+        if on_networks {
+            let _ = network::set_up(&self.group.roots, id, false);
+        }
         if let Some(cgroup) = self.group.cgroup(id).filter(|cgroup| cgroup::remove(cgroup).is_err()) {
             // In a pid namespace that is not its own, the end of the first process is not that of all.
             cgroup::kill(&cgroup);
             self.remains.push(cgroup);
         }
-        self.tell_ended(id);
     }
 
     /// Its output is in the log: now its end may be seen.
@@ -82,16 +84,16 @@ impl Keeper {
             held.state.phase = Stage::Restarting { exit };
             held.state.restarts = held.backoff.count;
             held.restart_at = Some(Instant::now() + delay);
-            let _ = held.place.write_state(&held.state);
+            self.record(id);
             return;
         }
         held.state.phase = Stage::Exited { exit };
         held.state.ports.clear();
-        let _ = held.place.write_state(&held.state);
+        self.record(id);
+        let Some(held) = self.containers.remove(id) else { return };
         let _ = remove_file(&held.place.run.join("exit"));
-        let spec = held.place.spec().ok();
-        self.containers.remove(id);
-        if spec.is_some_and(|spec| spec.config.once.is_some_and(|once| once.remove)) {
+        let once = held.place.spec().ok().and_then(|spec| spec.config.once);
+        if once.is_some_and(|once| once.remove) {
             self.remove(id);
         }
     }

@@ -17,7 +17,7 @@ use std::{
     io::Write,
     net::Ipv4Addr,
     os::{
-        fd::{AsFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::net::{UnixListener, UnixStream},
     },
     time::{Duration, Instant},
@@ -29,11 +29,11 @@ use rustix::{
     process::{Pid, WaitOptions},
 };
 
-use self::clients::listen;
+use self::{anchor::WayOut, clients::listen};
 use super::{
-    Error, RestartConfig, Result, Roots,
+    RestartConfig, Result, Roots,
     anchor::Anchor,
-    cgroup, process,
+    cgroup, memory, process,
     protocol::Wire,
     restart::{Backoff, Next},
     signal,
@@ -60,16 +60,19 @@ struct Keeper {
     settling: Vec<(UnixStream, Vec<i32>)>,
     /// Ends of processes whose worker has not told yet what they are.
     unclaimed: HashMap<i32, Option<i32>>,
+    /// Copies of states for after the machine was down, written when there is nothing else to do.
+    unwritten: HashMap<String, (Place, State)>,
+    /// Something has happened since pages were given back.
+    stirred: bool,
     /// Control groups to remove as soon as their last process is collected.
     remains: Vec<String>,
     /// Until when somebody may ask first.
     expecting: Option<Instant>,
     /// Held as long as we live, once a container was on a network.
     anchor: Option<Anchor>,
-    /// Networks that have one were given a way out.
-    way_out: bool,
-    /// Why they could not be.
-    no_way_out: Option<Error>,
+    way_out: WayOut,
+    /// Commands that are about to ask: as long as they live, so do we.
+    patrons: Vec<UnixStream>,
 }
 
 struct Supervisor {
@@ -195,12 +198,14 @@ impl Keeper {
             workers: Vec::new(),
             settling: Vec::new(),
             unclaimed: HashMap::new(),
+            unwritten: HashMap::new(),
+            stirred: true,
             group,
             remains: Vec::new(),
             expecting: Some(Instant::now() + PATIENCE),
             anchor: None,
-            way_out: false,
-            no_way_out: None,
+            way_out: WayOut::Closed(None),
+            patrons: Vec::new(),
         };
         keeper.adopt()?;
         let me = Identity::of(rustix::process::getpid().as_raw_nonzero().get());
@@ -217,6 +222,14 @@ impl Keeper {
                 }
             }
             let ready = self.wait();
+            if !ready.nothing {
+                self.stirred = true;
+            } else if !self.unwritten.is_empty() {
+                self.write_last();
+            } else if self.stirred {
+                memory::shed();
+                self.stirred = false;
+            }
             if ready.signals {
                 signal::drain(self.signals.as_fd());
             }
@@ -228,8 +241,9 @@ impl Keeper {
                 self.hear_supervisor();
             }
             if ready.anchor {
-                self.revive_anchor();
+                self.hear_anchor();
             }
+            self.patrons.retain(|patron| !ready.patrons.contains(&patron.as_raw_fd()));
             if ready.listener {
                 self.accept();
             }
@@ -239,7 +253,7 @@ impl Keeper {
 
     fn is_idle(&self) -> bool {
         let expecting = self.expecting.is_some_and(|until| Instant::now() < until);
-        self.containers.is_empty() && self.workers.is_empty() && !expecting
+        self.containers.is_empty() && self.workers.is_empty() && self.patrons.is_empty() && !expecting
     }
 
     /// Ends the supervisor and takes the socket away; false when somebody asks at this moment.
@@ -257,6 +271,7 @@ impl Keeper {
             clients.into_iter().for_each(|client| self.serve(client));
             return false;
         }
+        self.write_last();
         for cgroup in self.remains.drain(..) {
             let _ = cgroup::remove(&cgroup);
         }
@@ -287,43 +302,67 @@ impl Keeper {
             fds.push(PollFd::new(&supervisor.socket, PollFlags::IN));
         }
         if let Some(anchor) = &self.anchor {
-            fds.push(PollFd::from_borrowed_fd(anchor.connection(), PollFlags::HUP));
+            fds.push(PollFd::from_borrowed_fd(anchor.connection(), PollFlags::IN));
         }
+        // Hanging up is told without being asked for.
+        fds.extend(self.patrons.iter().map(|patron| PollFd::new(patron, PollFlags::empty())));
         let timeout = self.next_time().map(timespec);
-        let _ = poll(&mut fds, timeout.as_ref());
+        let nothing = poll(&mut fds, timeout.as_ref()) == Ok(0);
         let mut hit = fds.iter().map(|fd| !fd.revents().is_empty());
         let mut next = || hit.next().unwrap_or(false);
         Ready {
+            nothing,
             signals: next(),
             listener: next(),
             workers: self.workers.iter().filter(|_| next()).map(|worker| worker.pid).collect(),
             adopted: adopted.iter().filter(|_| next()).map(|(id, _)| (*id).clone()).collect(),
             supervisor: self.supervisor.is_some() && next(),
             anchor: self.anchor.is_some() && next(),
+            patrons: self.patrons.iter().filter(|_| next()).map(AsRawFd::as_raw_fd).collect(),
+        }
+    }
+
+    /// Writes the state of a container down: for everybody now, for after a reboot soon.
+    fn record(&mut self, id: &str) {
+        let Some(held) = self.containers.get(id) else { return };
+        let _ = held.place.write_state(&held.state);
+        self.unwritten.insert(id.to_owned(), (held.place.clone(), held.state.clone()));
+    }
+
+    fn write_last(&mut self) {
+        for (place, state) in self.unwritten.drain().map(|(_, last)| last) {
+            let _ = place.write_last(&state);
         }
     }
 
     /// How long until something is due.
     fn next_time(&self) -> Option<Duration> {
+        if !self.unwritten.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let due = |held: &Held| {
             held.ending.as_ref().map(|ending| ending.deadline).into_iter().chain(held.restart_at).min()
         };
         // A supervisor that could not be started is tried again.
         let again = self.supervisor.is_none().then(|| Instant::now() + Duration::from_secs(1));
-        let first = self.containers.values().filter_map(due).chain(self.expecting).chain(again).min()?;
+        let quiet = self.stirred.then(|| Instant::now() + memory::QUIET);
+        let times = self.containers.values().filter_map(due).chain(self.expecting).chain(again).chain(quiet);
+        let first = times.min()?;
         Some(first.saturating_duration_since(Instant::now()))
     }
 }
 
 struct Ready {
+    nothing: bool,
     signals: bool,
     listener: bool,
     /// By their process.
     workers: Vec<i32>,
     adopted: Vec<String>,
     supervisor: bool,
-    /// It was killed.
     anchor: bool,
+    /// They are gone.
+    patrons: Vec<RawFd>,
 }
 
 /// Closes every descriptor above the streams but these: what a shell left open is not ours, and

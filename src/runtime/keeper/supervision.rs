@@ -20,7 +20,8 @@ use super::{
 
 impl Keeper {
     pub(super) fn ensure_supervisor(&mut self) {
-        if self.supervisor.is_some() || (self.containers.is_empty() && self.workers.is_empty()) {
+        let needed = !(self.containers.is_empty() && self.workers.is_empty() && self.patrons.is_empty());
+        if self.supervisor.is_some() || !needed {
             return;
         }
         let now = Instant::now();

@@ -66,6 +66,8 @@ impl Keeper {
         if let Some(anchor) = &self.anchor {
             kept.extend([anchor.netns().as_raw_fd(), anchor.connection().as_raw_fd()]);
         }
+        let way_out = self.pending_way_out()?;
+        kept.extend(way_out.as_ref().map(AsRawFd::as_raw_fd));
         let anchor = &mut self.anchor;
         let pid = worker::fork(&theirs, move || {
             // What the keeper holds is not the worker's: its lock and sockets must die with it.
@@ -75,7 +77,7 @@ impl Keeper {
             }
             let stdio = streams(&place, &spec.config)?;
             let (roots, anchor) = (group.roots, anchor.take());
-            worker::start(worker::Job { roots, place, spec, cgroup, stdio, bound, anchor })
+            worker::start(worker::Job { roots, place, spec, cgroup, stdio, bound, anchor, way_out })
         });
         Ok((pid?, ours, pipes))
     }
@@ -149,8 +151,8 @@ impl Keeper {
                     held.ports = descriptors;
                     held.address = address;
                     held.state.ports = ports;
-                    let _ = held.place.write_state(&held.state);
                 }
+                self.record(&worker.id);
                 self.tell_running(&worker.id);
                 Ok(())
             }
@@ -207,10 +209,10 @@ impl Keeper {
             stopped: place.is_stopped(),
             place,
         };
-        let _ = held.place.write_state(&held.state);
         self.containers.insert(worker.id.clone(), held);
+        self.record(&worker.id);
         self.tell_running(&worker.id);
-        if let Some(error) = self.no_way_out.as_ref().filter(|_| self.leads_out(&worker.id)) {
+        if let Some(error) = self.no_way_out(&worker.id) {
             self.note(&worker.id, "nothing outside the container's networks can be reached", error);
         }
         // It may be over already.

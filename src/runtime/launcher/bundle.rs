@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::told;
 use crate::runtime::{
-    Error, Result, process,
+    Error, Result, cgroup, process, rootfs,
     seccomp::{self, Profile},
     signal,
     state::{Identity, entries, make_dir, plain_name, read_json, remove_dir, write_json},
@@ -111,6 +112,8 @@ impl Bundles {
             return Err(Error::Conflict(format!("there is a container `{id}` already")));
         }
         let (spec, confined) = Confined::of(&making.bundle)?;
+        check(&spec)?;
+        make_cwd(&spec)?;
         let bundle = if confined.narrow.is_some() { self.wider(id, &spec)? } else { making.bundle.clone() };
         let made = self
             .builder(id, confined, making.pid_file.as_deref())
@@ -127,6 +130,11 @@ impl Bundles {
         let container = made.inspect_err(|_| self.forget(id, &place))?;
         let pid = container.pid().map_or(0, |pid| pid.as_raw());
         write_json(&place.join(MADE), &Made { process: Identity::of(pid), bundle: making.bundle.clone() })?;
+        // The launcher does not pass it on.
+        if disables_oom_killer(&spec) {
+            let path = self.cgroup(id)?;
+            cgroup::disable_oom_killer(&path.to_string_lossy()).inspect_err(|_| self.forget(id, &place))?;
+        }
         Ok(pid)
     }
 
@@ -282,7 +290,7 @@ struct Made {
 }
 
 /// What loading a filter takes without no_new_privs.
-const FOR_THE_EXECUTOR: [&str; 1] = ["CAP_SYS_ADMIN"];
+const FOR_THE_EXECUTOR: [&str; 2] = ["CAP_SYS_ADMIN", "CAP_SETPCAP"];
 
 /// Executes the program under the document's filter, with signals as a program expects them.
 #[derive(Clone)]
@@ -296,7 +304,10 @@ impl Confined {
     fn of(bundle: &Path) -> Result<(Spec, Self)> {
         let mut spec =
             Spec::load(bundle.join("config.json")).map_err(|e| wrong("cannot read config.json", &e))?;
-        spec.canonicalize_rootfs(bundle).map_err(|e| wrong("cannot find the root filesystem", &e))?;
+        if let Some(root) = spec.root() {
+            let what = format!("cannot find the root filesystem `{}`", root.path().display());
+            spec.canonicalize_rootfs(bundle).map_err(|e| wrong(&what, &e))?;
+        }
         let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let Some(seccomp) = seccomp else {
             return Ok((spec, Self { filter: Vec::new(), narrow: None }));
@@ -311,7 +322,7 @@ impl Confined {
             process::capability_set(&names)
         };
         let sets = [set("bounding")?, set("permitted")?, set("effective")?];
-        let admin = process::capability_set(&FOR_THE_EXECUTOR.map(str::to_owned))?;
+        let admin = process::capability_set(&["CAP_SYS_ADMIN".to_owned()])?;
         let may = process["noNewPrivileges"] == true || sets[2] & admin != 0;
         let narrow = (!may && process["capabilities"].is_object()).then_some(sets);
         Ok((spec, Self { filter, narrow }))
@@ -342,6 +353,50 @@ impl Executor for Confined {
     fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         default::get_executor().setup_envs(envs)
     }
+}
+
+/// What the launcher takes without a word, or refuses with none that helps.
+fn check(spec: &Spec) -> Result<()> {
+    let invalid = |message: String| Err(Error::Invalid(format!("config.json: {message}")));
+    if let Some(process) = spec.process() {
+        if !process.cwd().is_absolute() {
+            return invalid(format!("process.cwd `{}` is not absolute", process.cwd().display()));
+        }
+        if let Some(score) = process.oom_score_adj().filter(|score| !(-1000..=1000).contains(score)) {
+            return invalid(format!("process.oomScoreAdj {score} is not between -1000 and 1000"));
+        }
+    }
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let kinds: Vec<_> =
+        namespaces.into_iter().flatten().map(oci_spec::runtime::LinuxNamespace::typ).collect();
+    if let Some((_, twice)) = kinds.iter().enumerate().find(|(at, kind)| kinds[..*at].contains(kind)) {
+        return invalid(format!("the {twice} namespace is there twice"));
+    }
+    for mount in spec.mounts().iter().flatten() {
+        let binds = |option: &String| option == "bind" || option == "rbind";
+        let source = mount.source().as_ref().filter(|_| mount.options().iter().flatten().any(binds));
+        if let Some(source) = source.filter(|source| source.is_absolute() && !source.exists()) {
+            return invalid(format!("the source `{}` of a mount does not exist", source.display()));
+        }
+    }
+    Ok(())
+}
+
+/// As other runtimes do, where the image has none.
+fn make_cwd(spec: &Spec) -> Result<()> {
+    let (Some(root), Some(process)) = (spec.root(), spec.process()) else { return Ok(()) };
+    // Below a mount it would be hidden, and a root that is read-only is no place to make it.
+    if root.readonly().unwrap_or(false) {
+        return Ok(());
+    }
+    let root = rootfs::open_path(root.path())?;
+    rootfs::make_dirs(root.as_fd(), &process.cwd().to_string_lossy(), 0, 0).map(drop)
+}
+
+fn disables_oom_killer(spec: &Spec) -> bool {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let memory = resources.and_then(|resources| resources.memory().as_ref());
+    memory.and_then(oci_spec::runtime::LinuxMemory::disable_oom_killer).unwrap_or(false)
 }
 
 fn wrong(what: &str, error: &dyn std::error::Error) -> Error {

@@ -199,10 +199,6 @@ fn configure(netlink: &mut Netlink, name: &str, lease: &Lease, default: Option<I
     netlink.all(&requests)
 }
 
-pub fn remove_bridge(anchor: &Anchor, bridge: &str) -> Result<()> {
-    within(anchor.netns(), "the anchor's", || Netlink::open()?.delete_if_there(bridge))
-}
-
 fn within<T: Send>(
     namespace: BorrowedFd<'_>,
     whose: &str,
