@@ -80,8 +80,10 @@ impl Loaded {
         }
     }
 
-    /// Leaves services and their images, and nothing else: a file to lay over the others.
+    /// Leaves services and their images, and nothing else: a file to lay over the others. Printed as it is:
+    /// a `command: null` of the canonical JSON would take away what the others say.
     pub fn keep_images_only(&mut self) {
+        self.as_written = true;
         let Some(project) = self.canonical.as_map_mut() else { return };
         project.retain(|key, _| key.text == "services");
         let services = project.get_mut("services").and_then(Node::as_map_mut);

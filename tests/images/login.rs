@@ -337,6 +337,10 @@ fn config_writes_the_digests_of_registries_into_images() {
         "services:\n  app:\n    {pinned}  own: {{}}\n  set:\n    image: docker.io/library/app@{digest}\n"
     );
     assert_eq!(both(&override_file), wanted);
+    let json = run(&["config", "--lock-image-digests", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let app = serde_json::json!({"image": format!("docker.io/library/app:1@{digest}")});
+    assert_eq!((&json["services"]["app"], json.as_object().unwrap().len()), (&app, 1));
     fs::write(home.path().join("compose.override.yaml"), wanted).unwrap();
     let images = run(&["config", "--images"]);
     assert!(both(&images).contains(&format!("docker.io/library/app:1@{digest}\n")), "{}", both(&images));
