@@ -52,7 +52,7 @@ fn main() -> ExitCode {
             service => options.services.push(service.to_owned()),
         }
     }
-    match load::load(&options, &System) {
+    match load::load(&options, &System::default()) {
         Ok(loaded) => {
             loaded.warnings.iter().for_each(|warning| eprint!("{}", warning.render(Paint::Plain)));
             match view.as_deref() {

@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     let only_plan = args.iter().position(|arg| arg == "--plan").map(|at| args.remove(at)).is_some();
     let options = LoadOptions { project_directory: args.pop().map(PathBuf::from), ..LoadOptions::default() };
-    let loaded = load::load(&options, &System).map_err(|mistakes| {
+    let loaded = load::load(&options, &System::default()).map_err(|mistakes| {
         let told: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
         told.join("\n")
     })?;

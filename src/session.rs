@@ -28,7 +28,10 @@ pub use crate::{
         LogQuery, Observed, OneOff, Op, ProcessInfo, Progress, Prune, PublishedPort, Silent, Size, Source,
         Stream, Target, Usage, Verdict,
     },
-    engines::connect::{Choice, Connected, connect, prepare},
+    engines::{
+        connect::{Choice, Connected, connect, prepare},
+        published::project as published_project,
+    },
     model::{
         Build, BuildSecret, Condition, Cycle, Graph, ImageRef, ImageRefError, Place, Project, Protocol,
         PullPolicy, RestartPolicy, SecretSource, Selection, Service, UnknownService, WithDependencies,

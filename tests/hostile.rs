@@ -21,7 +21,7 @@ fn every_hostile_project_is_answered_with_its_mistake_and_its_place() {
             project_name: Some("hostile".to_owned()),
             ..LoadOptions::default()
         };
-        let told = load(&options, &System).err().unwrap_or_default();
+        let told = load(&options, &System::default()).err().unwrap_or_default();
         let first = told.iter().find(|told| told.severity == ficelle::load::Severity::Error);
         let (message, place) = first.map_or(Default::default(), |first| {
             let help = first.help.join(" ");

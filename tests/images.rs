@@ -5,6 +5,7 @@ mod faults;
 mod hostile;
 mod login;
 mod make;
+mod published;
 mod push;
 pub mod registry;
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{context::Context, failure::Failure, output};
+use super::{context::Context, digests, failure::Failure, output};
 use crate::{
     load::{self, LoadOptions, Loaded},
     ui::table::Table,
@@ -10,8 +10,8 @@ use crate::{
 
 /// Print the project as it is understood, in canonical form
 ///
-/// Variables are filled in, files merged, short forms written out. Needs no engine and no
-/// privileges.
+/// Variables are filled in, files merged, short forms written out. Needs no privileges, and no
+/// engine unless digests are asked for.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag as typed")]
 pub(super) struct Args {
@@ -90,6 +90,14 @@ pub(super) struct Args {
     /// Do not read `env_file`, and take no values from the environment
     #[arg(long)]
     no_env_resolution: bool,
+
+    /// Write the digest that each image has at its registry into its name
+    #[arg(long)]
+    resolve_image_digests: bool,
+
+    /// Print a file that only pins the images to the digests they have at their registries
+    #[arg(long)]
+    lock_image_digests: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -99,8 +107,14 @@ enum Format {
 }
 
 impl Args {
-    pub(super) fn run(self, context: &Context) -> Result<i32, Failure> {
-        let loaded = context.load_with(&self.options(context))?;
+    pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
+        let mut loaded = context.load_with(&self.options(context))?;
+        if self.wants_digests() {
+            digests::resolve(context, &mut loaded).await?;
+            if self.lock_image_digests {
+                loaded.keep_images_only();
+            }
+        }
         if self.quiet {
             return Ok(0);
         }
@@ -116,8 +130,6 @@ impl Args {
 
     /// Lists of names need no file of variables: they are shown where `env_file` is not there, too.
     fn options(&self, context: &Context) -> LoadOptions {
-        let names_only =
-            self.services || self.volumes || self.networks || self.images || self.profiles || self.models;
         LoadOptions {
             services: self.names.clone(),
             all_resources: context.global.all_resources,
@@ -125,10 +137,24 @@ impl Args {
             no_normalize: self.no_normalize,
             no_path_resolution: self.no_path_resolution,
             no_consistency: self.no_consistency,
-            no_env_resolution: self.no_env_resolution || names_only,
+            no_env_resolution: self.no_env_resolution || self.lists_names(),
             explain: self.explain.is_some(),
             ..context.load_options()
         }
+    }
+
+    /// Lists, hashes and explanations are of what is written.
+    fn wants_digests(&self) -> bool {
+        let is_view = self.lists_names()
+            || self.environment
+            || self.variables
+            || self.hash.is_some()
+            || self.explain.is_some();
+        (self.resolve_image_digests || self.lock_image_digests) && !is_view
+    }
+
+    fn lists_names(&self) -> bool {
+        self.services || self.volumes || self.networks || self.images || self.profiles || self.models
     }
 
     fn text(&self, loaded: &Loaded) -> Result<String, Failure> {

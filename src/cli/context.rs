@@ -45,7 +45,7 @@ pub(super) struct Quiet {
 
 impl Context {
     pub(super) fn new(global: Global, signals: Signals) -> Self {
-        Self { global, signals, screen: Mutex::new(None), source: System }
+        Self { global, signals, screen: Mutex::new(None), source: system() }
     }
 
     /// Of standard error.
@@ -351,9 +351,14 @@ impl Context {
     }
 }
 
+/// The machine, with the registries that projects may come from.
+fn system() -> System {
+    System { published: Some(session::published_project) }
+}
+
 /// To be called before any thread exists.
 pub(super) fn prepare(global: &Global) -> Result<(), Failure> {
-    session::prepare(&choice(global)).map_err(|error| Failure::of_engine(&error, &System))
+    session::prepare(&choice(global)).map_err(|error| Failure::of_engine(&error, &system()))
 }
 
 fn choice(global: &Global) -> Choice {

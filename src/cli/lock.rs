@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{context::Context, failure::Failure, locked, output};
+use super::{context::Context, digests, failure::Failure, locked, output};
 use crate::session::{ImageAct, ImageAnswer, ImageRef, Service, Session, Silent};
 
 /// Write down which content the project's images have now
@@ -73,15 +73,8 @@ async fn names(context: &Context, session: &Session) -> Result<BTreeSet<String>,
 
 async fn digest(context: &Context, session: &Session, name: &str) -> Result<String, Failure> {
     let image: ImageRef = name.parse().map_err(|error| Failure::failed(format!("{error}")))?;
-    if let Some(digest) = image.digest {
-        return Ok(digest);
-    }
-    let act = ImageAct::Digest { image };
-    match session.engine().act_on_images(act, Arc::new(Silent)).await {
-        Ok(ImageAnswer::Id { id, .. }) => Ok(id),
-        Ok(_) => Err(Failure::failed(format!("image `{name}` has no digest"))),
-        Err(error) => Err(Failure::of_engine(&error, context.source())),
-    }
+    let digest = digests::of(session.engine(), image).await;
+    digest.map_err(|error| Failure::of_engine(&error, context.source()))
 }
 
 /// A line for each image that is new, gone or another one.

@@ -11,6 +11,7 @@ mod context;
 mod converse;
 mod cp;
 mod create;
+mod digests;
 mod doctor;
 mod down;
 mod events;
@@ -175,7 +176,7 @@ impl Command {
     async fn run(self, context: &Context) -> Result<i32, Failure> {
         match self {
             Self::Build(args) => args.run(context).await,
-            Self::Config(args) => args.run(context),
+            Self::Config(args) => args.run(context).await,
             Self::Create(args) => args.run(context).await,
             Self::Down(args) => args.run(context).await,
             Self::Exec(args) => args.run(context).await,

@@ -2,4 +2,5 @@
 
 pub mod connect;
 pub mod embedded;
+pub mod published;
 pub mod simulated;

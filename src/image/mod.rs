@@ -4,6 +4,7 @@
 
 mod archive;
 mod arrival;
+mod artifact;
 mod codec;
 mod commit;
 mod extract;
@@ -36,6 +37,7 @@ mod tarout;
 mod trash;
 mod untar;
 
+pub use artifact::compose_project;
 pub use commit::{DockerConfig, ImageHealthcheck};
 pub use extract::{ArchiveKind, archive_kind, extract};
 pub use lookup::{Found, Made};

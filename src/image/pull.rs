@@ -246,15 +246,15 @@ impl Store {
 }
 
 /// What the registry is asked for.
-fn reference(image: &ImageRef) -> &str {
+pub(super) fn reference(image: &ImageRef) -> &str {
     image.digest.as_ref().or(image.tag.as_ref()).map_or("latest", String::as_str)
 }
 
 /// What one endpoint is asked.
-type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 'a>>;
+pub(super) type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 'a>>;
 
 /// Asks the mirrors and the registry, in order, until one can help.
-async fn from_any<'a, T>(
+pub(super) async fn from_any<'a, T>(
     registries: &Registries,
     image: &ImageRef,
     ask: impl Fn(Arc<Client>) -> Asking<'a, T>,

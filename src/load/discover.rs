@@ -122,7 +122,7 @@ fn from_variable(
     }
     let separator =
         environment.get("COMPOSE_PATH_SEPARATOR").filter(|text| !text.is_empty()).map_or(":", String::as_str);
-    if remote::Remote::parse(list).is_some() {
+    if remote::is_remote(list) {
         return named_files([list.as_str()].into_iter(), source, here);
     }
     named_files(list.split(separator), source, here)

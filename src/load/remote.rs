@@ -1,6 +1,6 @@
-//! Compose files that lie in a git repository: `https://host/shop.git#ref:subdir`, `git@host:team/shop.git`,
-//! named by `-f`, `include` and `extends`. Reads the name and finds the file in the copy that a
-//! [`Source`] fetches; nothing may lead out of that copy.
+//! Compose files that lie in a git repository (`https://host/shop.git#ref:subdir`, `git@host:team/shop.git`)
+//! or that a registry keeps (`oci://host/shop:1`), named by `-f`, `include` and `extends`. Reads the name and
+//! finds the file in the copy that a [`Source`] fetches; nothing may lead out of that copy.
 
 use std::{
     fmt,
@@ -11,6 +11,10 @@ use super::{discover::NAMES, scalars, source::Source};
 
 /// Switches remote files off when it is false, as for docker compose.
 const SWITCH: &str = "COMPOSE_EXPERIMENTAL_GIT_REMOTE";
+const PUBLISHED_SWITCH: &str = "COMPOSE_EXPERIMENTAL_OCI_REMOTE";
+
+/// Before the name of a project that a registry keeps.
+const PUBLISHED: &str = "oci://";
 
 /// A place in a git repository. Shown without the password it may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,18 +108,38 @@ fn is_scp(text: &str) -> bool {
     })
 }
 
+/// Whether a name leads away from this machine.
+#[must_use]
+pub fn is_remote(name: &str) -> bool {
+    name.starts_with(PUBLISHED) || Remote::parse(name).is_some()
+}
+
 /// The Compose file of this machine that a name stands for; `None` when it is a path already.
 #[must_use]
 pub fn local(source: &dyn Source, name: &str) -> Option<Result<PathBuf, String>> {
+    if let Some(published) = name.strip_prefix(PUBLISHED) {
+        return Some(fetched_published(source, published));
+    }
     let remote = Remote::parse(name)?;
     Some(fetched(source, &remote))
 }
 
+fn fetched_published(source: &dyn Source, name: &str) -> Result<PathBuf, String> {
+    permitted(source, PUBLISHED_SWITCH, &format!("{PUBLISHED}{name}"))?;
+    let file = source.fetch_published(name)?.join(NAMES[0]);
+    if source.is_file(&file) { Ok(file) } else { Err(format!("there is no `{}`", file.display())) }
+}
+
+fn permitted(source: &dyn Source, switch: &str, name: &str) -> Result<(), String> {
+    if source.environment().get(switch).is_some_and(|text| scalars::flag(text) == Some(false)) {
+        return Err(format!("`{name}` is not fetched: {switch} is false"));
+    }
+    Ok(())
+}
+
 fn fetched(source: &dyn Source, remote: &Remote) -> Result<PathBuf, String> {
     remote.check()?;
-    if source.environment().get(SWITCH).is_some_and(|text| scalars::flag(text) == Some(false)) {
-        return Err(format!("`{remote}` is not fetched: {SWITCH} is false"));
-    }
+    permitted(source, SWITCH, &remote.to_string())?;
     let copy = source.fetch(remote)?;
     let place = remote.path.as_ref().map_or_else(|| copy.clone(), |path| copy.join(path));
     let names = NAMES.map(|name| place.join(name));

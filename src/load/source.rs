@@ -46,11 +46,26 @@ pub trait Source {
     fn fetch(&self, remote: &Remote) -> Result<PathBuf, String> {
         Err(format!("`{remote}` is not fetched here"))
     }
+
+    /// The directory of a copy of the project that a registry keeps as `name` (`host/path:tag`), made if
+    /// it is not there.
+    ///
+    /// # Errors
+    /// Why there is none, for the user.
+    fn fetch_published(&self, name: &str) -> Result<PathBuf, String> {
+        Err(format!("`oci://{name}` is not fetched here"))
+    }
 }
+
+/// Brings a project that a registry keeps into a cache: its name, the cache; its directory there.
+pub type Publisher = fn(&str, &Path) -> Result<PathBuf, String>;
 
 /// The machine as it is.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct System;
+pub struct System {
+    /// Registries are not this room's to know.
+    pub published: Option<Publisher>,
+}
 
 impl Source for System {
     fn read(&self, path: &Path) -> io::Result<String> {
@@ -94,20 +109,25 @@ impl Source for System {
     }
 
     fn fetch(&self, remote: &Remote) -> Result<PathBuf, String> {
-        git::fetch(remote, &cache_directory()?)
+        git::fetch(remote, &cache_directory("git")?)
+    }
+
+    fn fetch_published(&self, name: &str) -> Result<PathBuf, String> {
+        let fetch = self.published.ok_or_else(|| format!("`oci://{name}` is not fetched here"))?;
+        fetch(name, &cache_directory("oci")?)
     }
 }
 
-/// Where copies of repositories are kept: below FICELLE_ROOT, else in the user's cache.
-fn cache_directory() -> Result<PathBuf, String> {
+/// Where copies of what is not of this machine are kept, by kind: below FICELLE_ROOT, else in the user's cache.
+fn cache_directory(kind: &str) -> Result<PathBuf, String> {
     let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let ours = |base: PathBuf| base.join("ficelle");
     let base = variable("FICELLE_ROOT")
         .map(|root| root.join("cache"))
         .or_else(|| variable("XDG_CACHE_HOME").map(ours))
         .or_else(|| variable("HOME").map(|home| ours(home.join(".cache"))))
-        .ok_or("repositories are kept in a cache, and neither HOME nor XDG_CACHE_HOME says where")?;
-    Ok(base.join("git"))
+        .ok_or("files of elsewhere are kept in a cache, and neither HOME nor XDG_CACHE_HOME says where")?;
+    Ok(base.join(kind))
 }
 
 fn bounded(reader: impl Read) -> io::Result<String> {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     interpolate,
     options::Loaded,
-    tree::{Map, Node, Value},
+    tree::{Key, Map, Node, Value},
 };
 
 /// A variable that the files name (`config --variables`).
@@ -59,6 +59,37 @@ impl Loaded {
         let mut services: Vec<_> = self.project.services.iter().collect();
         services.sort_unstable_by_key(|(name, _)| *name);
         services.into_iter().map(|(_, service)| service.image().to_owned()).collect()
+    }
+
+    /// Image of each enabled service for which one is written, by service.
+    #[must_use]
+    pub fn written_images(&self) -> BTreeMap<String, String> {
+        let services = self.canonical.get("services").and_then(Node::as_map);
+        let image = |(name, service): (&Key, &Node)| {
+            let image = service.get_str("image").filter(|image| !image.is_empty())?;
+            Some((name.text.clone(), image.to_owned()))
+        };
+        services.into_iter().flatten().filter_map(image).collect()
+    }
+
+    /// Shows another image for a service.
+    pub fn set_image(&mut self, service: &str, image: &str) {
+        let services = self.canonical.get_mut("services");
+        if let Some(service) = services.and_then(|services| services.get_mut(service)) {
+            service.set("image", Value::Text(image.to_owned()));
+        }
+    }
+
+    /// Leaves services and their images, and nothing else: a file to lay over the others. Printed as it is:
+    /// a `command: null` of the canonical JSON would take away what the others say.
+    pub fn keep_images_only(&mut self) {
+        self.as_written = true;
+        let Some(project) = self.canonical.as_map_mut() else { return };
+        project.retain(|key, _| key.text == "services");
+        let services = project.get_mut("services").and_then(Node::as_map_mut);
+        for service in services.into_iter().flat_map(Map::values_mut).filter_map(Node::as_map_mut) {
+            service.retain(|key, _| key.text == "image");
+        }
     }
 
     /// Variables used for interpolation as `NAME=value`, sorted.

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// A place of its own for everything that ficelle reads of a person.
-fn ficelle(home: &Path, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Output {
+pub(super) fn ficelle(home: &Path, arguments: &[&str], input: &str, variables: &[(&str, &str)]) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ficelle"))
         .arg("--root")
         .arg(home.join("root"))
@@ -37,7 +37,7 @@ fn ficelle(home: &Path, arguments: &[&str], input: &str, variables: &[(&str, &st
     child.wait_with_output().unwrap()
 }
 
-fn both(done: &Output) -> String {
+pub(super) fn both(done: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
 }
 
@@ -313,4 +313,53 @@ fn the_guestbook_comes_through_a_mirror_and_answers() {
     assert_eq!(failed, None);
     assert!(page.unwrap().contains("Visit number 1, 0 entries."));
     assert!(down.status.success(), "{}", both(&down));
+}
+
+#[test]
+fn config_writes_the_digests_of_registries_into_images() {
+    let Some(registry) = RealRegistry::start("", "") else { return };
+    registry.push(&two_layers(), "library/app", "1", "");
+    let digest = two_layers().oci().1["digest"].as_str().unwrap().to_owned();
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("compose.yaml");
+    let text = format!(
+        "name: pinned\nservices:\n  app: {{image: 'app:1', command: echo}}\n  own: {{build: .}}\n  \
+         set: {{image: 'app:1@{digest}'}}\n"
+    );
+    fs::write(&file, text).unwrap();
+    let mirrors = format!("docker.io=http://{}", registry.host);
+    let run = |arguments: &[&str]| ficelle(home.path(), arguments, "", &[("FICELLE_MIRRORS", &mirrors)]);
+    let whole = run(&["config", "--resolve-image-digests"]);
+    let pinned = format!("image: docker.io/library/app:1@{digest}\n");
+    assert!(both(&whole).contains(&pinned) && both(&whole).contains("- echo"), "{}", both(&whole));
+    let override_file = run(&["config", "--lock-image-digests"]);
+    let wanted = format!(
+        "services:\n  app:\n    {pinned}  own: {{}}\n  set:\n    image: docker.io/library/app@{digest}\n"
+    );
+    assert_eq!(both(&override_file), wanted);
+    let json = run(&["config", "--lock-image-digests", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let app = serde_json::json!({"image": format!("docker.io/library/app:1@{digest}")});
+    assert_eq!((&json["services"]["app"], json.as_object().unwrap().len()), (&app, 1));
+    fs::write(home.path().join("compose.override.yaml"), wanted).unwrap();
+    let images = run(&["config", "--images"]);
+    assert!(both(&images).contains(&format!("docker.io/library/app:1@{digest}\n")), "{}", both(&images));
+}
+
+#[test]
+fn config_names_every_service_whose_image_has_no_digest() {
+    let Some(registry) = RealRegistry::start("", "") else { return };
+    let home = tempfile::tempdir().unwrap();
+    let host = &registry.host;
+    let text = format!(
+        "name: pinned\nservices:\n  gone:\n    image: {host}/gone:1\n  own:\n    build: .\n    image: {host}/own:1\n"
+    );
+    fs::write(home.path().join("compose.yaml"), text).unwrap();
+    let done = ficelle(home.path(), &["config", "-q", "--lock-image-digests"], "", &[]);
+    let said = both(&done);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    for told in ["service `gone`", "compose.yaml:4:", "service `own`", "compose.yaml:7:", "ficelle push own"]
+    {
+        assert!(said.contains(told), "no {told}: {said}");
+    }
 }
