@@ -157,6 +157,7 @@ impl Reader<'_, '_> {
             mac_address: self.service_mac(node),
             dns: self.dns(node),
             links: Self::links(node),
+            link_variables: false,
             ipc: self.ipc(node),
             pid: self.pid(node),
             host_uts: self.is_host(node, "uts", ""),

@@ -39,6 +39,8 @@ pub struct Loader<'a> {
     pub diagnostics: Told,
     /// Kept when every value is to be explained.
     pub trace: Option<Trace>,
+    /// A file of an older format was among them.
+    pub former: bool,
     /// The project directory.
     pub root: PathBuf,
     /// The current directory, below which paths are shown relative.
@@ -77,6 +79,7 @@ impl<'a> Loader<'a> {
             trace: options.explain.then(Trace::default),
             root: PathBuf::new(),
             here: source.current_dir(),
+            former: false,
             unset: BTreeSet::new(),
             substituted: 0,
             bases: BTreeMap::new(),
@@ -122,7 +125,7 @@ impl<'a> Loader<'a> {
         match tree::parse(&self.files, file) {
             Ok(mut documents) => {
                 for document in &mut documents {
-                    legacy::modernise(document, &self.files, &mut self.diagnostics);
+                    self.former |= legacy::modernise(document, &self.files, &mut self.diagnostics);
                     if let Some(trace) = &mut self.trace {
                         trace.document(document);
                     }

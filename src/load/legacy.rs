@@ -7,6 +7,7 @@ use super::{
     mounts,
     tree::{Key, Map, Node, Span, Value},
 };
+use crate::model::{Project, container_name};
 
 /// Names of Compose files of these formats.
 pub const NAMES: [&str; 4] = ["fig.yml", "fig.yaml", "group.yml", "group.yaml"];
@@ -35,14 +36,15 @@ pub fn format(map: &Map) -> Format {
     }
 }
 
-/// Brings a document to today's form; tells what it did. Leaves today's documents alone.
-pub fn modernise(document: &mut Node, files: &Files, told: &mut Told) {
+/// Brings a document to today's form; tells what it did. Leaves today's documents alone, and says
+/// whether it was another.
+pub fn modernise(document: &mut Node, files: &Files, told: &mut Told) -> bool {
     let span = document.span;
-    let Some(map) = document.as_map_mut() else { return };
+    let Some(map) = document.as_map_mut() else { return false };
     match format(map) {
-        Format::Today => return,
+        Format::Today => return false,
         Format::Group => {
-            let Some((at, key, _)) = map.get_full("containers") else { return };
+            let Some((at, key, _)) = map.get_full("containers") else { return false };
             let mark = files.mark(key.span, "");
             told.push(
                 Diagnostic::warning("read as a group file: its containers are services")
@@ -65,11 +67,42 @@ pub fn modernise(document: &mut Node, files: &Files, told: &mut Told) {
             map.insert(Key::new("services", span), Node::new(Value::Map(services), span));
         }
     }
-    let Some(services) = document.get_mut("services").and_then(Node::as_map_mut) else { return };
+    let Some(services) = document.get_mut("services").and_then(Node::as_map_mut) else { return true };
     let names: Vec<String> = services.keys().map(|key| key.text.clone()).collect();
     let volumes = named_volumes(services);
     services.values_mut().for_each(|service| modernise_service(service, &names));
     declare(document, volumes);
+    true
+}
+
+/// Gives services the names that links had in the older formats (the alias, `db_1`, `shop_db_1`), and
+/// the variables.
+pub fn link(project: &mut Project, model: &Node) {
+    let names: Vec<String> = project.services.keys().cloned().collect();
+    for name in names {
+        let written = model.get("services").and_then(|services| services.get(&name));
+        let links = written.and_then(|service| service.get("links")).map(Node::items).unwrap_or_default();
+        let mut pairs = Vec::new();
+        for text in links.iter().filter_map(Node::as_str) {
+            let (target, alias) = text.split_once(':').unwrap_or((text, text));
+            pairs.push((target.to_owned(), alias.to_owned()));
+            let Some(service) = project.services.get(target) else { continue };
+            for number in 1..=service.scale {
+                let container = match &service.container.container_name {
+                    Some(name) => name.clone(),
+                    None => container_name(&project.name, target, number),
+                };
+                pairs.push((container.clone(), format!("{target}_{number}")));
+                pairs.push((container, format!("{}_{target}_{number}", project.name)));
+            }
+        }
+        if let Some(service) = project.services.get_mut(&name).filter(|_| !pairs.is_empty()) {
+            service.container.links.retain(|known| !pairs.contains(known));
+            pairs.append(&mut service.container.links);
+            service.container.links = pairs;
+            service.container.link_variables = true;
+        }
+    }
 }
 
 /// A volume that a service made by naming it.

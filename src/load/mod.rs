@@ -195,6 +195,9 @@ fn finish(
     let mut bind = Bind::new(&loader.files, &mut unbound, secrets, &site.environment, &site.root);
     let mut project = bind.project(model, &disabled, name);
     project.places = bind::places(model, &loader.files);
+    if loader.former {
+        legacy::link(&mut project, model);
+    }
     project.root.clone_from(&site.root);
     project.files.clone_from(&site.files);
     let failed = loader.diagnostics.has_errors();

@@ -42,6 +42,8 @@ pub struct ContainerSpec {
     pub dns: Dns,
     /// Names that it alone uses for others on its networks: (service or container, alias).
     pub links: Vec<(String, String)>,
+    /// Variables tell it of them, as Fig and the first Compose did.
+    pub link_variables: bool,
     pub ipc: IpcMode,
     pub pid: PidMode,
     /// The host's name is its own, too.

@@ -106,6 +106,8 @@ fn fields(project: &Project, spec: &ContainerSpec) -> Map<String, Value> {
                 let links = spec.links.iter().map(|(name, alias)| format!("{name}:{alias}"));
                 named.insert(field, list(links));
             }
+            // It goes with the format of the file.
+            "link_variables" => {}
             "ipc" => drop(named.insert(field, spec.ipc.to_string().into())),
             "pid" => drop(named.insert(field, spec.pid.to_string().into())),
             "host_uts" => drop(named.insert("uts".to_owned(), host(spec.host_uts))),

@@ -81,6 +81,12 @@ pub struct ContainerConfig {
     pub domainname: Option<String>,
     pub network: NetworkNamespace,
     pub ports: Vec<PortConfig>,
+    /// What it listens on as far as is known, `5432/tcp`; told to those that are linked to it.
+    #[serde(default)]
+    pub exposed: Vec<String>,
+    /// Variables tell it of the containers it is linked to.
+    #[serde(default)]
+    pub link_variables: bool,
     pub extra_hosts: Vec<(String, ExtraHost)>,
     #[serde(default)]
     pub dns: Dns,

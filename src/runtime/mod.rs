@@ -24,6 +24,7 @@ mod init;
 pub mod ipam;
 mod keeper;
 mod launcher;
+mod links;
 mod lock;
 pub mod logs;
 mod memory;

@@ -23,6 +23,7 @@ use super::{
     anchor::Anchor,
     cdi, cgroup, devices, dns, files,
     launcher::{Launch, Launcher, Libcontainer, Stdio},
+    links,
     network::{self, Lease},
     oci::{self, Resolved},
     ports,
@@ -132,6 +133,12 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
 
     let mut config = config.clone();
     config.env = environment(&config, &user, &hostname);
+    if config.link_variables {
+        let own = |variable: &String| variable.split('=').next().map(ToOwned::to_owned);
+        let set: Vec<_> = config.env.iter().map(own).collect();
+        let told = links::variables(&roots, &config)?;
+        config.env.extend(told.into_iter().filter(|variable| !set.contains(&own(variable))));
+    }
     let resolved = Resolved {
         rootfs: root,
         sources,

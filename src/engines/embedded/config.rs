@@ -69,12 +69,13 @@ pub(super) fn container(
         mac_address,
         dns,
         links,
+        link_variables,
         ipc,
         pid,
         host_uts,
         host_cgroup,
         ports,
-        expose: _,
+        expose,
         extra_hosts,
         mounts,
         volumes_from,
@@ -165,6 +166,15 @@ pub(super) fn container(
                 protocol: port.protocol,
             })
             .collect(),
+        exposed: defaults
+            .exposed_ports()
+            .iter()
+            .flatten()
+            .chain(expose)
+            .cloned()
+            .chain(ports.iter().map(|port| format!("{}/{}", port.target, port.protocol)))
+            .collect(),
+        link_variables: *link_variables,
         extra_hosts: extra_hosts.clone(),
         dns: dns.clone(),
         ipc: match ipc {
