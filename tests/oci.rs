@@ -219,8 +219,11 @@ fn hold(cases: &[Case]) {
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 
+/// A change of the document, and words of the refusal.
+type Refusal = (&'static str, fn(&mut Bundle), &'static str);
+
 /// Each of these documents must be refused, with these words, and leave nothing.
-fn refused(cases: &[(&str, fn(&mut Bundle), &str)]) {
+fn refused(cases: &[Refusal]) {
     let mut wrong = Vec::new();
     for (name, change, says) in cases {
         let Some(mut bundle) = bundle() else { return };

@@ -81,7 +81,7 @@ fn base_facts(
 impl Found {
     /// `Dockerfile:3: JSONArgsRecommended: ...`
     #[must_use]
-    pub fn line(&self, file: &Text, lint: &Lint) -> String {
+    pub fn line(file: &Text, lint: &Lint) -> String {
         let line = line_of(&file.text, lint.span.start);
         format!("{}:{line}: {}: {}", file.name, lint.rule.name(), lint.message)
     }

@@ -245,7 +245,7 @@ impl Check<'_> {
         for step in &node.steps {
             let instruction = &step.instruction;
             if step.origin == Origin::Trigger {
-                self.set(&mut scope, instruction);
+                Self::set(&mut scope, instruction);
                 continue;
             }
             let single = match &instruction.kind {
@@ -263,13 +263,13 @@ impl Check<'_> {
                 self.tell(Rule::MultipleInstructionsDisallowed, earlier, message);
             }
             self.instruction(&scope, instruction);
-            self.set(&mut scope, instruction);
+            Self::set(&mut scope, instruction);
         }
         scope
     }
 
     /// What the next instructions know.
-    fn set(&self, scope: &mut Scope, instruction: &Instruction) {
+    fn set(scope: &mut Scope, instruction: &Instruction) {
         match &instruction.kind {
             Kind::Env(pairs) => scope.names.extend(pairs.iter().map(|(name, _)| name.text.clone())),
             Kind::Arg(declared) => scope.names.extend(declared.iter().map(|(name, _)| name.text.clone())),

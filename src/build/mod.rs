@@ -149,7 +149,7 @@ pub async fn build(
     let images = fetch(store, build, &file, &mut graph, &platforms, &*events).await?;
     let found = checks::found(build, &file, &parsed, &graph, &platforms, &images, &directory)?;
     for lint in &found.lints {
-        events(BuildEvent::Warning(found.line(&file, lint)));
+        events(BuildEvent::Warning(checks::Found::line(&file, lint)));
     }
     found.refuse(&file)?;
     let references = names(build, references)?;

@@ -76,9 +76,8 @@ fn git(text: &str) -> Result<Option<Git>, String> {
     let http = address.starts_with("http://") || address.starts_with("https://");
     let scp = !address.contains("://")
         && address.split_once(':').is_some_and(|(host, _)| host.contains('@') && !host.contains('/'));
-    let remote = if address.starts_with("git://") || address.starts_with("ssh://") || scp {
-        address.to_owned()
-    } else if http && address.ends_with(".git") {
+    let plain = address.starts_with("git://") || address.starts_with("ssh://") || scp;
+    let remote = if plain || http && address.ends_with(".git") {
         address.to_owned()
     } else if address.starts_with("github.com/") {
         format!("https://{address}")

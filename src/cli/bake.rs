@@ -48,7 +48,7 @@ fn target(project: &Project, service: &str, build: &Build) -> Value {
         .services
         .get(service)
         .or_else(|| project.disabled.get(service))
-        .map(|service| service.image());
+        .map(crate::session::Service::image);
     let contexts: Map<String, Value> = build
         .additional_contexts
         .iter()

@@ -44,7 +44,7 @@ pub struct EngineError {
     /// What to do next.
     pub help: Vec<String>,
     /// The value that asks for it, as a model path (`services.web.ports[0]`): shown with its place.
-    pub path: Option<String>,
+    pub path: Option<Box<str>>,
 }
 
 impl EngineError {
@@ -77,7 +77,7 @@ impl EngineError {
 
     #[must_use]
     pub fn at(mut self, path: impl Into<String>) -> Self {
-        self.path = Some(path.into());
+        self.path = Some(path.into().into_boxed_str());
         self
     }
 }

@@ -189,11 +189,14 @@ fn a_terminal_is_handed_over() {
         rustix::net::RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     });
-    assert!(rustix::termios::isatty(master.unwrap()));
+    // A terminal ends with its master.
+    let master = master.unwrap();
+    assert!(rustix::termios::isatty(&master));
     bundle.ok("start ID");
     let told = bundle.rootfs().join("tmp/tty");
     while fs::read_to_string(&told).unwrap_or_default().is_empty() {}
-    assert!(fs::read_to_string(told).unwrap().starts_with("/dev/"));
+    let told = fs::read_to_string(told).unwrap();
+    assert!(told.starts_with("/dev/"), "{told}");
 }
 
 #[test]

@@ -660,14 +660,14 @@ mod tests {
     fn what_cannot_be_is_told_with_its_path() {
         let bad = |spec: ContainerSpec| config(spec).unwrap_err().path.unwrap();
         let spec = ContainerSpec { cap_add: vec!["FLY".into()], ..ContainerSpec::default() };
-        assert_eq!(bad(spec), "services.web.cap_add[0]");
+        assert_eq!(&*bad(spec), "services.web.cap_add[0]");
         let spec = ContainerSpec { stop_signal: Some("SIGNO".into()), ..ContainerSpec::default() };
-        assert_eq!(bad(spec), "services.web.stop_signal");
+        assert_eq!(&*bad(spec), "services.web.stop_signal");
         let limit = IndexMap::from([("files".to_owned(), Ulimit { soft: 1, hard: 1 })]);
         let spec = ContainerSpec { ulimits: limit, ..ContainerSpec::default() };
-        assert_eq!(bad(spec), "services.web.ulimits.files");
+        assert_eq!(&*bad(spec), "services.web.ulimits.files");
         let spec = ContainerSpec { entrypoint: Some(vec![]), ..ContainerSpec::default() };
-        assert_eq!(bad(spec), "services.web.command");
+        assert_eq!(&*bad(spec), "services.web.command");
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl Bundles {
             })
             .and_then(|builder| builder.build().map_err(|e| wrong("cannot make the container", &e)));
         let container = made.inspect_err(|_| self.forget(id, &place))?;
-        let pid = container.pid().map_or(0, |pid| pid.as_raw());
+        let pid = container.pid().map_or(0, i32::from);
         write_json(&place.join(MADE), &Made { process: Identity::of(pid), bundle: making.bundle.clone() })?;
         // The launcher does not pass it on.
         if disables_oom_killer(&spec) {
@@ -227,7 +227,7 @@ impl Bundles {
             oci_version: container.state.oci_version.clone(),
             id: id.to_owned(),
             status: status.to_string().to_lowercase(),
-            pid: container.pid().filter(|_| !gone).map_or(0, |pid| pid.as_raw()),
+            pid: container.pid().filter(|_| !gone).map_or(0, i32::from),
             bundle: made.map_or_else(|| container.bundle().clone(), |made| made.bundle),
             annotations: container.state.annotations.clone().unwrap_or_default(),
             created: container.created().map(|time| time.to_rfc3339()),
