@@ -5,7 +5,7 @@
 #   make test        every test, on a fresh machine too
 #   make test-vm     ficelle in a QEMU machine: cgroups of version 2, with and without systemd (some minutes)
 #   make lint        formatting and clippy
-#   make bench       ficelle beside docker, docker compose and BuildKit
+#   make bench       ficelle beside docker, docker compose and BuildKit; reading files, phase by phase
 #   make compare     builds of ficelle and of a real BuildKit, path by path
 #   make fuzz        hostile input, ten minutes for each of its 11 readers (TIME=seconds)
 #   make images      the images of the samples, from Debian's packages
@@ -54,6 +54,7 @@ lint:
 	cargo clippy --locked --all-targets -- --deny warnings
 
 bench: build
+	cargo bench --locked --bench load
 	@scripts/as-root benches/compose_peer
 	@scripts/as-root benches/build_peer
 	@scripts/as-root benches/images_peer

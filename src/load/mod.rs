@@ -6,7 +6,7 @@
 //! sense without an earlier one is left out.
 
 pub mod attributes;
-mod bind;
+pub mod bind;
 mod canonical;
 mod check;
 mod compose;
@@ -19,7 +19,7 @@ mod explain;
 mod git;
 pub mod interpolate;
 mod legacy;
-mod merge;
+pub mod merge;
 pub mod migrate;
 mod mounts;
 mod normalise;
