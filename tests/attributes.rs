@@ -349,3 +349,33 @@ fn a_published_port_can_be_of_udp_and_of_an_address_of_ipv6() {
     };
     assert_eq!(eventually(fetch).unwrap(), "page\n");
 }
+
+#[test]
+fn a_file_of_the_first_format_tells_its_links_by_names_and_variables() {
+    let Some(machine) = Machine::with(&["busybox"]) else { return };
+    let yaml = "
+db:
+  image: busybox
+  command: [sleep, '1000']
+  expose: ['5432']
+  environment: {OWNER: app}
+it:
+  image: busybox
+  links: [db, 'db:store']
+  environment: {DB_NAME: mine}
+  command: [sh, -c, 'for n in db db_1 attrlink_db_1 store; do ping -c 1 -w 5 $$n >/dev/null && echo reaches $$n; done;
+    env | grep -E \"^(DB|STORE|DB_1|ATTRLINK_DB_1)_(NAME|PORT_5432_TCP_PORT|PORT_5432_TCP_PROTO|ENV_OWNER)=\" | sort;
+    [ $$DB_PORT = tcp://$$STORE_PORT_5432_TCP_ADDR:5432 ] && echo same; echo done; sleep 1000']
+";
+    let project = machine.compose("attrlink", yaml);
+    let log = said(&project, "it");
+    for name in ["db", "db_1", "attrlink_db_1", "store"] {
+        assert!(log.lines().any(|line| line == format!("reaches {name}")), "{name}: {log}");
+        let prefix = name.to_uppercase();
+        for line in ["PORT_5432_TCP_PORT=5432", "PORT_5432_TCP_PROTO=tcp", "ENV_OWNER=app"] {
+            assert!(log.lines().any(|said| said == format!("{prefix}_{line}")), "{prefix}_{line}: {log}");
+        }
+    }
+    assert!(log.contains("\nDB_NAME=mine\n"), "the file's own variables stay: {log}");
+    assert!(log.contains("\nsame\n"), "{log}");
+}
