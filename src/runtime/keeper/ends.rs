@@ -53,7 +53,8 @@ impl Keeper {
 
     pub(super) fn ended(&mut self, id: &str, exit: Option<i32>) {
         let Some(held) = self.containers.get_mut(id) else { return };
-        held.end(Ended { exit, finished: SystemTime::now() });
+        let out_of_memory = self.group.cgroup(id).is_some_and(|path| cgroup::ran_out_of_memory(&path));
+        held.end(Ended { exit, finished: SystemTime::now(), out_of_memory });
         if held.address.is_some() {
             let _ = network::set_up(&self.group.roots, id, false);
         }
@@ -154,6 +155,7 @@ impl Held {
         };
         self.state.process = None;
         self.state.finished = Some(ended.finished);
+        self.state.out_of_memory = ended.out_of_memory;
         self.pidfd = None;
         self.ending = Some(Ending { ended, next, deadline: Instant::now() + DRAIN });
     }
