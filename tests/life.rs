@@ -385,3 +385,22 @@ fn a_step_of_a_pipeline_runs_in_an_image_that_is_built_once_and_its_files_are_th
     assert_eq!(step(&["sh", "-c", "exit 4"]).code, Some(4));
     assert!(project.containers().is_empty());
 }
+
+#[test]
+fn an_end_for_want_of_memory_is_told_as_such() {
+    let machine = machine!();
+    if !machine.has_cgroups() {
+        return;
+    }
+    let project = machine.compose(
+        "life-oom",
+        "services:\n  web:\n    image: busybox\n    command: [tail, /dev/zero]\n    mem_limit: 16m\n    memswap_limit: 16m\n",
+    );
+    project.ficelle(&["up", "-d"]).ok();
+    assert_eq!(project.ficelle(&["wait", "web"]).run().code, Some(137));
+    let told = project.ficelle(&["ps", "-a"]).ok().stdout;
+    assert!(told.contains("Exited (137)") && told.contains("(OOMKilled)"), "{told}");
+    let told: Value =
+        serde_json::from_str(project.ficelle(&["ps", "-a", "--format", "json"]).ok().stdout.trim()).unwrap();
+    assert_eq!(told["OOMKilled"], true, "{told}");
+}

@@ -35,6 +35,10 @@ fn problem(failed: &Failed, project: &Project, source: &dyn Source) -> Problem {
 fn state(autopsy: &Autopsy) -> Option<String> {
     let container = &autopsy.container;
     match container.state {
+        ContainerState::Exited(Some(code)) if container.out_of_memory => Some(format!(
+            "{} exited ({code}): OOMKilled, it was out of memory (see `mem_limit`)",
+            container.name
+        )),
         ContainerState::Exited(Some(code)) => Some(format!("{} exited: {}", container.name, decode(code))),
         ContainerState::Exited(None) => Some(format!("{} ended, and nobody learnt how", container.name)),
         ContainerState::Running if container.health == Some(Health::Unhealthy) => {

@@ -174,7 +174,10 @@ fn status(container: &Container, now: SystemTime) -> String {
         },
         ContainerState::Paused => format!("Up {} (Paused)", up()),
         ContainerState::Restarting => format!("Restarting ({} times) {} ago", container.restarts, ago()),
-        ContainerState::Exited(Some(code)) => format!("Exited ({code}) {} ago", ago()),
+        ContainerState::Exited(Some(code)) => {
+            let why = if container.out_of_memory { " (OOMKilled)" } else { "" };
+            format!("Exited ({code}) {} ago{why}", ago())
+        }
         ContainerState::Exited(None) => format!("Exited (unknown) {} ago", ago()),
         ContainerState::Dead => "Dead".into(),
     }
@@ -218,7 +221,7 @@ impl Args {
             ContainerState::Exited(Some(code)) => code,
             _ => 0,
         };
-        json!({
+        let mut object = json!({
             "Command": self.command(container),
             "CreatedAt": time::readable(container.created),
             "ExitCode": code,
@@ -239,6 +242,11 @@ impl Args {
             "Size": "0B",
             "State": container.state.word(),
             "Status": status(container, now),
-        })
+        });
+        // Docker's inspection has the key, its list has not.
+        if let (true, Some(keys)) = (container.out_of_memory, object.as_object_mut()) {
+            keys.insert("OOMKilled".to_owned(), Value::Bool(true));
+        }
+        object
     }
 }

@@ -64,6 +64,8 @@ pub struct Container {
     pub created: SystemTime,
     pub started: Option<SystemTime>,
     pub finished: Option<SystemTime>,
+    /// At its last end, the kernel had ended a process of it for want of memory.
+    pub out_of_memory: bool,
     pub restarts: u32,
     pub ports: Vec<PublishedPort>,
     /// Engine names of its networks.

@@ -61,6 +61,7 @@ pub fn variables(
     dotenv::parse(text, outer, &dotenv::nothing)
 }
 
+use crate::model::Logging;
 use attributes::{Form, PROJECT, Support};
 use bind::Bind;
 use check::Check;
@@ -251,5 +252,30 @@ fn unsupported(model: &Node, unbound: Vec<Diagnostic>, loader: &Loader<'_>) -> V
         text: told.message,
         effect: Effect::Refused,
     });
-    rows.chain(values).collect()
+    rows.chain(values).chain(idle_log_options(model, loader)).collect()
+}
+
+/// Options of `logging:` that are known and change nothing here. Those of another driver are told by the
+/// engine, with the driver.
+fn idle_log_options(model: &Node, loader: &Loader<'_>) -> Vec<Unsupported> {
+    let mut found = Vec::new();
+    for (service, node) in model.get("services").and_then(Node::as_map).into_iter().flatten() {
+        let Some(logging) = node.get("logging") else { continue };
+        if !matches!(logging.get_str("driver"), None | Some("" | "json-file" | "local" | "none")) {
+            continue;
+        }
+        for (name, value) in logging.get("options").and_then(Node::as_map).into_iter().flatten() {
+            if !Logging::is_without_effect(&name.text, &value.value.scalar_text().unwrap_or_default()) {
+                continue;
+            }
+            let path = format!("services.{service}.logging.options.{name}");
+            found.push(Unsupported {
+                text: format!("`{path}` has no effect: logs are kept as they were written, unpacked"),
+                place: loader.files.place(name.span),
+                effect: Effect::Ignored,
+                path,
+            });
+        }
+    }
+    found
 }

@@ -74,7 +74,7 @@ pub struct Unsupported {
 pub enum Effect {
     /// Running the service without it would be something else than was asked for.
     Refused,
-    /// Means something elsewhere only (on a cluster, on Windows); goes without.
+    /// Means something elsewhere only (on a cluster, on Windows, in Docker's files); goes without.
     Ignored,
 }
 

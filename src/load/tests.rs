@@ -848,6 +848,17 @@ fn what_is_not_honoured_is_listed_with_its_place() {
 }
 
 #[test]
+fn log_options_without_effect_are_told_one_by_one() {
+    let text = "services:\n  web:\n    image: x\n    logging:\n      driver: local\n      options:\n        max-size: 1m\n        compress: \"true\"\n        mode: blocking\n        tag: web\n  other:\n    image: x\n    logging: {driver: syslog, options: {tag: x}}\n";
+    let list = loaded(&[("compose.yaml", text)]).unsupported;
+    let short: Vec<_> = list.iter().map(|entry| format!("{:?} {}", entry.effect, entry.short())).collect();
+    insta::assert_snapshot!(short.join("\n"), @r"
+    Ignored compose.yaml:8:9: `services.web.logging.options.compress` has no effect: logs are kept as they were written, unpacked
+    Ignored compose.yaml:10:9: `services.web.logging.options.tag` has no effect: logs are kept as they were written, unpacked
+    ");
+}
+
+#[test]
 fn the_name_comes_from_the_strongest_source() {
     let name = |text: &str, flag: Option<&str>, variable: &[(&str, &str)]| {
         let options = LoadOptions { project_name: flag.map(ToOwned::to_owned), ..LoadOptions::default() };

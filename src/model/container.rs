@@ -128,6 +128,20 @@ pub struct Logging {
     pub options: IndexMap<String, String>,
 }
 
+impl Logging {
+    /// Options of Docker's own drivers that say how its files are packed and what stands beside each line.
+    pub const FORM: [&str; 8] =
+        ["compress", "mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag"];
+    /// The values of them that say what is so anyway: nothing is packed, no line is dropped.
+    pub const KEPT: [(&str, &str); 2] = [("compress", "false"), ("mode", "blocking")];
+
+    /// Whether an option is known, and changes nothing here though it asks for something.
+    #[must_use]
+    pub fn is_without_effect(name: &str, value: &str) -> bool {
+        Self::FORM.contains(&name) && !value.is_empty() && !Self::KEPT.contains(&(name, value))
+    }
+}
+
 /// Which network namespace the container lives in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

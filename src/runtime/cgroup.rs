@@ -263,6 +263,19 @@ pub fn disable_oom_killer(path: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether the kernel ended a process of the groups at `path` for want of memory: the count `oom_kill` of
+/// memory.oom_control (version 1) or memory.events (version 2).
+#[must_use]
+pub fn ran_out_of_memory(path: &str) -> bool {
+    let counts = |hierarchy: Hierarchy| {
+        let unified = hierarchy.controllers.is_empty();
+        let name = if unified { "memory.events" } else { "memory.oom_control" };
+        fs::read_to_string(hierarchy.mount.join(path.trim_start_matches('/')).join(name)).ok()
+    };
+    let killed = |line: &str| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0");
+    hierarchies().into_iter().filter_map(counts).any(|text| text.lines().any(killed))
+}
+
 /// Whether this machine has a file of this name in any group of this controller (version 1).
 #[must_use]
 pub fn knows(controller: &str, file: &str) -> bool {

@@ -75,6 +75,8 @@ pub struct ContainerRecord {
     pub created: SystemTime,
     pub started: Option<SystemTime>,
     pub finished: Option<SystemTime>,
+    /// At its last end, the kernel had ended a process of it for want of memory.
+    pub out_of_memory: bool,
     pub restarts: u32,
     pub ports: Vec<BoundPort>,
     /// Network name and address.
@@ -852,6 +854,7 @@ fn record(place: &Place, spec: &Spec, leases: &[Lease]) -> Result<ContainerRecor
         created,
         started: state.as_ref().and_then(|state| state.started),
         finished: state.as_ref().and_then(|state| state.finished),
+        out_of_memory: state.as_ref().is_some_and(|state| state.out_of_memory),
         restarts: state.as_ref().map_or(0, |state| state.restarts),
         ports: state.map(|state| state.ports).unwrap_or_default(),
         addresses,

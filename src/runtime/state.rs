@@ -34,6 +34,9 @@ pub struct State {
     pub finished: Option<SystemTime>,
     pub restarts: u32,
     pub ports: Vec<BoundPort>,
+    /// The kernel ended a process of it for want of memory.
+    #[serde(default)]
+    pub out_of_memory: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +52,8 @@ pub enum Stage {
 pub struct Ended {
     pub exit: Option<i32>,
     pub finished: SystemTime,
+    #[serde(default)]
+    pub out_of_memory: bool,
 }
 
 /// What the supervisor knows of a container's health (`health.json`).
@@ -207,6 +212,7 @@ impl Place {
         let ended: Option<Ended> = read_json(&self.run.join("exit")).ok().flatten();
         state.phase = Stage::Exited { exit: ended.and_then(|e| e.exit) };
         state.finished = ended.map(|e| e.finished);
+        state.out_of_memory = ended.is_some_and(|e| e.out_of_memory);
         state.process = None;
         state.ports.clear();
     }
@@ -371,6 +377,7 @@ mod tests {
             finished: None,
             restarts: 0,
             ports: Vec::new(),
+            out_of_memory: false,
         }
     }
 
@@ -413,7 +420,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let place = place(dir.path());
         place.write_state(&running(None)).unwrap();
-        write_json(&place.run.join("exit"), &Ended { exit: Some(7), finished: SystemTime::now() }).unwrap();
+        write_json(
+            &place.run.join("exit"),
+            &Ended { exit: Some(7), finished: SystemTime::now(), out_of_memory: false },
+        )
+        .unwrap();
         assert_eq!(place.state().unwrap().unwrap().phase, Stage::Exited { exit: Some(7) });
     }
 

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    BoundPort, Error, Result, Roots, anchor, client, dns, exe, health, logs, memory,
+    BoundPort, Error, Result, Roots, anchor, cgroup, client, dns, exe, health, logs, memory,
     ports::Proxy,
     process,
     protocol::{self, Drained, Notice},
@@ -160,7 +160,8 @@ async fn bridge(
             Some(pidfd) => orphan_end(pidfd).await?,
             None => None,
         };
-        let ended = Ended { exit, finished: SystemTime::now() };
+        let out_of_memory = group.cgroup(&id).is_some_and(|path| cgroup::ran_out_of_memory(&path));
+        let ended = Ended { exit, finished: SystemTime::now(), out_of_memory };
         write_json(&group.place(&id)?.run.join("exit"), &ended)?;
         container.finish(exit, false);
     }

@@ -156,6 +156,7 @@ mod tests {
             created: SystemTime::UNIX_EPOCH,
             started: None,
             finished: None,
+            out_of_memory: false,
             restarts: 0,
             ports: Vec::new(),
             addresses: Vec::new(),

@@ -44,9 +44,8 @@ pub(super) fn config(logging: &Logging, service: &str) -> Result<LogConfig, Engi
                 Ok(files @ 1..) => config.max_files = files,
                 _ => return refuse(ErrorKind::Invalid, format!("`{value}` is no number of files"), &at),
             },
-            // They say what stands beside each line in Docker's own files, and how those are packed.
-            "compress" | "mode" | "max-buffer-size" | "labels" | "labels-regex" | "env" | "env-regex"
-            | "tag" => {}
+            // The loader has warned of those.
+            form if Logging::FORM.contains(&form) => {}
             _ => {
                 let message = format!("the logging driver has no option `{name}`");
                 return refuse(ErrorKind::Invalid, message, &at);

@@ -111,6 +111,7 @@ pub(super) fn container(record: &ContainerRecord) -> Option<Container> {
         created: record.created,
         started: record.started,
         finished: record.finished,
+        out_of_memory: record.out_of_memory,
         restarts: record.restarts,
         ports: record
             .ports

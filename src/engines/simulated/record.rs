@@ -137,6 +137,7 @@ impl Record {
             created: time(self.created),
             started: self.started.map(time),
             finished: self.finished.map(time),
+            out_of_memory: false,
             restarts: self.restarts,
             ports: self.ports.clone(),
             networks: self.networks().cloned().collect(),

@@ -87,7 +87,8 @@ impl Keeper {
             state,
         };
         if lost {
-            let ended = ended.unwrap_or(Ended { exit: None, finished: SystemTime::now() });
+            let ended =
+                ended.unwrap_or(Ended { exit: None, finished: SystemTime::now(), out_of_memory: false });
             held.end(ended);
         }
         self.containers.insert(id, held);

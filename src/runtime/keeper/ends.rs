@@ -53,7 +53,8 @@ impl Keeper {
 
     pub(super) fn ended(&mut self, id: &str, exit: Option<i32>) {
         let Some(held) = self.containers.get_mut(id) else { return };
-        held.end(Ended { exit, finished: SystemTime::now() });
+        let out_of_memory = self.group.cgroup(id).is_some_and(|path| cgroup::ran_out_of_memory(&path));
+        held.end(Ended { exit, finished: SystemTime::now(), out_of_memory });
         // Others may share its network namespace; the name server was for it alone.
         held.dns.clear();
         let on_networks = held.address.is_some();
@@ -156,6 +157,7 @@ impl Held {
         };
         self.state.process = None;
         self.state.finished = Some(ended.finished);
+        self.state.out_of_memory = ended.out_of_memory;
         self.pidfd = None;
         self.ending = Some(Ending { ended, next, deadline: Instant::now() + DRAIN });
     }

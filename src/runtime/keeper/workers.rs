@@ -195,6 +195,7 @@ impl Keeper {
                 finished: None,
                 restarts: backoff.count,
                 ports,
+                out_of_memory: false,
             },
             backoff,
             pipes: std::mem::take(&mut worker.pipes),
