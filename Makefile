@@ -55,6 +55,7 @@ lint:
 
 bench: build
 	cargo bench --locked --bench load
+	cargo bench --locked --bench hostile
 	@scripts/as-root benches/compose_peer
 	@scripts/as-root benches/build_peer
 	@scripts/as-root benches/images_peer

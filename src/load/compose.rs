@@ -26,6 +26,8 @@ use super::{
 
 /// Most files that include one another in a row.
 const MAX_INCLUDES: usize = 32;
+/// Most bytes of text with variables in it, replaced.
+const MAX_SUBSTITUTED: usize = 4 << 20;
 /// Most services that extend one another in a row.
 const MAX_EXTENDS: usize = 400;
 /// Most files of one project.
@@ -227,17 +229,17 @@ impl<'a> Loader<'a> {
             Value::Text(text) if text.contains('$') => {
                 let lookup = |name: &str| environment.get(name).cloned();
                 match interpolate::substitute(text, &lookup) {
-                    Ok(done) if self.substituted + done.text.len() > tree::MAX_TEXT => {
+                    Ok(done) if self.substituted + done.text.len() > MAX_SUBSTITUTED => {
                         // Told once: what comes after this has no room either.
-                        if self.substituted <= tree::MAX_TEXT {
-                            let most = tree::MAX_TEXT >> 20;
+                        if self.substituted <= MAX_SUBSTITUTED {
+                            let most = MAX_SUBSTITUTED >> 20;
                             self.tell(
                                 node.span,
                                 path,
                                 format!("more than {most} MiB of text, variables replaced"),
                             );
                         }
-                        self.substituted = tree::MAX_TEXT + 1;
+                        self.substituted = MAX_SUBSTITUTED + 1;
                     }
                     Ok(done) => {
                         self.substituted += done.text.len();

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 /// One project.
+#[allow(dead_code, reason = "the test reads the answers, the measure does not")]
 pub struct Hostile {
     pub name: &'static str,
     /// Names and contents; the first is the Compose file.
@@ -122,7 +123,7 @@ pub fn table() -> Vec<Hostile> {
             })],
         ),
         with(
-            one("a long variable, often", "16 MiB of text, variables replaced", row, {
+            one("a long variable, often", "4 MiB of text, variables replaced", row, {
                 service("    environment:\n")
                     + &lines(1_000, |at| format!("      K{at}: {}", "$BIG".repeat(10)))
             }),
@@ -154,7 +155,7 @@ pub fn table() -> Vec<Hostile> {
             "services:\n".to_owned()
                 + &lines(2_000, |at| format!("  s{at}: {{image: x, depends_on: [s{}]}}", (at + 1) % 2_000))
         }),
-        one("50,000 unknown dependencies", "there is no service `u0`", "compose.yaml:4:18", {
+        one("50,000 unknown dependencies", "more than 10000 names in one list", "compose.yaml:4:17", {
             let names: Vec<_> = (0..50_000).map(|at| format!("u{at}")).collect();
             service(&format!("    depends_on: [{}]\n", names.join(", ")))
         }),

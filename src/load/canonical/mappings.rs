@@ -5,6 +5,9 @@ use super::{
     Table, Value, attributes, nearest,
 };
 
+/// Most names of one list: each becomes a mapping.
+const MAX_NAMES: usize = 10_000;
+
 impl Canonical<'_> {
     pub(super) fn object(
         &mut self,
@@ -139,6 +142,9 @@ impl Canonical<'_> {
     ) -> Option<Node> {
         let span = node.span;
         match node.value {
+            Value::List(items) if items.len() > MAX_NAMES => {
+                self.tell(span, path, format!("more than {MAX_NAMES} names in one list"))
+            }
             Value::List(items) => {
                 let mut found = Map::new();
                 for (at, item) in items.into_iter().enumerate() {
