@@ -195,25 +195,28 @@ fn ends(parts: &[Part], components: &[&str]) -> Vec<bool> {
     at[0] = true;
     for (number, part) in parts.iter().enumerate() {
         let mut next = vec![false; at.len()];
-        for from in (0..at.len()).filter(|from| at[*from]) {
-            let rest = &components[from..];
-            match part {
-                Part::Any => {
-                    // At the end it means everything below, so at least one component.
-                    let last = number + 1 == parts.len();
+        match part {
+            Part::Any => {
+                // At the end it means everything below, so at least one component.
+                let last = number + 1 == parts.len();
+                if let Some(from) = at.iter().position(|at| *at) {
                     next[from + usize::from(last)..].fill(true);
-                    break;
                 }
-                Part::Glob(glyphs) if glyphs.contains(&Glyph::Cross) => {
-                    for take in 1..=rest.len() {
-                        let joined = || rest[..take].join("/").chars().collect::<Vec<_>>();
-                        next[from + take] = next[from + take] || glob(glyphs, &joined());
+            }
+            Part::Glob(glyphs) if glyphs.contains(&Glyph::Cross) => {
+                let mut positions = Positions::new(glyphs);
+                for (from, name) in components.iter().enumerate() {
+                    if at[from] {
+                        positions.begin();
                     }
+                    name.chars().for_each(|c| positions.step(c));
+                    next[from + 1] = positions.are_through();
+                    positions.step('/');
                 }
-                Part::Glob(glyphs) => {
-                    if let Some(name) = rest.first() {
-                        next[from + 1] = glob(glyphs, &name.chars().collect::<Vec<_>>());
-                    }
+            }
+            Part::Glob(glyphs) => {
+                for (from, name) in components.iter().enumerate().filter(|(from, _)| at[*from]) {
+                    next[from + 1] = glob(glyphs, name);
                 }
             }
         }
@@ -232,43 +235,64 @@ fn may_reach(parts: &[Part], directory: &[&str]) -> bool {
     match first {
         Part::Any => true,
         Part::Glob(glyphs) if glyphs.contains(&Glyph::Cross) => true,
-        Part::Glob(glyphs) => {
-            let name: Vec<char> = name.chars().collect();
-            glob(glyphs, &name) && may_reach(rest, below)
-        }
+        Part::Glob(glyphs) => glob(glyphs, name) && may_reach(rest, below),
     }
 }
 
-/// Without recursion: a set of positions in the pattern.
-fn glob(glyphs: &[Glyph], text: &[char]) -> bool {
-    let mut states = vec![false; glyphs.len() + 1];
-    states[0] = true;
-    let spread = |states: &mut Vec<bool>| {
-        for i in 0..glyphs.len() {
-            if states[i] && matches!(glyphs[i], Glyph::Many | Glyph::Cross) {
-                states[i + 1] = true;
-            }
-        }
-    };
-    spread(&mut states);
-    for c in text {
-        let mut next = vec![false; states.len()];
-        for (i, glyph) in glyphs.iter().enumerate().filter(|(i, _)| states[*i]) {
+fn glob(glyphs: &[Glyph], text: &str) -> bool {
+    let mut positions = Positions::new(glyphs);
+    positions.begin();
+    text.chars().for_each(|c| positions.step(c));
+    positions.are_through()
+}
+
+/// Where in a pattern a text may stand: all places at once, so that no text takes long.
+struct Positions<'a> {
+    glyphs: &'a [Glyph],
+    at: Vec<bool>,
+}
+
+impl<'a> Positions<'a> {
+    fn new(glyphs: &'a [Glyph]) -> Self {
+        Self { glyphs, at: vec![false; glyphs.len() + 1] }
+    }
+
+    /// A text begins here, beside those that began before.
+    fn begin(&mut self) {
+        self.at[0] = true;
+        self.spread();
+    }
+
+    fn are_through(&self) -> bool {
+        self.at[self.glyphs.len()]
+    }
+
+    fn step(&mut self, c: char) {
+        let mut next = vec![false; self.at.len()];
+        for (i, glyph) in self.glyphs.iter().enumerate().filter(|(i, _)| self.at[*i]) {
             match glyph {
                 Glyph::Cross => next[i] = true,
-                Glyph::Many => next[i] |= *c != '/',
-                Glyph::Any => next[i + 1] |= *c != '/',
-                Glyph::One(wanted) => next[i + 1] |= wanted == c,
+                Glyph::Many => next[i] |= c != '/',
+                Glyph::Any => next[i + 1] |= c != '/',
+                Glyph::One(wanted) => next[i + 1] |= *wanted == c,
                 Glyph::Class { negated, ranges } => {
-                    let inside = ranges.iter().any(|(low, high)| low <= c && c <= high);
-                    next[i + 1] |= *c != '/' && inside != *negated;
+                    let inside = ranges.iter().any(|(low, high)| *low <= c && c <= *high);
+                    next[i + 1] |= c != '/' && inside != *negated;
                 }
             }
         }
-        spread(&mut next);
-        states = next;
+        self.at = next;
+        self.spread();
     }
-    states[glyphs.len()]
+
+    /// What may stand for nothing is passed over.
+    fn spread(&mut self) {
+        for (i, glyph) in self.glyphs.iter().enumerate() {
+            if self.at[i] && matches!(glyph, Glyph::Many | Glyph::Cross) {
+                self.at[i + 1] = true;
+            }
+        }
+    }
 }
 
 /// Whether `name` matches a pattern of one component (`*`, `?`, `[a-z]`), as in `COPY *.txt`.
@@ -281,7 +305,7 @@ pub fn matches_name(pattern: &str, name: &str) -> Result<bool, &'static str> {
         }
     }
     let Part::Glob(glyphs) = Part::read(&single)? else { return Ok(true) };
-    Ok(glob(&glyphs, &name.chars().collect::<Vec<_>>()))
+    Ok(glob(&glyphs, name))
 }
 
 #[cfg(test)]
