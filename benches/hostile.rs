@@ -40,6 +40,7 @@ fn main() -> ExitCode {
 }
 
 /// Time and largest memory (kilobytes) of one run.
+#[expect(clippy::zombie_processes, reason = "it is waited for by wait4, which tells what it used")]
 fn cost(binary: &Path, directory: &Path) -> (Duration, i64) {
     let begun = Instant::now();
     let child = Command::new(binary)
