@@ -336,17 +336,9 @@ fn path_of(roots: &Roots, name: &str) -> PathBuf {
 
 fn stored(roots: &Roots) -> Result<Vec<Network>> {
     let directory = roots.data.join("networks");
-    let failed = |source| Error::File { what: "read", path: directory.clone(), source };
-    let entries = match fs::read_dir(&directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(failed)?,
-    };
     let mut networks = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            networks.extend(read::<Network>(&path)?);
-        }
+    for name in super::state::entries(&directory)? {
+        networks.extend(read::<Network>(&directory.join(name))?);
     }
     Ok(networks)
 }
@@ -465,6 +457,15 @@ mod tests {
         assert!(matches!(leads_out(roots, "b"), Err(Error::NoNetwork(_))));
         let error = create(roots, &NetworkConfig { internal: true, ..network("a", None) }).unwrap_err();
         assert_eq!(error.to_string(), "network `a` exists with another configuration (of project `demo`)");
+    }
+
+    #[test]
+    fn what_a_writer_has_not_finished_is_no_network() {
+        let Fixture { roots, .. } = &fixture();
+        create(roots, &network("a", None)).unwrap();
+        fs::write(roots.data.join("networks/.b.json"), "").unwrap();
+        create(roots, &network("c", None)).unwrap();
+        assert_eq!(list(roots).unwrap().len(), 2);
     }
 
     #[test]
