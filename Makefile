@@ -6,7 +6,8 @@
 #   make test-vm     ficelle in a QEMU machine: cgroups of version 2, with and without systemd (some minutes)
 #   make lint        formatting and clippy
 #   make bench       ficelle beside docker, docker compose and BuildKit; reading files, phase by phase
-#   make compare     builds of ficelle and of a real BuildKit, path by path
+#   make compare     builds of ficelle and of a real BuildKit, path by path; containers of ficelle and of a real
+#                    Docker Engine, attribute by attribute, and both on one host (20 minutes)
 #   make fuzz        hostile input, ten minutes for each of its 11 readers (TIME=seconds)
 #   make images      the images of the samples, from Debian's packages
 #   make setup       what building and testing needs, installed
@@ -62,7 +63,10 @@ bench: build
 
 compare:
 	cargo build --locked
+	@scripts/base-images busybox
 	@scripts/as-root scripts/compare-build
+	@scripts/as-root scripts/compare-attributes
+	@scripts/as-root scripts/beside-docker
 
 fuzz:
 	@scripts/fuzz

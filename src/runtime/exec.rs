@@ -32,6 +32,7 @@ pub struct Exec {
     rlimits: Vec<(i32, libc::rlimit64)>,
     /// Its streams are a terminal, which becomes that of its session.
     tty: bool,
+    oom_score_adj: Option<i32>,
 }
 
 /// It runs: a child of the caller, who must reap it.
@@ -47,15 +48,14 @@ impl Exec {
         let root = super::rootfs::open_path(root.as_ref())?;
         let user = exec.user.as_ref().unwrap_or(&config.user);
         let user = users::resolve(root.as_fd(), user, &config.groups)?;
-        let hostname = config.hostname.clone().unwrap_or_else(|| worker::short_id(&config.id));
         let mut asked = config.clone();
-        asked.tty |= exec.tty;
+        asked.tty = exec.tty;
         for variable in &exec.env {
             let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
             asked.env.retain(|known| name(known) != name(variable));
             asked.env.push(variable.clone());
         }
-        let mut program = Program::new(&exec.args, &worker::environment(&asked, &user, &hostname))?;
+        let mut program = Program::new(&exec.args, &worker::environment(&asked, &user))?;
         program.capabilities = if exec.privileged {
             process::capability_set(&process::CAPABILITIES.map(str::to_owned))?
         } else {
@@ -77,7 +77,7 @@ impl Exec {
             .filter_map(|limit| Some((process::rlimit(&limit.kind)?, limit)))
             .map(|(kind, limit)| (kind, libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard }))
             .collect();
-        Ok(Self { program, user, cwd, rlimits, tty: exec.tty })
+        Ok(Self { program, user, cwd, rlimits, tty: exec.tty, oom_score_adj: config.oom_score_adj })
     }
 
     /// Whom it runs as.
@@ -125,6 +125,14 @@ impl Exec {
         if cgroup::enter(cgroups, 0).is_err() {
             return ExecFailure { step: "cannot enter the control groups".into(), errno: libc::EIO };
         }
+        if let Some(score) = self.oom_score_adj
+            && let Err(e) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
+        {
+            return ExecFailure {
+                step: format!("cannot set the OOM score {score}"),
+                errno: e.raw_os_error().unwrap_or(libc::EIO),
+            };
+        }
         let all = ThreadNameSpaceType::MOUNT
             | ThreadNameSpaceType::PROCESS_ID
             | ThreadNameSpaceType::NETWORK
@@ -143,7 +151,7 @@ impl Exec {
             },
             0 => {
                 let failure = match self.inside(streams) {
-                    Ok(()) => self.program.become_it(),
+                    Ok(()) => self.program.named(&rustix::system::uname()).become_it(),
                     Err((what, e)) => step(what, e),
                 };
                 tell(report.as_raw_fd(), &Told::Failed(failure));
@@ -162,6 +170,7 @@ impl Exec {
     fn inside(&self, streams: &[OwnedFd; 3]) -> Result<(), (&'static str, rustix::io::Errno)> {
         let in_step = |step: &'static str| move |e| (step, e);
         rustix::process::setsid().map_err(in_step("cannot make a session"))?;
+        process::leave_keyring().map_err(in_step("cannot leave the keys of the host"))?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         rustix::stdio::dup2_stdin(&streams[0])
             .and_then(|()| rustix::stdio::dup2_stdout(&streams[1]))

@@ -68,6 +68,7 @@ pub use self::{
     },
     error::{Error, Result},
     exe::{program, use_program},
+    process::available_capabilities,
     terminal::resize,
     usage::{ProcessRecord, Usage},
 };

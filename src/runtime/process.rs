@@ -63,6 +63,17 @@ impl Program {
         })
     }
 
+    /// With the name of the machine it runs on, unless its environment has another.
+    #[must_use]
+    pub fn named(&self, machine: &rustix::system::Uname) -> Self {
+        let mut named = self.clone();
+        if !named.env.iter().any(|variable| variable.as_bytes().starts_with(b"HOSTNAME=")) {
+            let variable = [b"HOSTNAME=", machine.nodename().to_bytes()].concat();
+            named.env.extend(CString::new(variable));
+        }
+        named
+    }
+
     /// Never returns when all went well.
     pub fn become_it(&self) -> ExecFailure {
         match self.try_become() {
@@ -252,6 +263,19 @@ fn change_capabilities(change: impl FnOnce(&mut [CapabilityData; 2])) -> io::Res
     Ok(())
 }
 
+/// Into a session keyring of its own: that of the caller holds keys of the host (session-keyring(7)). A kernel
+/// may know no keys; a user who has as many as it may stays in the keyring of the keeper, which left the host's.
+pub fn leave_keyring() -> rustix::io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: no name is given, so no memory is read.
+    let joined = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) };
+    match last_errno() {
+        _ if joined >= 0 => Ok(()),
+        rustix::io::Errno::NOSYS | rustix::io::Errno::DQUOT => Ok(()),
+        error => Err(error),
+    }
+}
+
 /// Becomes a user and keeps the capabilities to confine itself further; a program that is executed
 /// by another user than root has none of them.
 pub fn switch_user(user: &super::users::User) -> rustix::io::Result<()> {
@@ -366,6 +390,23 @@ pub fn capability_set(names: &[String]) -> Result<u64> {
     })
 }
 
+/// The names, without `CAP_`, of the capabilities that a container can be given here: those this kernel knows,
+/// less those outside root's bounding set (capabilities(7)). A user namespace starts with all of them.
+#[must_use]
+pub fn available_capabilities() -> Vec<&'static str> {
+    let bound = rustix::process::geteuid().is_root() && !super::rootless::is_confined();
+    CAPABILITIES
+        .into_iter()
+        .zip(0..)
+        .filter(|(_, number): &(&str, libc::c_int)| {
+            // SAFETY: integers only; -1 is a number that the kernel does not know.
+            let held = unsafe { libc::prctl(libc::PR_CAPBSET_READ, *number, 0, 0, 0) };
+            held == 1 || (held == 0 && !bound)
+        })
+        .map(|(name, _)| name.trim_start_matches("CAP_"))
+        .collect()
+}
+
 /// Writes a whole message to a pipe; a reader that is gone is no concern of the writer.
 pub fn tell(pipe: RawFd, message: &impl Serialize) {
     let text = serde_json::to_vec(message).unwrap_or_default();
@@ -378,6 +419,26 @@ pub fn tell(pipe: RawFd, message: &impl Serialize) {
             Err(rustix::io::Errno::INTR) => {}
             Err(_) => return,
         }
+    }
+}
+
+/// Replaces the arguments that others see of this process (`/proc/PID/cmdline`) with one word, as far as there
+/// is room: they name directories of the host.
+pub fn replace_arguments(word: &str) {
+    // proc_pid_stat(5): arg_start and arg_end are the fields 48 and 49; the second, in brackets, may hold anything.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let range: Vec<usize> = fields.skip(45).take(2).filter_map(|field| field.parse().ok()).collect();
+    let &[start, end] = range.as_slice() else { return };
+    if start == 0 || end <= start {
+        return;
+    }
+    // SAFETY: the kernel put the arguments there, in memory that is this process's own and writable; nobody
+    // reads them any more.
+    let memory = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, end - start) };
+    memory.fill(0);
+    for (byte, new) in memory.iter_mut().zip(word.bytes()) {
+        *byte = new;
     }
 }
 

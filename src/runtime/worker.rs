@@ -132,7 +132,10 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let files = etc_files(&roots, config, anchor.as_ref(), &leases, &place, &hostname)?;
 
     let mut config = config.clone();
-    config.env = environment(&config, &user, &hostname);
+    config.env = environment(&config, &user);
+    if !config.env.iter().any(|variable| variable.starts_with("HOSTNAME=")) {
+        config.env.push(format!("HOSTNAME={hostname}"));
+    }
     if config.link_variables {
         let own = |variable: &String| variable.split('=').next().map(ToOwned::to_owned);
         let set: Vec<_> = config.env.iter().map(own).collect();
@@ -180,6 +183,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         init: config.init,
         protect_cgroups,
         cgroups,
+        device_dirs: directories_of(&resolved.devices),
         stdio,
     })?;
     let process = created.process().clone();
@@ -239,6 +243,16 @@ fn hostname(roots: &Roots, config: &ContainerConfig) -> Result<String> {
 
 fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Those below /dev in which these devices are.
+fn directories_of(devices: &[oci::DeviceNode]) -> Vec<PathBuf> {
+    let parents = devices.iter().flat_map(|device| device.path.ancestors().skip(1));
+    let mut all: Vec<_> =
+        parents.filter(|dir| dir.parent().is_some_and(|up| up.starts_with("/dev"))).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.into_iter().map(Path::to_path_buf).collect()
 }
 
 /// Numbers of the block devices that limits name.
@@ -479,7 +493,13 @@ fn etc_files(
     }
     let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let resolver = dns::resolv_conf(&host, &config.dns, !leases.is_empty());
-    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+    let mut hosts = match &config.network {
+        // Docker gives the host's own as long as nothing is to be added to it.
+        NetworkNamespace::Host if config.extra_hosts.is_empty() => {
+            fs::read_to_string("/etc/hosts").unwrap_or_default()
+        }
+        _ => LOCAL_HOSTS.to_owned(),
+    };
     for (name, behind) in &config.extra_hosts {
         let address = match behind {
             ExtraHost::Address(address) => *address,
@@ -489,7 +509,10 @@ fn etc_files(
     }
     let names = match &config.domainname {
         Some(domain) => format!("{hostname}.{domain} {hostname}"),
-        None => hostname.to_owned(),
+        None => match hostname.split_once('.') {
+            Some((short, _)) => format!("{hostname} {short}"),
+            None => hostname.to_owned(),
+        },
     };
     for lease in leases {
         hosts.push_str(&format!("{}\t{names}\n", lease.address));
@@ -509,8 +532,12 @@ fn etc_files(
         .collect()
 }
 
-/// What a program expects and the image does not say.
-pub fn environment(config: &ContainerConfig, user: &User, hostname: &str) -> Vec<String> {
+/// What every /etc/hosts begins with, as Docker writes it.
+const LOCAL_HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+     ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+
+/// What a program expects and the image does not say, but for HOSTNAME.
+pub fn environment(config: &ContainerConfig, user: &User) -> Vec<String> {
     let mut env = config.env.clone();
     let mut add = |name: &str, value: &str| {
         if !env.iter().any(|variable| variable.split('=').next() == Some(name)) {
@@ -518,7 +545,6 @@ pub fn environment(config: &ContainerConfig, user: &User, hostname: &str) -> Vec
         }
     };
     add("PATH", DEFAULT_PATH);
-    add("HOSTNAME", hostname);
     add("HOME", &user.home);
     if config.tty {
         add("TERM", "xterm");
@@ -613,7 +639,7 @@ mod tests {
         let user = User { uid: 1, gid: 1, groups: Vec::new(), home: "/home/u".into() };
         let mut config = config();
         config.env = vec!["B=2".into(), "HOME=/mine".into(), "A=1".into(), "PATHS=x".into()];
-        let env = environment(&config, &user, "h");
+        let env = environment(&config, &user);
         assert_eq!(
             env,
             ["B=2", "HOME=/mine", "A=1", "PATHS=x", &format!("PATH={DEFAULT_PATH}"), "HOSTNAME=h"]

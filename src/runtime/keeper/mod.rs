@@ -139,6 +139,8 @@ pub fn entry(arguments: &[String]) -> i32 {
         -1 => return 1,
         _ => return 0,
     }
+    // What starts from here has no keys of the caller's, whoever's those are.
+    let _ = process::leave_keyring();
     let started = Group::new(&roots, group).and_then(Keeper::new);
     let mut stdout = std::io::stdout();
     match started {
