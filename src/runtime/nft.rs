@@ -141,6 +141,17 @@ pub fn lead_out(link: &str, source: Ipv4Addr, fenced: &[u32]) -> io::Result<Host
     let mut into = Rule::default();
     into.meta(META_OIFNAME).equal(&name(link)).drop();
     batch.rule(table, "forward", into);
+    // Docker's networks are as closed to ours as to each other: only what Docker itself leads there passes.
+    // Its bridges are `docker0`, `docker_gwbridge`, and `br-` with twelve digits.
+    for (bridge, longest) in [("docker", false), ("br-", true)] {
+        let mut apart = Rule::default();
+        apart.meta(META_IIFNAME).equal(&name(link)).meta(META_OIFNAME).equal(bridge.as_bytes());
+        if longest {
+            apart.longest_name();
+        }
+        apart.direct().drop();
+        batch.rule(table, "forward", apart);
+    }
     if !fenced.is_empty() {
         batch.set(table, "fenced", TYPE_IFINDEX, 4);
         fenced.iter().for_each(|index| batch.element(table, "fenced", &index.to_ne_bytes()));

@@ -14,6 +14,8 @@ pub const TYPE_IFINDEX: u32 = 40;
 pub const TYPE_IFNAME: u32 = 41;
 /// Bits of the state of a connection.
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+/// A bit of its status (IPS_DST_NAT).
+const DESTINATION_CHANGED: u32 = 1 << 5;
 pub const IFNAME: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
@@ -123,14 +125,35 @@ impl Rule {
             data.number(2, 0);
             data.number(1, 1);
         })
-        .expression("bitwise", |data| {
+        .masked(&ESTABLISHED_OR_RELATED.to_ne_bytes())
+        .compare(1, &[0; 4])
+    }
+
+    /// Of a connection that goes where it was sent to, which no other rule redirected.
+    pub fn direct(&mut self) -> &mut Self {
+        self.expression("ct", |data| {
+            data.number(2, 2);
+            data.number(1, 1);
+        })
+        .masked(&DESTINATION_CHANGED.to_ne_bytes())
+        .compare(0, &[0; 4])
+    }
+
+    /// Out of a link whose name is as long as it can be.
+    pub fn longest_name(&mut self) -> &mut Self {
+        let mut last = [0; IFNAME];
+        last[IFNAME - 2] = u8::MAX;
+        self.meta(META_OIFNAME).masked(&last).compare(1, &[0; IFNAME])
+    }
+
+    fn masked(&mut self, mask: &[u8]) -> &mut Self {
+        self.expression("bitwise", |data| {
             data.number(1, 1);
             data.number(2, 1);
-            data.number(3, 4);
-            data.nest(4, |mask| mask.bytes(1, &ESTABLISHED_OR_RELATED.to_ne_bytes()));
-            data.nest(5, |xor| xor.bytes(1, &[0; 4]));
+            data.number(3, u32::try_from(mask.len()).unwrap_or_default());
+            data.nest(4, |nest| nest.bytes(1, mask));
+            data.nest(5, |xor| xor.bytes(1, &vec![0; mask.len()]));
         })
-        .compare(1, &[0; 4])
     }
 
     /// Gives the packet the address of the link that it leaves by.
