@@ -49,12 +49,7 @@ pub fn check(config: &ContainerConfig) -> Vec<Error> {
         if !target.is_absolute() || target.components().count() == 1 {
             note(Err(Error::Invalid(format!("nothing can be mounted at `{}`", mount.target))));
         }
-        if hides_the_kernel(target, &mount.kind) {
-            note(Err(Error::Invalid(format!(
-                "nothing can be mounted at `{}`: what is written to /proc must reach the kernel",
-                mount.target
-            ))));
-        }
+        note(leaves_the_kernel_in_sight(&mount.target, target, &mount.kind));
         if targets.contains(&target) {
             note(Err(Error::Invalid(format!("two mounts at `{}`", mount.target))));
         }
@@ -80,9 +75,9 @@ pub fn check(config: &ContainerConfig) -> Vec<Error> {
 const OF_PROC: [&str; 9] =
     ["cpuinfo", "diskstats", "loadavg", "meminfo", "net/dev", "slabinfo", "stat", "swaps", "uptime"];
 
-/// Whether it would stand between a runtime that sets a label or a parameter and the kernel (CVE-2019-19921,
-/// CVE-2025-52881). The host's own /proc does not.
-fn hides_the_kernel(target: &Path, kind: &MountKind) -> bool {
+/// Refuses what would stand between a runtime that sets a label or a parameter and the kernel (CVE-2019-16884,
+/// CVE-2019-19921, CVE-2025-52881). The host's own /proc does not. `target` is where `asked` leads to.
+pub fn leaves_the_kernel_in_sight(asked: &str, target: &Path, kind: &MountKind) -> Result<()> {
     let mut clean = std::path::PathBuf::new();
     for part in target.components() {
         match part {
@@ -91,9 +86,13 @@ fn hides_the_kernel(target: &Path, kind: &MountKind) -> bool {
         }
     }
     let of_host = matches!(kind, MountKind::Bind { path, .. } if path == Path::new("/proc"));
-    clean.strip_prefix("/proc").is_ok_and(|below| {
-        !(of_host && below.as_os_str().is_empty()) && !OF_PROC.iter().any(|file| below == Path::new(file))
-    })
+    let Ok(below) = clean.strip_prefix("/proc") else { return Ok(()) };
+    if (of_host && below.as_os_str().is_empty()) || OF_PROC.iter().any(|file| below == Path::new(file)) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "nothing can be mounted at `{asked}`: what is written to /proc must reach the kernel"
+    )))
 }
 
 fn source(kind: &MountKind) -> Result<()> {

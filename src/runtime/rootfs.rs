@@ -2,9 +2,13 @@
 //! the caller's own mount namespace so that the host's never sees it.
 
 use std::{
+    ffi::OsString,
     fs,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStringExt,
+    },
+    path::{Component, Path, PathBuf},
 };
 
 use rustix::{
@@ -184,7 +188,7 @@ pub fn make_dirs(root: BorrowedFd<'_>, path: &str, uid: u32, gid: u32) -> Result
     let mut at = openat2(root, ".", flags, Mode::empty(), ResolveFlags::IN_ROOT).map_err(failed(what()))?;
     let mut walked = String::new();
     for part in Path::new(path).components() {
-        let std::path::Component::Normal(name) = part else { continue };
+        let Component::Normal(name) = part else { continue };
         walked.push('/');
         walked.push_str(&name.to_string_lossy());
         // From the root again: a link on the way may be absolute.
@@ -224,11 +228,76 @@ pub fn open_path(path: &Path) -> Result<OwnedFd> {
     })
 }
 
+/// Where a path leads below `root`, through its links, whether or not there is anything.
+pub fn led_to(root: BorrowedFd<'_>, path: &str) -> Result<PathBuf> {
+    /// As many as the kernel follows.
+    const MOST: usize = 40;
+    let parts = |path: &Path| -> Vec<OsString> {
+        path.components()
+            .rev()
+            .filter(|part| !matches!(part, Component::RootDir | Component::CurDir))
+            .map(|part| part.as_os_str().to_owned())
+            .collect()
+    };
+    let mut open = parts(Path::new(path));
+    let mut at = PathBuf::from("/");
+    let mut links = 0;
+    while let Some(part) = open.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&part);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let link = openat2(root, &next, flags, Mode::empty(), resolve)
+            .and_then(|found| rustix::fs::readlinkat(found, "", Vec::new()));
+        // What is no link, or is not there.
+        let Ok(link) = link else {
+            at = next;
+            continue;
+        };
+        links += 1;
+        if links > MOST {
+            return Err(Error::Invalid(format!("`{path}` leads through too many links")));
+        }
+        let link = PathBuf::from(OsString::from_vec(link.into_bytes()));
+        if link.is_absolute() {
+            at = PathBuf::from("/");
+        }
+        open.extend(parts(&link));
+    }
+    Ok(at)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn a_path_leads_where_its_links_lead_and_never_out() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("dir")).unwrap();
+        for (name, to) in
+            [("way", "/proc/sys"), ("dir/up", "../../../proc"), ("a", "b"), ("b", "a"), ("in", "dir")]
+        {
+            symlink(to, root.path().join(name)).unwrap();
+        }
+        let root = open_path(root.path()).unwrap();
+        for (path, led) in [
+            ("/data/x", "/data/x"),
+            ("/way/net", "/proc/sys/net"),
+            ("/dir/up/self", "/proc/self"),
+            ("/in/up", "/proc"),
+            ("/in/./x/../y", "/dir/y"),
+            ("/../..", "/"),
+        ] {
+            assert_eq!(led_to(root.as_fd(), path).unwrap(), Path::new(led), "{path}");
+        }
+        assert!(led_to(root.as_fd(), "/a/x").is_err(), "links in a circle");
+    }
 
     #[test]
     fn directories_are_made_inside_even_through_hostile_links() {

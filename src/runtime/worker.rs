@@ -5,7 +5,7 @@
 use std::{
     fs,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{fs::PermissionsExt, net::UnixListener},
     },
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ use super::{
     BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots, Seccomp,
     Upper,
     anchor::Anchor,
-    cdi, cgroup, devices, dns, files,
+    cdi, cgroup, check, devices, dns, files,
     launcher::{Launch, Launcher, Libcontainer, Stdio},
     links,
     network::{self, Lease},
@@ -119,6 +119,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     rootfs::refuse_links(fd.as_fd())?;
     let user = users::resolve(fd.as_fd(), &config.user, &config.groups)?;
     make_cwd(fd.as_fd(), config)?;
+    check_targets(config, fd.as_fd())?;
     let sources = mount_sources(&roots, &spec, &place, fd.as_fd())?;
     let hostname = hostname(&roots, config)?;
     let leases = leases(&roots, config)?;
@@ -245,6 +246,19 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// A link of the image must not lead a mount into /proc.
+fn check_targets(config: &ContainerConfig, root: BorrowedFd<'_>) -> Result<()> {
+    for mount in &config.mounts {
+        let led = rootfs::led_to(root, &mount.target)?;
+        check::leaves_the_kernel_in_sight(&mount.target, &led, &mount.kind)?;
+    }
+    for file in &config.files {
+        let kind = MountKind::Tmpfs { size: None, mode: None, options: Vec::new() };
+        check::leaves_the_kernel_in_sight(&file.target, &rootfs::led_to(root, &file.target)?, &kind)?;
+    }
+    Ok(())
+}
+
 /// Those below /dev in which these devices are.
 fn directories_of(devices: &[oci::DeviceNode]) -> Vec<PathBuf> {
     let parents = devices.iter().flat_map(|device| device.path.ancestors().skip(1));
@@ -346,7 +360,7 @@ fn open_dir(path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-fn make_cwd(root: std::os::fd::BorrowedFd<'_>, config: &ContainerConfig) -> Result<()> {
+fn make_cwd(root: BorrowedFd<'_>, config: &ContainerConfig) -> Result<()> {
     check_cwd(&config.cwd)?;
     rootfs::make_dirs(root, &config.cwd, 0, 0).map(drop)
 }
@@ -366,7 +380,7 @@ fn mount_sources(
     roots: &Roots,
     spec: &Spec,
     place: &Place,
-    root: std::os::fd::BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
 ) -> Result<Vec<Option<PathBuf>>> {
     let staging = place.run.join("mounts");
     make_dir(&staging)?;
@@ -403,7 +417,7 @@ fn volume(
     target: &str,
     nocopy: bool,
     subpath: Option<&str>,
-    root: std::os::fd::BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
 ) -> Result<OwnedFd> {
     let data = volumes::data_dir(roots, name);
     if !data.exists() {
@@ -640,9 +654,6 @@ mod tests {
         let mut config = config();
         config.env = vec!["B=2".into(), "HOME=/mine".into(), "A=1".into(), "PATHS=x".into()];
         let env = environment(&config, &user);
-        assert_eq!(
-            env,
-            ["B=2", "HOME=/mine", "A=1", "PATHS=x", &format!("PATH={DEFAULT_PATH}"), "HOSTNAME=h"]
-        );
+        assert_eq!(env, ["B=2", "HOME=/mine", "A=1", "PATHS=x", &format!("PATH={DEFAULT_PATH}")]);
     }
 }
