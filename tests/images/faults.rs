@@ -799,10 +799,11 @@ fn silence_has_a_limit_and_slowness_has_none() {
             }
         });
         let mirrors = [("fake.test".to_owned(), vec![format!("http://{address}")])].into();
-        let registries = Registries { mirrors, idle: Some(Duration::from_secs(1)), ..Registries::default() };
+        let registries =
+            Registries { mirrors, second: Some(Duration::from_secs(1) / 60), ..Registries::default() };
         match pull(&Fixture::new().store, &registries, "fake.test/web:1") {
             Ok(image) => assert!(works && image.id == made.id()),
-            Err(error) => assert!(!works && error.to_string().contains("no data for 1 s"), "{error}"),
+            Err(error) => assert!(!works && error.to_string().contains("no data for 60 s"), "{error}"),
         }
     }
 }

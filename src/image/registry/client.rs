@@ -217,7 +217,7 @@ impl Client {
             if failures >= TRIES || cuts >= MAX_CUTS {
                 return Err(Fault::Unreachable(format!("{what} breaks off again and again: {cut}")));
             }
-            tokio::time::sleep(pause(failures)).await;
+            self.http.pause(pause(failures)).await;
         }
         Ok(())
     }
@@ -362,7 +362,7 @@ impl Client {
                             error.text()
                         )));
                     }
-                    tokio::time::sleep(pause(failures)).await;
+                    self.http.pause(pause(failures)).await;
                 }
             }
         }
@@ -394,7 +394,7 @@ impl Client {
                     return Err(Fault::Unreachable(error.text()));
                 }
                 Err(error) => {
-                    patience.wait(error.text()).await?;
+                    patience.wait(&self.http, error.text()).await?;
                     continue;
                 }
             };

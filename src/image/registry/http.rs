@@ -194,7 +194,7 @@ impl Http {
         loop {
             let frame = tokio::time::timeout(self.idle(), body.frame())
                 .await
-                .map_err(|_| HttpError::Broken(format!("no data for {} s", self.idle().as_secs()).into()))?;
+                .map_err(|_| HttpError::Broken(format!("no data for {} s", IDLE_TIMEOUT.as_secs()).into()))?;
             match frame {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(HttpError::Broken(error.into())),
@@ -208,7 +208,12 @@ impl Http {
     }
 
     fn idle(&self) -> Duration {
-        self.settings.idle.unwrap_or(IDLE_TIMEOUT)
+        self.settings.waiting(IDLE_TIMEOUT)
+    }
+
+    /// Waits before a request is sent again.
+    pub(super) async fn pause(&self, time: Duration) {
+        tokio::time::sleep(self.settings.waiting(time)).await;
     }
 
     /// `taken` grows while the server takes the body.
@@ -233,7 +238,7 @@ impl Http {
             match tokio::time::timeout(self.idle(), &mut answer).await {
                 Err(_) if taken.load(Ordering::Relaxed) > before => before = taken.load(Ordering::Relaxed),
                 Err(_) => {
-                    let told = format!("no answer within {} s", self.idle().as_secs());
+                    let told = format!("no answer within {} s", IDLE_TIMEOUT.as_secs());
                     return Err(HttpError::Broken(told.into()));
                 }
                 Ok(Err(error)) if error.is_connect() => return Err(HttpError::Connect(error.into())),
