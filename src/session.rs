@@ -3,6 +3,7 @@
 //! A session holds one project and one engine. It decides nothing itself: the planner decides, the
 //! engine acts, and what happens is told through events.
 
+mod acts;
 mod adopt;
 mod autopsy;
 
@@ -14,7 +15,7 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-pub use self::autopsy::Autopsy;
+pub use self::{acts::transfer, autopsy::Autopsy};
 use crate::{
     apply,
     engine::{Detail, Scope},

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     load::{self, Diagnostic, Effect, LoadOptions, Loaded, Severity, Source, System, Unsupported},
     session::{
-        self, Choice, Engine, Event, Op, Outcome, Plan, Preview, Project, Selection, Service, Session,
-        StepId, Wish, WithDependencies,
+        self, Choice, Engine, Event, ImageAct, ImageAnswer, Op, Outcome, Plan, Preview, Project, Selection,
+        Service, Session, StepId, Wish, WithDependencies,
     },
     ui::{
         Palette,
@@ -304,6 +304,17 @@ impl Context {
         let outcome = session.carry_out_images(plan, &cancel, &mut self.ears(quiet, &mut |_| {})).await;
         self.settle();
         self.reached(outcome, session.project()).map(drop)
+    }
+
+    /// Pulls or pushes one image, shown like those of a project.
+    pub(super) async fn transfer(&self, act: ImageAct, quiet: bool) -> Result<ImageAnswer, Failure> {
+        let engine = self.connect()?;
+        let (mut also, mut deaf) = (|_: &Event| {}, |_: Event| {});
+        let mut ears = self.ears(Quiet::default(), &mut also);
+        let hear: &mut (dyn FnMut(Event) + Send) = if quiet { &mut deaf } else { &mut ears };
+        let answer = session::transfer(&*engine, act, hear).await;
+        self.settle();
+        answer.map_err(|error| Failure::of_engine(&error, self.source()))
     }
 
     /// Hears events for the screen, and for `also` after it.

@@ -118,7 +118,7 @@ fn on_store(
     }
 }
 
-fn cannot(error: &ImageError, image: &str, what: &str) -> EngineError {
+pub(super) fn cannot(error: &ImageError, image: &str, what: &str) -> EngineError {
     let told = error::image(error, format!("image `{image}` cannot be {what}"));
     match error {
         ImageError::NotFound(_) => told.help("`ficelle image ls` lists the images of the store"),

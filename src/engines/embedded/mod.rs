@@ -265,7 +265,8 @@ impl Engine for Embedded {
                 .help("remove the container first, or use `--force` to take the name away"));
             }
             let used = images::needed(this)?;
-            this.store.remove(&image, &used).map_err(failed)
+            let removed = this.store.remove(&image, &used);
+            removed.map_err(|error| images::cannot(&error, &name, "removed"))
         })
         .await
     }
