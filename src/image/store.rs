@@ -93,6 +93,9 @@ pub enum ImageError {
     /// The registry has something else under the name than what was asked for.
     #[error("image `{image}` is locked to {locked}, and its registry has {found}")]
     Drift { image: String, locked: String, found: String },
+    /// The disk; `needs` are bytes that were not even enough, `help` is the next move.
+    #[error("no space left below `{}` for `{what}`: it needs more than {:.1} MB", path.display(), *needs as f64 / 1e6)]
+    Full { what: String, path: PathBuf, needs: u64, help: Vec<String> },
     #[error("image `{0}` is used by container {1}")]
     InUse(String, String),
     #[error("{what} `{}`", path.display())]
@@ -116,7 +119,7 @@ impl ImageError {
     #[must_use]
     pub fn help(&self) -> &[String] {
         match self {
-            Self::Remote { help, .. } | Self::Unreachable { help, .. } => help,
+            Self::Remote { help, .. } | Self::Unreachable { help, .. } | Self::Full { help, .. } => help,
             Self::NotFound(_)
             | Self::Invalid(_)
             | Self::Platform { .. }

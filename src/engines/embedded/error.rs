@@ -49,6 +49,7 @@ pub(super) fn image(error: &ImageError, what: impl Into<String>) -> EngineError 
         ImageError::Invalid(_) | ImageError::Platform { .. } => ErrorKind::Invalid,
         ImageError::Drift { .. } => ErrorKind::Drift,
         ImageError::InUse(..) => ErrorKind::Conflict,
+        ImageError::Full { .. } => ErrorKind::Exhausted,
         ImageError::File { source, .. } => of_io(source),
     };
     let mut told = EngineError::new(kind, what).caused_by(error);
