@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Fixture,
-    faults::{FakeRegistry, reply},
+    fake::{FakeRegistry, reply},
     registry::RealRegistry,
     two_layers,
 };
@@ -41,7 +41,7 @@ pub(super) fn both(done: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
 }
 
-fn root() -> bool {
+pub(super) fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         eprintln!("SKIPPED: the store of the engine needs root");
