@@ -153,6 +153,15 @@ pub(super) fn digest_text(hash: Sha256) -> String {
     })
 }
 
+/// `Read` of what is `BufRead`.
+pub(super) fn read_filled(source: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize> {
+    let available = source.fill_buf()?;
+    let length = available.len().min(buffer.len());
+    buffer[..length].copy_from_slice(&available[..length]);
+    source.consume(length);
+    Ok(length)
+}
+
 /// One thread's bytes for another one, a few MiB at most in flight.
 pub(super) fn pipe() -> (PipeWriter, PipeReader) {
     let (sender, receiver) = sync_channel(IN_FLIGHT);
@@ -238,11 +247,7 @@ impl BufRead for PipeReader {
 
 impl Read for PipeReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let length = available.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&available[..length]);
-        self.consume(length);
-        Ok(length)
+        read_filled(self, buffer)
     }
 }
 
