@@ -87,6 +87,10 @@ impl Person {
         self.well(&["image", "rm", &self.target]);
         let said = self.well(&["image", "pull", &self.target]);
         assert!(said.contains(&two_layers().id()), "{said}");
+        assert!(said.contains(&format!(" Image {}  Pulled  ", self.target)), "{said}");
+        self.well(&["image", "rm", &self.target]);
+        let quiet = self.well(&["image", "pull", "-q", &self.target]);
+        assert_eq!(quiet, format!("{}\n", two_layers().id()));
         let missing = format!("{}/team/app:2", self.host);
         self.fails(&["image", "pull", &missing], &["is not found", "check its name and tag"]);
     }
