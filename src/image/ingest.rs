@@ -9,7 +9,7 @@ use std::{
     io::{self, Read},
     os::fd::OwnedFd,
     path::Path,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::mpsc::{SyncSender, sync_channel},
 };
 
 use oci_spec::image::Descriptor;
@@ -207,8 +207,8 @@ fn unpack(scratch: &Path, source: impl Read + Send, recipe: Option<&Path>) -> Re
 
 /// Has the file system of `root` written out each time there is enough for it. What fails here is told to no
 /// later `syncfs` (the kernel tells an error once), so it is the layer's error.
-fn flush_on(enough: Receiver<()>, root: &OwnedFd) -> rustix::io::Result<()> {
-    enough.iter().try_for_each(|()| rustix::fs::syncfs(root))
+fn flush_on(enough: impl IntoIterator<Item = ()>, root: &OwnedFd) -> rustix::io::Result<()> {
+    enough.into_iter().try_for_each(|()| rustix::fs::syncfs(root))
 }
 
 /// Tells when enough has been read through it to be written out.
