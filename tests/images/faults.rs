@@ -44,6 +44,7 @@ fn noisy() -> (Made, Vec<u8>) {
 }
 
 /// What must come of a pull from a registry that does something wrong.
+#[derive(Clone, Copy)]
 enum Ends {
     /// The image, with each byte of its layer sent once.
     Well,
