@@ -244,7 +244,7 @@ impl Copier<'_> {
         };
         if is_dir {
             let opened = self.source.tree.directory(&picked.path)?;
-            return self.top(opened.as_fd(), &stat, &picked.path, &path);
+            return self.top(opened.as_fd(), &picked.path, &path, owner);
         }
         if self.exclude.ignores(&name.to_string_lossy()) {
             return Ok(());
@@ -254,20 +254,19 @@ impl Copier<'_> {
         self.leaf(from.as_fd(), &from_name, &stat, to.as_fd(), &to_name, &path)
     }
 
-    /// A source directory: what it holds goes into the destination, which is made like it when missing.
-    fn top(&mut self, from: BorrowedFd<'_>, stat: &Stat, path: &Path, to_path: &Path) -> io::Result<()> {
-        if to_path.as_os_str().is_empty() {
-            let to = self.target.tree.directory(to_path)?;
-            return self.entries(from, path, Path::new(""), to.as_fd(), to_path, 0);
+    /// A source directory: what it holds goes into the destination. That is made when it is missing, and
+    /// not like the source: it takes mode 0755 and the owner that `--chown` names, as BuildKit has it.
+    fn top(&mut self, from: BorrowedFd<'_>, path: &Path, to_path: &Path, owner: Owner) -> io::Result<()> {
+        if !to_path.as_os_str().is_empty() {
+            let (parent, name) = open_parent(self.target.tree, to_path)?;
+            if make_directory(parent.as_fd(), &name, to_path)? {
+                let made = content::open_dir(parent.as_fd(), &name)?;
+                fchown(&made, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
+                fchmod(&made, Mode::from_raw_mode(0o755))?;
+            }
         }
-        let (parent, name) = open_parent(self.target.tree, to_path)?;
-        let made = make_directory(parent.as_fd(), &name, to_path)?;
-        let to = content::open_dir(parent.as_fd(), &name)?;
-        self.entries(from, path, Path::new(""), to.as_fd(), to_path, 0)?;
-        if made {
-            self.dress(&to, stat, &content::attributes(from, OsStr::new("."))?)?;
-        }
-        Ok(())
+        let to = self.target.tree.directory(to_path)?;
+        self.entries(from, path, Path::new(""), to.as_fd(), to_path, 0)
     }
 
     fn entries(

@@ -142,9 +142,6 @@ fn unpacked(store: &Store, path: &Path) -> Result<Fetched, String> {
     let root = dir.path().join("fs");
     match image::archive_kind(&open()?).map_err(|error| error.to_string())? {
         ArchiveKind::Tar => image::extract(open()?, dir.path()).map_err(|error| error.to_string())?,
-        ArchiveKind::Foreign(name) => {
-            return Err(format!("the context is compressed with {name}, which cannot be extracted"));
-        }
         ArchiveKind::File => {
             let lay = || fs::create_dir_all(&root).and_then(|()| fs::copy(path, root.join("Dockerfile")));
             lay().map_err(|error| error.to_string())?;

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use indexmap::IndexMap;
 
 use super::{ContainerId, Size};
-use crate::model::{Build, Condition, ContainerSpec, Network, PullPolicy, Volume};
+use crate::model::{Build, Condition, ContainerSpec, LockedBases, Network, PullPolicy, Volume};
 
 /// One engine action. Containers are named by their Compose name (`project-service-1`), and by id
 /// where a name could mean the old and the new one.
@@ -103,6 +103,8 @@ pub struct BuildRequest {
     pub build: Build,
     /// The name of the result.
     pub image: String,
+    /// With `--locked`.
+    pub locked: Option<LockedBases>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

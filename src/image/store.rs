@@ -90,9 +90,11 @@ pub enum ImageError {
     Invalid(String),
     #[error("`{image}` is not for platform {wanted}; it is for {there}")]
     Platform { image: String, wanted: String, there: String },
-    /// The registry has something else under the name than what was asked for.
-    #[error("image `{image}` is locked to {locked}, and its registry has {found}")]
+    /// The registry, or the store, has something else under the name than what was asked for.
+    #[error("image `{image}` is locked to {locked}, and what it stands for is {found}")]
     Drift { image: String, locked: String, found: String },
+    #[error("image `{0}` is not in ficelle.lock")]
+    NotLocked(String),
     #[error("image `{0}` is used by container {1}")]
     InUse(String, String),
     #[error("{what} `{}`", path.display())]
@@ -121,6 +123,7 @@ impl ImageError {
             | Self::Invalid(_)
             | Self::Platform { .. }
             | Self::Drift { .. }
+            | Self::NotLocked(_)
             | Self::InUse(..)
             | Self::File { .. } => &[],
         }

@@ -17,7 +17,7 @@ mod service;
 mod sharing;
 mod signal;
 
-pub use build::{Build, BuildSecret, Hidden, SecretSource};
+pub use build::{Build, BuildSecret, Hidden, LockedBases, SecretSource};
 pub use container::{
     Attachment, Blkio, ContainerSpec, Dns, ExtraHost, HealthTest, Healthcheck, Limits, Logging, Mount,
     MountSource, NetworkMode, Port, PortRange, Protocol, RestartPolicy, SecurityOption, TmpfsOptions, Ulimit,

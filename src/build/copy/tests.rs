@@ -202,7 +202,7 @@ fn owners_modes_times_and_hard_links_arrive() {
     case.owner = Some(Owner { uid: 5, gid: 6 });
     case.mode = Some(ModeChange::parse("u=rwX,go=").unwrap());
     case.copy(&["d"], "/y/z").unwrap();
-    for (name, mode) in [("y", 0o755), ("y/z", 0o700), ("y/z/e", 0o700), ("y/z/f", 0o700)] {
+    for (name, mode) in [("y", 0o755), ("y/z", 0o755), ("y/z/e", 0o700), ("y/z/f", 0o700)] {
         let meta = fs::metadata(case.image.path().join(name)).unwrap();
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), (5, 6, mode), "{name}");
     }

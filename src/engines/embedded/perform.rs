@@ -155,7 +155,7 @@ async fn build_image(
     request: &BuildRequest,
     progress: Arc<dyn Progress>,
 ) -> Result<Outcome, EngineError> {
-    let BuildRequest { project, service, build, image } = request;
+    let BuildRequest { project, service, build, image, locked } = request;
     let path = format!("services.{service}.build");
     engine.permitted()?;
     let mut references = Vec::new();
@@ -182,7 +182,7 @@ async fn build_image(
     ] {
         build.labels.insert(name.to_owned(), value.to_owned());
     }
-    let built = build::build(&engine.store, &engine.core, &build, &references, events).await;
+    let built = build::build(&engine.store, &engine.core, &build, &references, locked.as_ref(), events).await;
     let built = built.map_err(|error| {
         error::build(&error, format!("image `{image}` of service `{service}` cannot be built")).at(&path)
     })?;
