@@ -506,29 +506,29 @@ mod tests {
             ("ü", "ü"),
             ("a'b'\"c\"d", "abcd"),
         ];
-        for (written, word) in words {
+        for (written, comes_to) in words {
             let is_empty = "is not allowed to be empty";
             let is_unset = "is not allowed to be unset";
             let why = |name: &str, otherwise: &str| {
-                format!("error: {name}: {}", if word.is_empty() { otherwise } else { word })
+                format!("error: {name}: {}", if comes_to.is_empty() { otherwise } else { comes_to })
             };
             let table = [
-                (":-", home.into(), word.to_owned(), word.to_owned()),
-                ("-", home.into(), String::new(), word.to_owned()),
-                (":+", word.to_owned(), String::new(), String::new()),
-                ("+", word.to_owned(), word.to_owned(), String::new()),
+                (":-", home.into(), comes_to.to_owned(), comes_to.to_owned()),
+                ("-", home.into(), String::new(), comes_to.to_owned()),
+                (":+", comes_to.to_owned(), String::new(), String::new()),
+                ("+", comes_to.to_owned(), comes_to.to_owned(), String::new()),
                 (":?", home.into(), why("EMPTY", is_empty), why("NOPE", is_empty)),
                 ("?", home.into(), String::new(), why("NOPE", is_unset)),
             ];
             for (operator, set, empty, unset) in table {
                 for (name, expected) in [("HOME", set), ("EMPTY", empty), ("NOPE", unset)] {
                     let text = format!("${{{name}{operator}{written}}}");
-                    assert_eq!(super::tests::word(&text), expected, "{text}");
+                    assert_eq!(word(&text), expected, "{text}");
                     // Quotes around it change nothing but the splitting; text around it stays.
                     let text = format!("<\"{text}\">");
                     let expected =
                         if expected.starts_with("error") { expected } else { format!("<{expected}>") };
-                    assert_eq!(super::tests::word(&text), expected, "{text}");
+                    assert_eq!(word(&text), expected, "{text}");
                 }
             }
         }
@@ -668,7 +668,7 @@ mod tests {
             ("STAR", "\\*", "+", ["a+b*c", "a+b+c"]),
             ("STAR", "\\?", "+", ["a*b*c", "a*b*c"]),
             ("X", " ", "_", ["x_y", "x_y"]),
-            ("EMPTY", "*", "x", ["", ""]),
+            ("EMPTY", "a", "x", ["", ""]),
             ("NOPE", "a", "x", ["", ""]),
         ];
         for (name, from, to, expected) in table {

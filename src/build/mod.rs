@@ -143,7 +143,11 @@ pub async fn build(
     let wait = tokio::runtime::Handle::current();
     let prepared = blocking({
         let (store, build, wait) = (store.clone(), build.clone(), wait.clone());
-        move || prepare(&store, &build, &wait)
+        let run = core.roots().run.clone();
+        move || {
+            secret::sweep(&run);
+            prepare(&store, &build, &wait)
+        }
     });
     let Prepared { mut cache, file, directory, fetched } = prepared.await?;
     cache.import(share::import(store, build, &*events).await);
