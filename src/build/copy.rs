@@ -229,12 +229,7 @@ impl Copier<'_> {
         let is_dir = kind(&stat) == FileType::Directory;
         let name = picked.name.file_name().unwrap_or_default();
         let path = match parents {
-            Parents::KeptBehind(count) => {
-                let kept: PathBuf = picked.name.components().skip(count).collect();
-                let path = Path::new(self.target.path).join(&kept);
-                self.target.tree.make_dirs(path.parent().unwrap_or(Path::new("")), owner)?;
-                self.target.tree.resolve(&path)?
-            }
+            Parents::KeptBehind(count) => self.parents(&picked.name, count)?.join(name),
             Parents::Dropped if is_dir => {
                 let path = self.target.tree.resolve(Path::new(self.target.path))?;
                 self.target.tree.make_dirs(path.parent().unwrap_or(Path::new("")), owner)?;
@@ -242,6 +237,13 @@ impl Copier<'_> {
             }
             Parents::Dropped => place(self.target, name, owner)?,
         };
+        if is_dir && parents != Parents::Dropped {
+            let (from, from_name) = open_parent(self.source.tree, &picked.path)?;
+            let (to, to_name) = open_parent(self.target.tree, &path)?;
+            let (opened, made) =
+                self.directory(from.as_fd(), &from_name, &stat, to.as_fd(), &to_name, &path)?;
+            return self.entries(opened.as_fd(), &picked.path, Path::new(""), made.as_fd(), &path, 0);
+        }
         if is_dir {
             let opened = self.source.tree.directory(&picked.path)?;
             return self.top(opened.as_fd(), &picked.path, &path, owner);
@@ -252,6 +254,48 @@ impl Copier<'_> {
         let (from, from_name) = open_parent(self.source.tree, &picked.path)?;
         let (to, to_name) = open_parent(self.target.tree, &path)?;
         self.leaf(from.as_fd(), &from_name, &stat, to.as_fd(), &to_name, &path)
+    }
+
+    /// The directories that `--parents` keeps, like those of the source where they are missing; the path of the
+    /// innermost.
+    fn parents(&self, name: &Path, count: usize) -> io::Result<PathBuf> {
+        let tree = self.target.tree;
+        let to = Path::new(self.target.path);
+        tree.make_dirs(to, self.target.owner.unwrap_or_default())?;
+        let mut to = tree.resolve(to)?;
+        let parents = name.parent().unwrap_or(Path::new(""));
+        for (at, part) in parents.components().enumerate().skip(count) {
+            let from: PathBuf = parents.components().take(at + 1).collect();
+            let from = self.source.tree.resolve(&from)?;
+            to = tree.resolve(&to.join(part))?;
+            if tree.stat(&to)?.is_some() {
+                continue;
+            }
+            let Some(stat) = self.source.tree.stat(&from)? else {
+                return Err(io::ErrorKind::NotFound.into());
+            };
+            let (from, from_name) = open_parent(self.source.tree, &from)?;
+            let (parent, to_name) = open_parent(tree, &to)?;
+            self.directory(from.as_fd(), &from_name, &stat, parent.as_fd(), &to_name, &to)?;
+        }
+        Ok(to)
+    }
+
+    /// A directory like that of the source, without its entries; both opened.
+    fn directory(
+        &self,
+        from: BorrowedFd<'_>,
+        name: &OsStr,
+        stat: &Stat,
+        to: BorrowedFd<'_>,
+        to_name: &OsStr,
+        to_path: &Path,
+    ) -> io::Result<(OwnedFd, OwnedFd)> {
+        make_directory(to, to_name, to_path)?;
+        let opened = content::open_dir(from, name)?;
+        let made = content::open_dir(to, to_name)?;
+        self.dress(&made, stat, &content::attributes(from, name)?)?;
+        Ok((opened, made))
     }
 
     /// A source directory: what it holds goes into the destination. That is made when it is missing, and

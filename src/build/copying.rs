@@ -292,12 +292,26 @@ fn digest(
     for source in &wanted.sources {
         let files = source.files(files);
         let picked = pick(solver, at, &files, source.pattern(), source.word)?;
-        let digest = files.digest(&picked, &wanted.exclude);
-        all.extend(
-            digest.map_err(|error| failed(solver, at, &format!("cannot read `{}`", source.text), &error))?,
-        );
+        let unread = |error: io::Error| failed(solver, at, &format!("cannot read `{}`", source.text), &error);
+        all.extend(files.digest(&picked, &wanted.exclude).map_err(unread)?);
+        if wanted.copy.parents {
+            all.extend(parents(&files, &picked).map_err(unread)?);
+        }
     }
     Ok(super::cache::Key::of([all.as_slice()]).digest())
+}
+
+/// What `--parents` takes of the directories that lead to what was picked.
+fn parents(files: &Files<'_>, picked: &[super::content::Picked]) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    for one in picked {
+        for path in one.name.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()) {
+            let Some(stat) = files.tree.stat(&files.tree.resolve(path)?)? else { continue };
+            let owner = if files.ownership == Ownership::Root { (0, 0) } else { (stat.st_uid, stat.st_gid) };
+            all.extend([stat.st_mode, owner.0, owner.1].into_iter().flat_map(u32::to_le_bytes));
+        }
+    }
+    Ok(all)
 }
 
 fn pick(
