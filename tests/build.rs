@@ -660,6 +660,16 @@ fn mounts_are_there_for_the_step_only() {
     assert_eq!(workshop.build(text).steps(false), Vec::<&str>::new(), "an ignored file must not count");
     workshop.write("in/file", "changed");
     assert_eq!(workshop.build(text).read("out"), "changedother\nfile\nread-only\nkept\n");
+    let owned = workshop.build(
+        "FROM base AS made\nRUN mkdir /o; chmod 2750 /o; busybox chown 33:44 /o\nFROM base\n\
+         RUN --mount=from=made,source=/o,target=/m stat -c '%a %u %g' /m\nCOPY --from=made /o /o\nRUN stat -c '%a %u %g' /o\n",
+    );
+    owned.image();
+    assert_eq!(
+        owned.output(),
+        ["2750 33 44", "755 0 0"],
+        "a mount is the directory itself, a copy what it holds"
+    );
     let rw = workshop.build("FROM base\nRUN --mount=target=/b,rw touch /b/new && rm -r /b/in\n");
     rw.image();
     assert!(workshop.context().join("in/file").exists() && !workshop.context().join("new").exists());

@@ -174,6 +174,23 @@ pub fn copy(
     Ok(())
 }
 
+/// Copies one entry to the very path of the target, a directory like that of the source.
+pub fn mirror(source: &Source<'_>, picked: &Picked, target: &Target<'_>) -> io::Result<()> {
+    let exclude = Exclude::default();
+    let stat = source.has(&picked.path)?.ok_or(io::ErrorKind::NotFound)?;
+    if kind(&stat) != FileType::Directory {
+        return copy(source, std::slice::from_ref(picked), &exclude, Parents::Dropped, target);
+    }
+    let mut copier = Copier { source, exclude: &exclude, target, links: HashMap::new() };
+    let opened = source.tree.directory(&picked.path)?;
+    let path = target.tree.resolve(Path::new(target.path))?;
+    let (parent, name) = open_parent(target.tree, &path)?;
+    make_directory(parent.as_fd(), &name, &path)?;
+    let made = content::open_dir(parent.as_fd(), &name)?;
+    copier.entries(opened.as_fd(), &picked.path, Path::new(""), made.as_fd(), &path, 0)?;
+    copier.dress(&made, &stat, &content::attributes(opened.as_fd(), OsStr::new("."))?)
+}
+
 /// Writes a file whose content is given.
 pub fn write(name: &str, data: &[u8], target: &Target<'_>) -> io::Result<()> {
     let owner = target.owner.unwrap_or_default();

@@ -488,6 +488,8 @@ pub fn mounted_digest(files: &Files<'_>, path: &str) -> Result<[u8; 32], PickErr
 pub fn mounted_copy(files: &Files<'_>, path: &str, target: &Tree, name: &str) -> Result<(), PickError> {
     let picked = copy::pick(files, path)?;
     let target = Target { tree: target, path: name, owner: None, mode: None };
-    copy::copy(files, &picked, &Matcher::default(), Parents::Dropped, &target)
+    picked
+        .iter()
+        .try_for_each(|one| copy::mirror(files, one, &target))
         .map_err(|source| PickError::Read { path: path.to_owned(), source })
 }
