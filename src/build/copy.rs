@@ -174,16 +174,17 @@ pub fn copy(
     Ok(())
 }
 
-/// Copies one entry to the very path of the target, a directory like that of the source.
+/// Copies one entry to the very path of the target, a directory like that of the source. The root of the
+/// target takes what a directory holds, and stays as it is.
 pub fn mirror(source: &Source<'_>, picked: &Picked, target: &Target<'_>) -> io::Result<()> {
     let exclude = Exclude::default();
     let stat = source.has(&picked.path)?.ok_or(io::ErrorKind::NotFound)?;
-    if kind(&stat) != FileType::Directory {
+    let path = target.tree.resolve(Path::new(target.path))?;
+    if kind(&stat) != FileType::Directory || path.as_os_str().is_empty() {
         return copy(source, std::slice::from_ref(picked), &exclude, Parents::Dropped, target);
     }
     let mut copier = Copier { source, exclude: &exclude, target, links: HashMap::new() };
     let opened = source.tree.directory(&picked.path)?;
-    let path = target.tree.resolve(Path::new(target.path))?;
     let (parent, name) = open_parent(target.tree, &path)?;
     make_directory(parent.as_fd(), &name, &path)?;
     let made = content::open_dir(parent.as_fd(), &name)?;
