@@ -73,7 +73,7 @@ impl Canonical<'_> {
                     }
                     Some(Node::new(Value::Bool(value), node.span))
                 }
-                None => self.tell(node.span, path, format!("`{text}` is no boolean; write true or false")),
+                None => self.unfit(&node, path, format!("`{text}` is no boolean; write true or false")),
             },
             _ => self.expected(&node, "a boolean", path),
         }
@@ -86,7 +86,7 @@ impl Canonical<'_> {
             Value::Float(value) if value.fract() == 0.0 => *value as i128,
             Value::Text(text) => match text.parse::<i64>() {
                 Ok(value) => return Some(Node::new(Value::Int(value.into()), node.span)),
-                Err(_) => return self.tell(node.span, path, format!("`{text}` is no integer")),
+                Err(_) => return self.unfit(node, path, format!("`{text}` is no integer")),
             },
             _ => return self.expected(node, "an integer", path),
         };
@@ -117,7 +117,7 @@ impl Canonical<'_> {
             Some(value) => Some(Node::new(Value::Float(value), node.span)),
             None => {
                 let message = format!("`{}` is no number", node.as_str().unwrap_or_default());
-                self.tell(node.span, path, message)
+                self.unfit(&node, path, message)
             }
         }
     }
@@ -130,7 +130,7 @@ impl Canonical<'_> {
         };
         match mode {
             Some(mode) => Some(Node::text(format!("0{mode:o}"), node.span)),
-            None => self.tell(node.span, path, "this is no file mode; write it as \"0440\""),
+            None => self.unfit(node, path, "this is no file mode; write it as \"0440\"".to_owned()),
         }
     }
 
@@ -145,7 +145,7 @@ impl Canonical<'_> {
             Some(size) => Some(Node::text(size.to_string(), node.span)),
             None => {
                 let text = node.value.scalar_text().unwrap_or_default();
-                self.tell(node.span, path, format!("`{text}` is no size; write it as `64m` or `1.5gb`"))
+                self.unfit(node, path, format!("`{text}` is no size; write it as `64m` or `1.5gb`"))
             }
         }
     }
@@ -160,7 +160,7 @@ impl Canonical<'_> {
         .mark(self.files.mark(span, ""))
         .help(format!("write a whole number of bytes, `{value:.0}`, or a size such as `64m`"));
         self.diagnostics.push(told);
-        Node::new(Value::Null, span)
+        Node::text("0", span)
     }
 
     pub(super) fn duration(&mut self, node: &Node, path: &Path<'_>) -> Option<Node> {
@@ -172,7 +172,7 @@ impl Canonical<'_> {
             None => {
                 let message =
                     format!("`{text}` is no duration; write a number with its unit, such as `1m30s`");
-                self.tell(node.span, path, message)
+                self.unfit(node, path, message)
             }
         }
     }
