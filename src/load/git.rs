@@ -57,6 +57,7 @@ fn current(remote: &Remote) -> Result<String, String> {
     let rows: Vec<(&str, &str)> = listed.lines().filter_map(|line| line.split_once('\t')).collect();
     // An annotated tag stands for the commit it was put on.
     let wanted = [
+        peeled.clone(),
         format!("refs/tags/{peeled}"),
         format!("refs/heads/{name}"),
         format!("refs/tags/{name}"),

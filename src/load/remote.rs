@@ -142,6 +142,7 @@ mod tests {
             ("ssh://git@h:22/shop.git", "ssh://h:22/shop.git"),
             ("git@h:team/shop.git#main", "git@h:team/shop.git#main"),
             ("github.com/a/b", "https://github.com/a/b"),
+            ("https://h/shop.git?tag=v1&subdir=deploy", "https://h/shop.git#refs/tags/v1:deploy"),
         ];
         for (text, shown) in table {
             assert_eq!(
