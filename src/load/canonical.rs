@@ -135,7 +135,7 @@ impl Canonical<'_> {
         None
     }
 
-    /// A text that is no value of its kind. It stays, since another file may replace it; told when not.
+    /// A text that is no size or no duration. It stays, since another file may replace it; told when not.
     fn unfit(&mut self, node: &Node, path: &Path<'_>, message: String) -> Option<Node> {
         let files = self.files;
         self.diagnostics

@@ -178,8 +178,9 @@ fn a_value_that_is_no_choice() {
 
 #[test]
 fn a_wrong_value_that_another_file_replaces_is_no_mistake() {
-    let base = "services:\n  web:\n    image: busybox\n    mem_limit: ${LIMIT}\n    init: perhaps\n";
-    let over = "services:\n  web:\n    mem_limit: 64m\n    init: true\n";
+    let base =
+        "services:\n  web:\n    image: busybox\n    mem_limit: ${LIMIT}\n    stop_grace_period: soon\n";
+    let over = "services:\n  web:\n    mem_limit: 64m\n    stop_grace_period: 5s\n";
     let told = told(&[("compose.yaml", base), ("compose.override.yaml", over)]);
     insta::assert_snapshot!(told, @"compose.yaml:4:16: warning: the variable `LIMIT` is not set; a blank string is used");
 }

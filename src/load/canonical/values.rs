@@ -73,7 +73,7 @@ impl Canonical<'_> {
                     }
                     Some(Node::new(Value::Bool(value), node.span))
                 }
-                None => self.unfit(&node, path, format!("`{text}` is no boolean; write true or false")),
+                None => self.tell(node.span, path, format!("`{text}` is no boolean; write true or false")),
             },
             _ => self.expected(&node, "a boolean", path),
         }
@@ -86,7 +86,7 @@ impl Canonical<'_> {
             Value::Float(value) if value.fract() == 0.0 => *value as i128,
             Value::Text(text) => match text.parse::<i64>() {
                 Ok(value) => return Some(Node::new(Value::Int(value.into()), node.span)),
-                Err(_) => return self.unfit(node, path, format!("`{text}` is no integer")),
+                Err(_) => return self.tell(node.span, path, format!("`{text}` is no integer")),
             },
             _ => return self.expected(node, "an integer", path),
         };
@@ -117,7 +117,7 @@ impl Canonical<'_> {
             Some(value) => Some(Node::new(Value::Float(value), node.span)),
             None => {
                 let message = format!("`{}` is no number", node.as_str().unwrap_or_default());
-                self.unfit(&node, path, message)
+                self.tell(node.span, path, message)
             }
         }
     }
@@ -130,7 +130,7 @@ impl Canonical<'_> {
         };
         match mode {
             Some(mode) => Some(Node::text(format!("0{mode:o}"), node.span)),
-            None => self.unfit(node, path, "this is no file mode; write it as \"0440\"".to_owned()),
+            None => self.tell(node.span, path, "this is no file mode; write it as \"0440\""),
         }
     }
 
