@@ -404,3 +404,97 @@ fn an_end_for_want_of_memory_is_told_as_such() {
         serde_json::from_str(project.ficelle(&["ps", "-a", "--format", "json"]).ok().stdout.trim()).unwrap();
     assert_eq!(told["OOMKilled"], true, "{told}");
 }
+
+#[test]
+fn a_commit_is_an_image_of_what_a_container_has_changed() {
+    let machine = machine!();
+    let project = machine.compose("life-commit", &web("    environment: {KIND: first}\n"));
+    project.ficelle(&["up", "-d"]).ok();
+    let change = "echo made >/made; rm /etc/passwd; mkdir -p /dir/below";
+    project.ficelle(&["exec", "web", "sh", "-c", change]).ok();
+    let changed = [
+        "-c",
+        "CMD [\"sh\", \"-c\", \"cat /made; ls /dir; echo $KIND; test ! -e /etc/passwd\"]",
+        "-m",
+        "why",
+    ];
+    let mut args = vec!["commit", "web", "life-made:1"];
+    args.extend(changed);
+    let id = project.ficelle(&args).ok().stdout;
+    assert!(id.starts_with("sha256:"), "{id}");
+    assert_eq!(project.container("web").state, "running", "it went on");
+    project.ficelle(&["down"]).ok();
+    project.write("services:\n  web: {image: 'life-made:1'}\n");
+    assert_eq!(project.ficelle(&["run", "--rm", "web"]).ok().stdout, "made\nbelow\nfirst\n");
+    let told = project.ficelle(&["commit", "-c", "RUN true", "web"]).fails().stderr;
+    assert!(told.contains("has no container"), "{told}");
+}
+
+#[test]
+fn the_images_of_containers_are_listed() {
+    let machine = machine!();
+    let project = machine.compose("life-images", &web(""));
+    assert_eq!(project.ficelle(&["images", "--format", "json"]).ok().stdout, "[]\n");
+    project.ficelle(&["create"]).ok();
+    let shown: Value =
+        serde_json::from_str(&project.ficelle(&["images", "--format", "json"]).ok().stdout).unwrap();
+    let image = &shown[0];
+    assert_eq!(
+        (&image["ContainerName"], &image["Repository"]),
+        (&"life-images-web-1".into(), &"busybox".into())
+    );
+    let id = project.ficelle(&["images", "-q"]).ok().stdout;
+    assert_eq!(image["ID"], format!("sha256:{}", id.trim_end()));
+    let table = project.ficelle(&["images", "web"]).ok().stdout;
+    assert!(table.starts_with("CONTAINER           REPOSITORY   TAG"), "{table}");
+}
+
+#[test]
+fn a_copy_sees_the_volumes_of_a_container_that_does_not_run() {
+    let machine = machine!();
+    let extra =
+        "    volumes: ['data:/data', './bound:/bound', '/anonymous', 'data:/kept:ro']\nvolumes: {data: {}}\n";
+    let project = machine.compose("life-cp-stopped", &web(extra));
+    std::fs::create_dir(project.dir.join("bound")).unwrap();
+    std::fs::write(project.dir.join("file"), "content").unwrap();
+    project.ficelle(&["create"]).ok();
+    for place in ["/data/a", "/bound/b", "/anonymous/c"] {
+        project.ficelle(&["cp", "file", &format!("web:{place}")]).ok();
+    }
+    assert_eq!(std::fs::read_to_string(project.dir.join("bound/b")).unwrap(), "content");
+    project.ficelle(&["cp", "file", "web:/kept/d"]).fails();
+    project.ficelle(&["start"]).ok();
+    let shown = project.ficelle(&["exec", "web", "cat", "/data/a", "/bound/b", "/anonymous/c"]).ok().stdout;
+    assert_eq!(shown, "contentcontentcontent");
+    project.ficelle(&["stop"]).ok();
+    project.ficelle(&["cp", "web:/data/a", "back"]).ok();
+    assert_eq!(std::fs::read_to_string(project.dir.join("back")).unwrap(), "content");
+}
+
+#[test]
+fn a_run_whose_command_was_killed_is_removed_when_it_ends() {
+    let machine = machine!();
+    let project = machine.compose("life-orphan", &web("    network_mode: none\n"));
+    let mut run = project.ficelle(&["run", "--rm", "web", "sh", "-c", "echo begun; exec sleep 1000"]).start();
+    run.line_with("begun").unwrap();
+    run.kill();
+    let left = project.containers();
+    assert_eq!((left.len(), left[0].state.as_str()), (1, "running"), "the container outlives the command");
+    project.ficelle(&["kill"]).ok();
+    assert_eq!(project.traces(&[left[0].id.clone()]), [] as [String; 0]);
+    assert_eq!(
+        code(&project, &["run", "--rm", "web", "sh", "-c", "exit 7"]),
+        Some(7),
+        "an end is learnt first"
+    );
+    assert!(project.containers().is_empty());
+}
+
+#[test]
+fn a_program_of_exec_is_ended_as_soon_as_the_container_for_want_of_memory() {
+    let machine = machine!();
+    let project = machine.compose("life-score", &web("    oom_score_adj: 333\n"));
+    project.ficelle(&["up", "-d"]).ok();
+    let score = project.ficelle(&["exec", "web", "cat", "/proc/self/oom_score_adj", "/proc/1/oom_score_adj"]);
+    assert_eq!(score.ok().stdout, "333\n333\n");
+}

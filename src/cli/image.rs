@@ -351,10 +351,7 @@ fn rows(images: &[ImageInfo]) -> Vec<Row<'_>> {
     let mut rows: Vec<Row<'_>> = Vec::new();
     for image in images {
         for reference in &image.references {
-            let (repository, tag) = match reference.rsplit_once(':') {
-                Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-                _ => (reference.as_str(), "<none>"),
-            };
+            let (repository, tag) = parts(reference);
             rows.push(Row { repository, tag, image });
         }
         if image.references.is_empty() {
@@ -363,6 +360,14 @@ fn rows(images: &[ImageInfo]) -> Vec<Row<'_>> {
     }
     rows.sort_by_key(|row| (row.repository, row.tag));
     rows
+}
+
+/// Repository and tag of a familiar name.
+pub(super) fn parts(reference: &str) -> (&str, &str) {
+    match reference.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+        _ => (reference, "<none>"),
+    }
 }
 
 impl Row<'_> {
@@ -392,7 +397,7 @@ fn short_id(image: &ImageInfo) -> &str {
 }
 
 /// `12.3MB`, in the units of docker.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let (mut whole, mut tenths, mut units) = (bytes, 0, ["B", "kB", "MB", "GB", "TB"].iter());
     let mut unit = units.next().copied().unwrap_or("B");
     while whole >= 1000

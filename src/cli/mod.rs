@@ -5,6 +5,7 @@ mod attach_command;
 mod bake;
 mod build;
 mod card;
+mod commit;
 mod config;
 mod console;
 mod context;
@@ -21,6 +22,7 @@ mod failure;
 mod global;
 mod graph;
 mod image;
+mod images;
 mod kill;
 mod lock;
 mod locked;
@@ -114,7 +116,9 @@ enum Command {
     Stats(stats::Args),
     Top(top::Args),
     Volumes(volumes::Args),
+    Commit(commit::Args),
     Cp(cp::Args),
+    Images(images::Args),
     Export(export::Args),
     Doctor(doctor::Args),
     Version(version::Args),
@@ -158,6 +162,8 @@ impl Command {
             | Self::Stats(_)
             | Self::Top(_)
             | Self::Volumes(_)
+            | Self::Commit(_)
+            | Self::Images(_)
             | Self::Cp(_)
             | Self::Export(_)
             | Self::Doctor(_)
@@ -209,6 +215,8 @@ impl Command {
             Self::Stats(args) => args.run(context).await,
             Self::Top(args) => args.run(context).await,
             Self::Volumes(args) => args.run(context).await,
+            Self::Commit(args) => args.run(context).await,
+            Self::Images(args) => args.run(context).await,
             Self::Cp(args) => args.run(context).await,
             Self::Export(args) => args.run(context).await,
             Self::Doctor(args) => args.run(context).await,

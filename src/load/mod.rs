@@ -240,6 +240,7 @@ fn unsupported(model: &Node, unbound: Vec<Diagnostic>, loader: &Loader<'_>) -> V
     let rows = found.into_iter().map(|(path, _, span, support)| Unsupported {
         text: match support {
             Support::Elsewhere(place) => format!("`{path}` means something {place} only"),
+            Support::Never(why) => format!("`{path}` cannot be: {why}"),
             _ => format!("`{path}` is not supported yet"),
         },
         place: loader.files.place(span),
@@ -252,7 +253,23 @@ fn unsupported(model: &Node, unbound: Vec<Diagnostic>, loader: &Loader<'_>) -> V
         text: told.message,
         effect: Effect::Refused,
     });
-    rows.chain(values).chain(idle_log_options(model, loader)).collect()
+    rows.chain(values).chain(idle_log_options(model, loader)).chain(idle_refreshes(model, loader)).collect()
+}
+
+/// Times of a refresh that no policy asks for.
+fn idle_refreshes(model: &Node, loader: &Loader<'_>) -> Vec<Unsupported> {
+    let services = model.get("services").and_then(Node::as_map).into_iter().flatten();
+    let idle = services.filter(|(_, node)| node.get_str("pull_policy") != Some("refresh"));
+    let found = idle.filter_map(|(service, node)| {
+        let path = format!("services.{service}.pull_refresh_after");
+        Some(Unsupported {
+            place: loader.files.place(node.get("pull_refresh_after")?.span),
+            text: format!("`{path}` has no effect without `pull_policy: refresh`"),
+            effect: Effect::Ignored,
+            path,
+        })
+    });
+    found.collect()
 }
 
 /// Options of `logging:` that are known and change nothing here. Those of another driver are told by the

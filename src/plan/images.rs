@@ -30,7 +30,8 @@ pub fn images(
         lock: options.locked.as_ref(),
         ..Round::default()
     };
-    for service in project.services.values().filter(|service| selection.contains(&service.name)) {
+    let selected = project.services.values().filter(|service| selection.contains(&service.name));
+    for service in selected.filter(|service| service.provider.is_none()) {
         let there = observed.images.get(service.image()).map(|image| image.age);
         match decide(project, service, options, there)? {
             Need::Nothing => unchanged(service, options, observed)?,

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Error, Result, exe, keeper, lock,
-    protocol::{self, Reply, Request, Wire},
+    protocol::{self, NOT_UNDERSTOOD, Reply, Request, Wire},
     rootfs, signal,
     state::{Group, Identity, Place, Stage, State, make_dir, read_json},
     wait::{Deadline, Watcher},
@@ -25,7 +25,7 @@ const TRIES: usize = 5;
 pub fn ask(group: &Group, request: &Request) -> Result<()> {
     for _ in 0..TRIES {
         let Some(stream) = reach(group)? else { continue };
-        if let Some(reply) = talk(stream, request)? {
+        if let Some(reply) = talk(group, stream, request)? {
             return reply;
         }
     }
@@ -58,7 +58,7 @@ fn reach(group: &Group) -> Result<Option<UnixStream>> {
 /// Asks a keeper that lives; false when there is none.
 pub fn ask_living(group: &Group, request: &Request) -> Result<bool> {
     let Some(stream) = connect(group) else { return Ok(false) };
-    match talk(stream, request)? {
+    match talk(group, stream, request)? {
         Some(reply) => reply.map(|()| true),
         None => Ok(false),
     }
@@ -112,7 +112,7 @@ fn connect(group: &Group) -> Option<UnixStream> {
 }
 
 /// `None` when it ended before it answered.
-fn talk(mut stream: UnixStream, request: &Request) -> Result<Option<Result<()>>> {
+fn talk(group: &Group, mut stream: UnixStream, request: &Request) -> Result<Option<Result<()>>> {
     let text = serde_json::to_vec(request).map_err(|e| Error::Helper(e.to_string()))?;
     let mut answer = Vec::new();
     let talked = stream
@@ -124,9 +124,22 @@ fn talk(mut stream: UnixStream, request: &Request) -> Result<Option<Result<()>>>
     }
     match serde_json::from_slice(&answer) {
         Ok(Reply::Done) => Ok(Some(Ok(()))),
-        Ok(Reply::Failed(wire)) => Ok(Some(Err(wire.into()))),
-        Err(e) => Err(Error::Helper(format!("the keeper said what is not understood: {e}"))),
+        Ok(Reply::Failed(wire)) => match wire.into() {
+            Error::Helper(said) if said.starts_with(NOT_UNDERSTOOD) => Err(of_another_version(group)),
+            error => Ok(Some(Err(error))),
+        },
+        Err(_) => Err(of_another_version(group)),
     }
+}
+
+/// The containers do not depend on it: a keeper of this version takes them over.
+fn of_another_version(group: &Group) -> Error {
+    let keeper = read_json::<Identity>(&group.run().join("keeper.json")).ok().flatten();
+    let who = keeper.map_or_else(|| "its process".to_owned(), |keeper| keeper.pid.to_string());
+    Error::Unsupported(format!(
+        "the keeper of `{}` is of another version of ficelle; `kill -9 {who}` ends it, the containers run on, and          the next command brings one of this version",
+        group.name
+    ))
 }
 
 /// Starts a keeper, unless another command is just doing so; returns when it listens.

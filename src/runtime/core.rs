@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     net::IpAddr,
     ops::ControlFlow,
     os::{
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 pub use super::lock::GroupLock;
@@ -23,7 +24,8 @@ use super::{
     network::{self, Lease},
     ports,
     protocol::Request,
-    rootfs, run, signal,
+    rootfs::{self, Files, Shown},
+    run, signal,
     state::{
         Group, Place, Spec, Stage, State, entries, failed, file_error, make_dir, plain_name, read_json,
         remove_dir, remove_file, write_file, write_json,
@@ -350,6 +352,17 @@ impl Core {
         std::fs::rename(&half, &place.data).map_err(|e| file_error("cannot make", &place.data, e))
     }
 
+    /// As long as this is held, and no longer than its holder lives, a one-off container that removes itself
+    /// stays when it has ended: somebody has still to learn how.
+    pub fn attend(&self, group: &str, id: &str) -> Result<File> {
+        let place = self.group(group)?.place(id)?;
+        make_dir(&place.run)?;
+        let path = place.attended();
+        let file = File::create(&path).map_err(|e| file_error("cannot open", &path, e))?;
+        flock(&file, FlockOperation::LockShared).map_err(failed("cannot lock a container"))?;
+        Ok(file)
+    }
+
     /// Makes ready what starting containers of the group takes, with `networks` also for those on
     /// networks; it stays until [`Core::release`], or the end of this process. A hint: what cannot be
     /// had now is told by the start that needs it.
@@ -608,20 +621,52 @@ impl Core {
         client::ask(&self.group(group)?, &Request::Exec { id: id.to_owned(), exec: exec.clone() })
     }
 
-    /// The files of a container as it sees them; of one that does not run, without what it mounts. No
-    /// path may be walked below it but with the descriptor as root: the container changes it.
-    pub fn files(&self, group: &str, id: &str) -> Result<OwnedFd> {
+    /// The files of a container as it sees them; of one that does not run, with its volumes and what it
+    /// binds. No path may be walked below it but with the descriptor as root: the container changes it.
+    pub fn files(&self, group: &str, id: &str) -> Result<Files> {
         let place = self.group(group)?.place(id)?;
-        let config = place.spec()?.config;
+        let spec = place.spec()?;
+        let config = &spec.config;
         if let Some(process) = place.state()?.and_then(|state| state.process) {
             let root = rootfs::open_path(format!("/proc/{}/root/.", process.pid).as_ref())?;
             // What was opened was that of this process only if it lives still.
             if process.lives() {
-                return Ok(root);
+                return Ok(root.into());
             }
         }
         let (upper, work) = rootfs::upper_dirs(&config.rootfs.upper, &place.data)?;
-        rootfs::open_detached(&config.rootfs.layers, &upper, &work)
+        let layers = &config.rootfs.layers;
+        if config.mounts.is_empty() {
+            return rootfs::open_detached(layers, &upper, &work).map(Files::from);
+        }
+        rootfs::open_whole(layers, &upper, &work, &place.data, |root| self.shown(&spec, root))
+    }
+
+    /// What a container that does not run would see at its mounts, but for what is in memory only.
+    fn shown(&self, spec: &Spec, root: BorrowedFd<'_>) -> Result<Vec<Shown>> {
+        let mut shown = Vec::new();
+        for mount in &spec.config.mounts {
+            let source = match &mount.kind {
+                MountKind::Volume { name, .. } => {
+                    volumes::ready(&self.roots, name)?;
+                    worker::volume_of(&self.roots, spec, mount, root)?
+                }
+                MountKind::Anonymous { .. } => worker::volume_of(&self.roots, spec, mount, root)?,
+                // What is not there any more is not seen either.
+                MountKind::Bind { path, .. } => rootfs::open_path(path).ok(),
+                MountKind::Layers { .. } | MountKind::Tmpfs { .. } => None,
+            };
+            let (target, read_only) = (mount.target.clone(), mount.read_only);
+            shown.extend(source.map(|source| Shown { target, read_only, source }));
+        }
+        Ok(shown)
+    }
+
+    /// What a container has changed of its layers, as overlayfs writes it: the directory is its own still.
+    pub fn changes(&self, group: &str, id: &str) -> Result<PathBuf> {
+        let place = self.group(group)?.place(id)?;
+        let config = place.spec()?.config;
+        Ok(rootfs::upper_dirs(&config.rootfs.upper, &place.data)?.0)
     }
 
     /// What a running container uses now; `None` when it does not run.

@@ -8,7 +8,7 @@ use std::{io, os::fd::RawFd};
 
 use rustix::process::{WaitOptions, wait};
 
-use super::process::{ExecFailure, Program, reset_signals, set_name, tell};
+use super::process::{ExecFailure, FailedAt, Program, reset_signals, set_name, tell};
 
 /// Makes standard input the controlling terminal of this session.
 pub fn take_terminal() {
@@ -96,5 +96,9 @@ fn reap(program: i32) -> Option<i32> {
 }
 
 fn failed(step: &str, error: &io::Error) -> ExecFailure {
-    ExecFailure { step: step.to_owned(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+    ExecFailure {
+        of: FailedAt::Engine,
+        step: step.to_owned(),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    }
 }

@@ -28,7 +28,7 @@ use serde_json::Value;
 use super::{
     Error, Result, cgroup, init,
     keeper::close_all_but,
-    process::{ExecFailure, Program, tell},
+    process::{ExecFailure, FailedAt, Program, tell},
     signal,
     state::{Identity, failed, make_dir, remove_dir, write_json},
 };
@@ -194,9 +194,11 @@ impl Executor for Exec {
             other => other.map(drop),
         };
         let failure = match sealed {
-            Err(e) => {
-                ExecFailure { step: "cannot show the control groups".to_owned(), errno: e.raw_os_error() }
-            }
+            Err(e) => ExecFailure {
+                of: FailedAt::Engine,
+                step: "cannot show the control groups".to_owned(),
+                errno: e.raw_os_error(),
+            },
             Ok(()) if self.init => init::run(&self.program, self.report),
             Ok(()) => self.program.become_it(),
         };

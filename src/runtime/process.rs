@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result};
+use super::{Error, Result, config::ALL_CAPABILITIES};
 
 /// A program ready to be executed, with all memory it needs.
 #[derive(Clone, Debug)]
@@ -30,8 +30,18 @@ pub struct Program {
 /// Why a program could not be executed; crosses process boundaries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecFailure {
+    pub of: FailedAt,
     pub step: String,
     pub errno: i32,
+}
+
+/// Whose failure it is, as the exit codes of docker tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailedAt {
+    /// The way into the container: 125.
+    Engine,
+    /// What the caller named, the program or its directory: 127 where it is missing, else 126.
+    Program,
 }
 
 impl Program {
@@ -108,7 +118,7 @@ impl Program {
                 }
             }
         }
-        ExecFailure { step: format!("cannot run `{}`", self.name), errno }
+        ExecFailure { of: FailedAt::Program, step: format!("cannot run `{}`", self.name), errno }
     }
 }
 
@@ -116,11 +126,16 @@ impl Program {
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl ExecFailure {
-    /// 127 for a missing program, 126 for one that may not or cannot be executed.
     pub fn into_error(self) -> Error {
-        let code = if matches!(self.errno, libc::ENOENT | libc::ENOTDIR) { 127 } else { 126 };
+        let code = match (self.of, self.errno) {
+            (FailedAt::Engine, _) => 125,
+            (FailedAt::Program, libc::ENOENT | libc::ENOTDIR) => 127,
+            (FailedAt::Program, _) => 126,
+        };
         let reason = match self.errno {
-            libc::ENOENT => "no such file in the container (or its interpreter is missing)".to_owned(),
+            libc::ENOENT if self.of == FailedAt::Program => {
+                "no such file in the container (or its interpreter is missing)".to_owned()
+            }
             libc::ENOEXEC => "it is no program for this machine".to_owned(),
             errno => io::Error::from_raw_os_error(errno).to_string(),
         };
@@ -130,7 +145,8 @@ impl ExecFailure {
 
 fn failure(step: &str) -> impl FnOnce(io::Error) -> ExecFailure {
     let step = step.to_owned();
-    move |error| ExecFailure { step, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+    let of = FailedAt::Engine;
+    move |error| ExecFailure { of, step, errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
 fn pointers(texts: &[CString]) -> Vec<*const libc::c_char> {
@@ -313,58 +329,20 @@ pub fn rlimit(name: &str) -> Option<i32> {
     i32::try_from(number).ok()
 }
 
-/// Capability numbers by name, in the kernel's order.
-pub const CAPABILITIES: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
-
-/// The bit set of capabilities by name.
+/// The bit set of capabilities by name (`CAP_CHOWN`).
 pub fn capability_set(names: &[String]) -> Result<u64> {
-    names.iter().try_fold(0, |set, name| match CAPABILITIES.iter().position(|known| known == name) {
+    let number = |name: &String| {
+        let name = name.strip_prefix("CAP_")?;
+        ALL_CAPABILITIES.iter().position(|known| *known == name)
+    };
+    names.iter().try_fold(0, |set, name| match number(name) {
         Some(number) => Ok(set | 1 << number),
         None => Err(Error::Invalid(format!("no capability `{name}`"))),
     })
 }
+
+/// The bit set of all capabilities that Linux knows.
+pub const EVERY_CAPABILITY: u64 = (1 << ALL_CAPABILITIES.len()) - 1;
 
 /// Writes a whole message to a pipe; a reader that is gone is no concern of the writer.
 pub fn tell(pipe: RawFd, message: &impl Serialize) {
@@ -410,13 +388,14 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_127_and_one_that_cannot_run_126() {
-        let code = |errno| match (ExecFailure { step: String::new(), errno }).into_error() {
+        let code = |of, errno| match (ExecFailure { of, step: String::new(), errno }).into_error() {
             Error::Exec { code, .. } => code,
             other => panic!("{other}"),
         };
-        assert_eq!(code(libc::ENOENT), 127);
-        assert_eq!(code(libc::EACCES), 126);
-        assert_eq!(code(libc::ENOEXEC), 126);
+        assert_eq!(code(FailedAt::Program, libc::ENOENT), 127);
+        assert_eq!(code(FailedAt::Program, libc::EACCES), 126);
+        assert_eq!(code(FailedAt::Program, libc::ENOEXEC), 126);
+        assert_eq!(code(FailedAt::Engine, libc::ENOENT), 125);
     }
 
     #[test]

@@ -19,6 +19,9 @@ use super::{
     state::{Identity, Spec, failed},
 };
 
+/// A keeper says so of a request that its version has not got.
+pub const NOT_UNDERSTOOD: &str = "the keeper does not understand";
+
 /// Asked of a keeper, one per connection.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {

@@ -24,9 +24,10 @@ use super::{
 };
 
 /// Leaves the host's mount namespace: from here on mounts of this process are its own, while those
-/// the host makes or removes are still followed. Only for a process with a single thread.
+/// the host makes or removes are still followed. Only for a process with a single thread, or a thread that
+/// ends soon.
 pub fn own_mounts() -> Result<()> {
-    // SAFETY: a new mount namespace invalidates nothing that Rust relies on; one thread only.
+    // SAFETY: a new mount namespace invalidates nothing that Rust relies on; it is this thread's only.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(failed("cannot leave the mount namespace"))?;
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .map_err(failed("cannot separate mounts from those of the host"))
@@ -112,6 +113,84 @@ pub fn open_detached(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<Ow
     let layers = layers.iter().rev().map(|layer| open_path(layer)).collect::<Result<Vec<_>>>()?;
     let mounted = detached(&layers, &open_path(upper)?, &open_path(work)?);
     mounted.map_err(failed("cannot mount the root filesystem"))
+}
+
+/// A tree of files as a container sees them, for as long as this is held.
+#[derive(Debug)]
+pub struct Files {
+    root: OwnedFd,
+    /// The mount namespace in which something is mounted below the root.
+    _mounts: Option<OwnedFd>,
+}
+
+impl From<OwnedFd> for Files {
+    fn from(root: OwnedFd) -> Self {
+        Self { root, _mounts: None }
+    }
+}
+
+impl AsFd for Files {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
+/// What is to be seen at a path of a container.
+pub struct Shown {
+    pub target: String,
+    pub read_only: bool,
+    pub source: OwnedFd,
+}
+
+/// The same with what the container mounts, in a mount namespace of its own. `at` is any directory: it is
+/// covered there, and there alone. `shown` is given the root.
+pub fn open_whole(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    at: &Path,
+    shown: impl FnOnce(BorrowedFd<'_>) -> Result<Vec<Shown>> + Send,
+) -> Result<Files> {
+    let build = || {
+        let root = open_detached(layers, upper, work)?;
+        own_mounts()?;
+        move_mount(&root, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .map_err(failed("cannot mount the root filesystem"))?;
+        for Shown { target, read_only, source } in shown(root.as_fd())? {
+            let target = place_for(root.as_fd(), &target, source.as_fd())?;
+            let path = format!("/proc/thread-self/fd/{}", target.as_raw_fd());
+            attach(source.as_fd(), path.as_ref())?;
+            if read_only {
+                // The descriptor is of what is below: the path is walked anew.
+                let flags = MountFlags::BIND | MountFlags::RDONLY;
+                let covered = fs::read_link(&path)
+                    .map_err(|e| Error::System { what: "cannot find a mount again".to_owned(), source: e })?;
+                rustix::mount::mount_remount(covered, flags, c"")
+                    .map_err(failed("cannot protect a mount"))?;
+            }
+        }
+        let mounts = open_path("/proc/thread-self/ns/mnt".as_ref())?;
+        Ok(Files { root, _mounts: Some(mounts) })
+    };
+    // A thread has mounts of its own; the others of this process keep theirs.
+    std::thread::scope(|scope| scope.spawn(build).join())
+        .unwrap_or_else(|_| Err(Error::Helper("bug while opening the files of a container".to_owned())))
+}
+
+/// Where something is mounted: a directory or a file, as it is itself.
+fn place_for(root: BorrowedFd<'_>, target: &str, source: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let stat = rustix::fs::fstat(source).map_err(failed("cannot examine a mount source"))?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        return make_dirs(root, target, 0, 0);
+    }
+    if let Ok(there) = open_inside(root, target, OFlags::PATH | OFlags::CLOEXEC) {
+        return Ok(there);
+    }
+    let (parent, name) = target.rsplit_once('/').unwrap_or(("", target));
+    let parent = make_dirs(root, parent, 0, 0)?;
+    let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    openat(&parent, name, flags, Mode::from_raw_mode(0o644))
+        .map_err(failed("cannot make a file in the container"))
 }
 
 fn detached(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, Errno> {

@@ -163,6 +163,11 @@ impl Place {
         if spec.config.log.kept { self.data.join("log") } else { self.run.join("log") }
     }
 
+    /// The lock of those who have still to learn how a one-off container ended.
+    pub fn attended(&self) -> PathBuf {
+        self.run.join("attended")
+    }
+
     /// What everybody sees from now on.
     pub fn write_state(&self, state: &State) -> Result<()> {
         write_json(&self.run.join("state.json"), state)

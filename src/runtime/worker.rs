@@ -134,10 +134,11 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let mut config = config.clone();
     config.env = environment(&config, &user, &hostname);
     if config.link_variables {
-        let own = |variable: &String| variable.split('=').next().map(ToOwned::to_owned);
-        let set: Vec<_> = config.env.iter().map(own).collect();
+        let set: Vec<String> = config.env.iter().map(|variable| name_of(variable).to_owned()).collect();
         let told = links::variables(&roots, &config)?;
-        config.env.extend(told.into_iter().filter(|variable| !set.contains(&own(variable))));
+        config
+            .env
+            .extend(told.into_iter().filter(|variable| !set.iter().any(|name| name == name_of(variable))));
     }
     let resolved = Resolved {
         rootfs: root,
@@ -360,14 +361,7 @@ fn mount_sources(
     for (number, mount) in spec.config.mounts.iter().enumerate() {
         let source = match &mount.kind {
             MountKind::Tmpfs { .. } => None,
-            MountKind::Volume { name, nocopy, subpath } => {
-                Some(volume(roots, name, &mount.target, *nocopy, subpath.as_deref(), root)?)
-            }
-            MountKind::Anonymous { nocopy } => {
-                let name = spec.anonymous_volumes.iter().find(|(target, _)| target == &mount.target);
-                let (_, name) = name.ok_or_else(|| Error::NoVolume(mount.target.clone()))?;
-                Some(volume(roots, name, &mount.target, *nocopy, None, root)?)
-            }
+            MountKind::Volume { .. } | MountKind::Anonymous { .. } => volume_of(roots, spec, mount, root)?,
             MountKind::Bind { path, create, .. } => Some(bind_source(path, *create)?),
             MountKind::Layers { layers, subpath } => {
                 let at = place.run.join("images").join(number.to_string());
@@ -380,6 +374,26 @@ fn mount_sources(
         });
     }
     Ok(sources)
+}
+
+/// What lies in the volume that is mounted, filled from the image when new; `None` where it mounts none.
+pub fn volume_of(
+    roots: &Roots,
+    spec: &Spec,
+    mount: &super::MountConfig,
+    root: std::os::fd::BorrowedFd<'_>,
+) -> Result<Option<OwnedFd>> {
+    match &mount.kind {
+        MountKind::Volume { name, nocopy, subpath } => {
+            volume(roots, name, &mount.target, *nocopy, subpath.as_deref(), root).map(Some)
+        }
+        MountKind::Anonymous { nocopy } => {
+            let name = spec.anonymous_volumes.iter().find(|(target, _)| target == &mount.target);
+            let (_, name) = name.ok_or_else(|| Error::NoVolume(mount.target.clone()))?;
+            volume(roots, name, &mount.target, *nocopy, None, root).map(Some)
+        }
+        MountKind::Bind { .. } | MountKind::Layers { .. } | MountKind::Tmpfs { .. } => Ok(None),
+    }
 }
 
 /// The directory (or what lies at `subpath` in it) of a volume, filled from the image when new.
@@ -509,11 +523,16 @@ fn etc_files(
         .collect()
 }
 
+/// The name of a variable, `NAME=value`.
+pub fn name_of(variable: &str) -> &str {
+    variable.split_once('=').map_or(variable, |(name, _)| name)
+}
+
 /// What a program expects and the image does not say.
 pub fn environment(config: &ContainerConfig, user: &User, hostname: &str) -> Vec<String> {
     let mut env = config.env.clone();
     let mut add = |name: &str, value: &str| {
-        if !env.iter().any(|variable| variable.split('=').next() == Some(name)) {
+        if !env.iter().any(|variable| name_of(variable) == name) {
             env.push(format!("{name}={value}"));
         }
     };

@@ -1,24 +1,6 @@
 //! Linux capabilities: Docker's default set, and what `cap_add`, `cap_drop` and `privileged` make of it.
 
-use crate::runtime::ALL_CAPABILITIES as ALL;
-
-/// Given to every container unless dropped.
-const DEFAULTS: &[&str] = &[
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FSETID",
-    "FOWNER",
-    "MKNOD",
-    "NET_RAW",
-    "SETGID",
-    "SETUID",
-    "SETFCAP",
-    "SETPCAP",
-    "NET_BIND_SERVICE",
-    "SYS_CHROOT",
-    "KILL",
-    "AUDIT_WRITE",
-];
+use crate::runtime::{ALL_CAPABILITIES as ALL, DEFAULT_CAPABILITIES};
 
 /// A name that is no capability: which list, and where in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +20,7 @@ pub(super) fn effective(add: &[String], drop: &[String], privileged: bool) -> Re
     } else if has_all(&add) {
         ALL.iter().filter(|&&name| !drop.iter().any(|d| d == name)).copied().collect()
     } else {
-        let base = if has_all(&drop) { &[] } else { DEFAULTS };
+        let base = if has_all(&drop) { &[][..] } else { &DEFAULT_CAPABILITIES };
         let stays = |name: &&&str| !drop.iter().any(|d| d == **name);
         let mut kept: Vec<&str> = base.iter().filter(stays).copied().collect();
         for name in &add {

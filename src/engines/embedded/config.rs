@@ -87,6 +87,8 @@ pub(super) fn container(
         restart,
         stop_signal,
         stop_grace_period,
+        post_start: _,
+        pre_stop: _,
         init,
         tty,
         stdin_open,

@@ -46,6 +46,7 @@ pub(super) async fn act(
             let files = image::log_out(&settings, &registry).await.map_err(failed)?;
             Ok(ImageAnswer::LoggedOut { files })
         }
+        ImageAct::Commit(request) => super::commit::commit(engine, *request, progress).await,
         ImageAct::Bases { build } => {
             engine.permitted()?;
             let bases = build::bases(&engine.store, &build).await;
@@ -113,6 +114,7 @@ fn on_store(
         | ImageAct::Push { .. }
         | ImageAct::Digest { .. }
         | ImageAct::Bases { .. }
+        | ImageAct::Commit(_)
         | ImageAct::Login { .. }
         | ImageAct::Logout { .. } => Ok(ImageAnswer::Done),
     }

@@ -15,7 +15,7 @@ use std::{
 use super::{
     super::{
         Error, Result,
-        protocol::{self, Reply, Request, Wire},
+        protocol::{self, NOT_UNDERSTOOD, Reply, Request, Wire},
         rootfs,
         state::{Group, Stage, file_error, make_dir, remove_file, write_file},
     },
@@ -80,7 +80,7 @@ impl Keeper {
                 self.unwritten.remove(&id);
                 Ok(())
             }
-            Err(e) => Err(Error::Helper(format!("the keeper does not understand: {e}"))),
+            Err(e) => Err(Error::Helper(format!("{NOT_UNDERSTOOD}: {e}"))),
         };
         answer(&mut client, &result);
     }

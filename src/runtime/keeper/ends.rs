@@ -1,15 +1,21 @@
 //! How containers end: collected, written down, told when the log is whole, and brought back.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    fs::File,
+    time::{Instant, SystemTime},
+};
 
-use rustix::process::{WaitOptions, wait};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{WaitOptions, wait},
+};
 
 use super::{
     super::{
         Core, cgroup, network,
         restart::Next,
         signal,
-        state::{Ended, Stage, remove_file, write_json},
+        state::{Ended, Stage, failed, remove_file, write_json},
         worker,
     },
     DRAIN, Ending, Held, Keeper, Purpose, close_all_but,
@@ -99,11 +105,16 @@ impl Keeper {
         }
     }
 
-    /// In a process of its own: it waits for the commands that have the group's lock, and for us.
+    /// In a process of its own: it waits for who attends the container, for the commands that have the
+    /// group's lock, and for us.
     fn remove(&self, id: &str) {
         let (group, id) = (self.group.clone(), id.to_owned());
         let _ = worker::fork_apart(move || {
             close_all_but(&mut []);
+            if let Ok(attended) = File::open(group.place(&id)?.attended()) {
+                flock(&attended, FlockOperation::LockExclusive)
+                    .map_err(failed("cannot wait for a command"))?;
+            }
             let core = Core::new(group.roots.clone());
             let _lock = core.lock(&group.name, "the end of a one-off container", &mut |_| {})?;
             core.remove(&group.name, &id, true)
