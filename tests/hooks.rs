@@ -1,6 +1,6 @@
 //! `post_start` and `pre_stop` on real containers, and in the plans that start and stop them.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use ficelle::model::{Condition, Hook, Project as Model};
 use insta::assert_snapshot;
@@ -38,10 +38,10 @@ fn dependents_start_after_the_hooks_and_stop_before_them() {
     assert!(stage.play(&hooked, &up(&hooked)).report.is_success());
     assert_snapshot!(stage.plan(&hooked, &down(&hooked, false)).unwrap(), @r"
     stop container demo-web-1 (asked for)
+    remove container demo-web-1 (asked for)
     run pre_stop[0] in container demo-db-1 (before its stop, may fail)
     stop container demo-db-1 (asked for)
     remove container demo-db-1 (asked for)
-    remove container demo-web-1 (asked for)
     remove network demo_default (asked for)
     ");
 }
@@ -66,11 +66,11 @@ services:
     image: busybox
     init: true
     command: sleep 1000
-    environment: {KIND: container}
+    environment: {KIND: container, MORE: more}
     volumes: ["./log:/log"]
     post_start:
       - command: sh -c 'echo started $$KIND $$MORE $$(pwd) >>/log/all'
-        environment: {KIND: hook, MORE}
+        environment: {KIND: hook, MORE: }
         working_dir: /tmp
       - command: sh -c 'id -un >>/log/all; grep CapEff /proc/self/status >/log/caps'
         user: root
@@ -100,9 +100,11 @@ fn hooks_run_wherever_a_users_command_starts_or_stops() {
 
 fn hooks_run_wherever_a_command_starts_or_stops(machine: &Machine) {
     let project = machine.compose("hooks-run", APP);
-    let run = |args: &[&str]| project.ficelle(args).env("MORE", "more").ok();
-    const STARTED: &str = "started hook more /tmp\nroot\n";
+    let run = |args: &[&str]| project.ficelle(args).ok();
+    const STARTED: &str = "started hook /tmp\nroot\n";
     fs::create_dir(project.dir.join("log")).unwrap();
+    // The files are the user's who runs the command.
+    fs::set_permissions(project.dir.join("log"), fs::Permissions::from_mode(0o777)).unwrap();
     run(&["up", "-d"]);
     assert_eq!(log(&project), STARTED);
     let caps = fs::read_to_string(project.dir.join("log/caps")).unwrap();
@@ -148,4 +150,44 @@ fn a_hook_that_fails_tells_its_place_and_its_last_words() {
     assert_eq!(down.code, Some(1));
     assert!(down.stderr.contains("web hook exited with status 127"), "{}", down.stderr);
     assert_eq!(project.containers().len(), 0, "it is gone all the same");
+}
+
+const INIT: &str = r#"
+services:
+  web:
+    image: busybox
+    init: true
+    command: sleep 1000
+    environment: {KIND: service}
+    volumes: ["data:/data", "/own"]
+    pre_start:
+      - command: ["sh", "-c", "echo one $$KIND >>/data/log; echo seen >/own/file"]
+      - command: ["sh", "-c", "echo two $$KIND >>/data/log; test ! -e /data/fail || { echo why; exit 17; }"]
+        environment: {KIND: hook}
+volumes: {data: {}}
+"#;
+
+#[test]
+fn what_a_service_needs_first_is_done_once_before_its_first_container_starts() {
+    let Some(machine) = Machine::with(&["busybox"]) else { return };
+    let project = machine.compose("hooks-init", INIT);
+    let log = || project.ficelle(&["exec", "web", "cat", "/data/log"]).ok().stdout;
+    const ONCE: &str = "one service\ntwo hook\n";
+    project.ficelle(&["create"]).ok();
+    project.ficelle(&["start"]).ok();
+    assert_eq!(log(), ONCE);
+    let own = project.ficelle(&["exec", "web", "cat", "/own/file"]).ok().stdout;
+    assert_eq!(own, "seen\n", "it has the volumes of the container that follows");
+    project.ficelle(&["up", "-d", "--scale", "web=2"]).ok();
+    assert_eq!(log(), ONCE, "one runs already");
+    assert_eq!(project.containers().len(), 2, "nothing is left of what ran before");
+    project.ficelle(&["up", "-d", "--force-recreate"]).ok();
+    assert_eq!(log(), format!("{ONCE}{ONCE}"));
+    project.ficelle(&["exec", "web", "touch", "/data/fail"]).ok();
+    let failed = project.ficelle(&["up", "-d", "--force-recreate"]).run();
+    assert_eq!(failed.code, Some(1));
+    for part in ["pre_start[1]", "web hook exited with status 17", "compose.yaml:11:", "    | why\n"] {
+        assert!(failed.stderr.contains(part), "{part} is not in {}", failed.stderr);
+    }
+    assert_eq!(project.container("web").state, "created");
 }

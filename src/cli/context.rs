@@ -18,7 +18,7 @@ use super::{
 use crate::{
     load::{self, Diagnostic, Effect, LoadOptions, Loaded, Severity, Source, System, Unsupported},
     session::{
-        self, Choice, Engine, Event, Op, Outcome, Plan, Preview, Project, Selection, Service, Session,
+        self, Choice, Engine, Event, Op, Outcome, Plan, Preview, Project, Selection, Service, Session, Step,
         StepId, Wish, WithDependencies,
     },
     ui::{
@@ -337,7 +337,8 @@ impl Context {
         self.say("note", "DRY-RUN MODE - this is what would be done; nothing is changed");
         let palette = self.out_palette();
         let mut lines = plan_lines(&preview.images, palette);
-        if !preview.images.steps.is_empty() && !preview.rest.steps.is_empty() {
+        let brings = |step: &Step| matches!(step.op, Op::Pull(_) | Op::Build(_));
+        if preview.images.steps.iter().any(brings) && !preview.rest.steps.is_empty() {
             self.say("note", "images still to be pulled or built are assumed to come out as they are now");
         }
         lines.extend(plan_lines(&preview.rest, palette));
@@ -357,8 +358,13 @@ fn system() -> System {
 }
 
 /// To be called before any thread exists.
-pub(super) fn prepare(global: &Global) -> Result<(), Failure> {
-    session::prepare(&choice(global)).map_err(|error| Failure::of_engine(&error, &system()))
+pub(super) fn prepare(global: &Global) -> Result<(), session::EngineError> {
+    session::prepare(&choice(global))
+}
+
+/// What is told of that, where it is needed.
+pub(super) fn unprepared(error: &session::EngineError) -> Failure {
+    Failure::of_engine(error, &system())
 }
 
 fn choice(global: &Global) -> Choice {

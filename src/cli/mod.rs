@@ -19,6 +19,8 @@ mod events;
 mod exec;
 mod export;
 mod failure;
+mod format;
+mod gc;
 mod global;
 mod graph;
 mod image;
@@ -121,6 +123,7 @@ enum Command {
     Images(images::Args),
     Export(export::Args),
     Doctor(doctor::Args),
+    Gc(gc::Args),
     Version(version::Args),
 }
 
@@ -167,6 +170,7 @@ impl Command {
             | Self::Cp(_)
             | Self::Export(_)
             | Self::Doctor(_)
+            | Self::Gc(_)
             | Self::Wait(_) => 0,
         }
     }
@@ -220,6 +224,7 @@ impl Command {
             Self::Cp(args) => args.run(context).await,
             Self::Export(args) => args.run(context).await,
             Self::Doctor(args) => args.run(context).await,
+            Self::Gc(args) => args.run(context).await,
             Self::Version(args) => args.run(),
         }
     }
@@ -235,16 +240,23 @@ pub fn main() -> i32 {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    let Some(command) = cli.command else {
+    let Some(mut command) = cli.command else {
         return output::text(&Cli::command().render_help().to_string())
             .map_or_else(|failure| failure.code(), |()| 0);
     };
     // An ordinary user enters a user namespace, which a process with threads cannot.
     if command.needs_engine()
-        && let Err(failure) = context::prepare(&cli.global)
+        && let Err(error) = context::prepare(&cli.global)
     {
-        failure.report_plain();
-        return failure.code();
+        match &mut command {
+            // It is there to tell of this.
+            Command::Doctor(doctor) => doctor.refused = Some(error),
+            _ => {
+                let failure = context::unprepared(&error);
+                failure.report_plain();
+                return failure.code();
+            }
+        }
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,

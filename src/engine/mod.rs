@@ -198,6 +198,11 @@ pub trait Engine: Send + Sync {
     /// Looks whether this machine can do what the engine needs; changes nothing.
     async fn examine(&self) -> Vec<Finding>;
 
+    /// Finds what killed processes have left and nobody holds, and removes it unless `dry`; a line for each.
+    async fn sweep(&self, _dry: bool) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
+
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;
 

@@ -131,8 +131,8 @@ impl ProviderAct {
     }
 }
 
-/// A `post_start` or `pre_stop` of a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A `pre_start`, `post_start` or `pre_stop` of a container.
+#[derive(Clone, Debug, PartialEq)]
 pub struct HookRequest {
     pub project: String,
     pub service: String,
@@ -144,11 +144,14 @@ pub struct HookRequest {
     /// Its place in the list, from 0.
     pub index: usize,
     pub hook: Hook,
+    /// The container of a `pre_start`, which is gone when it has ended.
+    pub runner: Option<Box<CreateContainer>>,
 }
 
 /// The turn of a container's life at which a hook runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookAt {
+    PreStart,
     PostStart,
     PreStop,
 }
@@ -158,6 +161,7 @@ impl HookRequest {
     #[must_use]
     pub fn label(&self) -> String {
         let list = match self.at {
+            HookAt::PreStart => "pre_start",
             HookAt::PostStart => "post_start",
             HookAt::PreStop => "pre_stop",
         };
@@ -263,6 +267,9 @@ impl fmt::Display for Op {
                     request.act.verb(),
                     request.service
                 )
+            }
+            Self::Hook(hook) if hook.runner.is_some() => {
+                write!(f, "run {} for container {}", hook.label(), hook.name)
             }
             Self::Hook(hook) => write!(f, "run {} in container {}", hook.label(), hook.name),
             Self::Wait { name, until, .. } => match until {

@@ -320,6 +320,18 @@ impl Store {
         self.find_id(id)?.ok_or_else(|| ImageError::NotFound(id.to_owned()))
     }
 
+    /// What processes that died have left here; removed unless `dry`.
+    ///
+    /// # Errors
+    /// What cannot be removed.
+    pub fn sweep(&self, dry: bool) -> Result<Vec<PathBuf>, ImageError> {
+        let dead = lease::dead(&self.layout);
+        for path in dead.iter().filter(|_| !dry) {
+            super::trash::remove(path).map_err(file_error("remove", path))?;
+        }
+        Ok(dead)
+    }
+
     /// A lease for one operation.
     pub(super) fn begin(&self) -> Result<Lease, ImageError> {
         self.prepare()?;

@@ -394,7 +394,7 @@ pub static SERVICE: Table = &[
     row("volumes", List(&Short(Short::Volume, MOUNT))).unique(KeyOf::Target),
     row("volumes_from", Strings).merge(Merge::Distinct),
     row("working_dir", Text),
-    row("pre_start", List(&Object(HOOK))).missing(),
+    row("pre_start", List(&Object(HOOK))),
     row("post_start", List(&Object(HOOK))),
     row("pre_stop", List(&Object(HOOK))),
 ];

@@ -181,6 +181,7 @@ impl Reader<'_, '_> {
             restart: self.restart(node),
             stop_signal: text(node, "stop_signal"),
             stop_grace_period: node.get_str("stop_grace_period").and_then(scalars::std_duration),
+            pre_start: hooks(node.get("pre_start")),
             post_start: hooks(node.get("post_start")),
             pre_stop: hooks(node.get("pre_stop")),
             init: flag(node, "init"),

@@ -66,6 +66,9 @@ pub struct ContainerSpec {
     pub stop_signal: Option<String>,
     /// Time between the stop signal and SIGKILL; 10 s when absent.
     pub stop_grace_period: Option<Duration>,
+    /// Run in containers like it, one after the other and to success, before a command starts the first of
+    /// its service.
+    pub pre_start: Vec<Hook>,
     /// Run in it, in order, when a command has started it.
     pub post_start: Vec<Hook>,
     /// Run in it, in order, before a command stops it.

@@ -1,7 +1,10 @@
 //! Puts the hooks of containers around the steps that start and stop them: a plan goes in, and comes out with
-//! `post_start` between each start and what waits for it, and `pre_stop` before each stop.
+//! `pre_start` before the first start of a service, `post_start` between each start and what waits for it, and
+//! `pre_stop` before each stop.
 //!
 //! A container that a restart policy starts again, or a signal ends, has none: no command does that.
+
+mod runners;
 
 use std::collections::HashMap;
 
@@ -23,17 +26,34 @@ pub(super) fn weave(scene: &Scene<'_>, plan: Plan) -> Result<Plan, PlanError> {
         .map(|(at, step)| (StepId(at), hooked.around(&step.op)))
         .filter(|(_, hooks)| !hooks.is_empty())
         .collect();
-    if found.is_empty() {
+    let first: Vec<(Vec<StepId>, Vec<HookRequest>)> = runners::of(scene, &plan);
+    if found.is_empty() && first.is_empty() {
         return Ok(plan);
     }
     let mut draft = Draft::of(plan);
     for (step, hooks) in found {
         match hooks[0].at {
             HookAt::PostStart => after(&mut draft, step, hooks),
-            HookAt::PreStop => before(&mut draft, step, hooks),
+            HookAt::PreStart | HookAt::PreStop => before(&mut draft, step, hooks),
         }
     }
+    for (starts, hooks) in first {
+        first_of_all(&mut draft, &starts, hooks);
+    }
     draft.finish()
+}
+
+/// The first of them begins when the first start could have; no replica starts before the last.
+fn first_of_all(draft: &mut Draft, starts: &[StepId], hooks: Vec<HookRequest>) {
+    let Some(&start) = starts.first() else { return };
+    let mut needs = draft.step_mut(start).needs.clone();
+    for hook in hooks {
+        let run = draft.add(Op::Hook(Box::new(hook)), Cause::Hook(HookAt::PreStart));
+        draft.need_all(run, std::mem::replace(&mut needs, vec![run]));
+    }
+    for &start in starts {
+        draft.need_all(start, needs.iter().copied());
+    }
 }
 
 /// What waits for the start waits for its hooks.
@@ -93,6 +113,7 @@ impl<'a> Hooked<'a> {
                     at,
                     index,
                     hook: hook.clone(),
+                    runner: None,
                 }
             };
         let containers = &self.scene.observed.containers;

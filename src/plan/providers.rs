@@ -43,8 +43,11 @@ pub fn provide(project: &Project, goal: &Goal, plan: Plan) -> Result<Plan, PlanE
     draft.finish()
 }
 
+/// Annotation of a dependent: the names of what a provider set, `dev.ficelle.provided.SERVICE`.
+const GIVEN: &str = "dev.ficelle.provided";
+
 /// The project with what providers handed over. One that was not asked (a preview, `--no-deps`) is taken to hand
-/// over what it did when the dependents were made; only names that begin with its own are known again.
+/// over what it did when the dependents were made.
 #[must_use]
 pub fn provided<'p>(project: &'p Project, given: &Provided, observed: &Observed) -> Cow<'p, Project> {
     let providers: BTreeSet<&str> = project
@@ -61,25 +64,30 @@ pub fn provided<'p>(project: &'p Project, given: &Provided, observed: &Observed)
         let needs = service.depends_on.keys().filter(|on| providers.contains(on.as_str()));
         for on in needs.cloned().collect::<Vec<_>>() {
             let variables = given.get(&on).cloned();
-            let variables = variables.unwrap_or_else(|| as_before(service, &on, observed));
-            let values = variables.into_iter().map(|(name, value)| (name, Some(value)));
-            service.container.environment.extend(values);
+            let variables = variables.unwrap_or_else(|| as_before(&service.name, &on, observed));
+            if variables.is_empty() {
+                continue;
+            }
+            let names: Vec<&str> = variables.iter().map(|(name, _)| name.as_str()).collect();
+            let spec = &mut service.container;
+            spec.annotations.insert(format!("{GIVEN}.{on}"), names.join(","));
+            spec.environment.extend(variables.into_iter().map(|(name, value)| (name, Some(value))));
         }
         service.container.environment.sort_unstable_keys();
     }
     Cow::Owned(project)
 }
 
-/// Variables of the provider `on` in the newest container of `service` that the file does not set.
-fn as_before(service: &Service, on: &str, observed: &Observed) -> Vec<(String, String)> {
-    let container = observed.containers.iter().rev().find(|container| container.service == service.name);
-    let environment = container.and_then(|container| Some(&container.spec.as_ref()?.environment));
-    let prefix = Provider::variable(on, "");
-    environment
+/// What the provider `on` set in the newest container of `service`.
+fn as_before(service: &str, on: &str, observed: &Observed) -> Vec<(String, String)> {
+    let container = observed.containers.iter().rev().find(|container| container.service == service);
+    let spec = container.and_then(|container| container.spec.as_ref());
+    let names = spec.and_then(|spec| spec.annotations.get(&format!("{GIVEN}.{on}")));
+    let value = |name: &str| spec?.environment.get(name)?.clone();
+    names
         .into_iter()
-        .flatten()
-        .filter(|(name, _)| name.starts_with(&prefix) && !service.container.environment.contains_key(*name))
-        .filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
+        .flat_map(|names| names.split(','))
+        .filter_map(|name| Some((name.to_owned(), value(name)?)))
         .collect()
 }
 

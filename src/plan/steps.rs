@@ -121,6 +121,7 @@ impl fmt::Display for Cause {
             Self::Asked(what) => write!(f, "asked by {what}"),
             Self::Dependency { on } => write!(f, "because of {on}"),
             Self::Needed { by } => write!(f, "needed by {}", by.join(", ")),
+            Self::Hook(HookAt::PreStart) => f.write_str("before its start"),
             Self::Hook(HookAt::PostStart) => f.write_str("after its start"),
             Self::Hook(HookAt::PreStop) => f.write_str("before its stop"),
             Self::New => f.write_str("new"),

@@ -152,6 +152,28 @@ pub fn existing(roots: &Roots) -> Result<Option<Anchor>> {
     }
 }
 
+/// The socket of an anchor that was killed and that nobody needs; removed unless `dry`.
+pub fn leavings(roots: &Roots, dry: bool) -> Result<Vec<String>> {
+    let path = roots.run.join(SOCKET);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let _lock = lock(&roots.run)?;
+    match dial(&directory(&roots.run)?) {
+        Err(error) if absent(&error) && path.exists() => {}
+        _ => return Ok(Vec::new()),
+    }
+    if !dry {
+        fs::remove_file(&path).map_err(|error| file_error("remove", &path, error))?;
+    }
+    Ok(vec!["socket of an anchor".to_owned()])
+}
+
+/// Keeps others from making, ending or mending an anchor meanwhile.
+pub fn hold_still(run: &Path) -> Result<File> {
+    lock(run)
+}
+
 fn seek(roots: &Roots, adopt: Option<BorrowedFd<'_>>) -> Result<Anchor> {
     fs::create_dir_all(&roots.run).map_err(|error| file_error("make", &roots.run, error))?;
     for _ in 0..ATTEMPTS {
@@ -308,7 +330,7 @@ fn serve(run: &Path, listener: &UnixListener, netns: Result<&OwnedFd, &String>) 
             match (request, netns) {
                 (None, _) => true,
                 (Some(_), Err(_)) => false,
-                (Some(Request::Uplink), Ok(netns)) => reply(holder, open(netns, &mut uplink)),
+                (Some(Request::Uplink), Ok(netns)) => reply(holder, open(run, netns, &mut uplink)),
                 (Some(Request::Remove(bridge)), Ok(_)) if alone => {
                     doomed.push(bridge.clone());
                     reply(holder, Ok(()))
@@ -335,9 +357,9 @@ fn hear(mut holder: &UnixStream) -> Option<Request> {
     }
 }
 
-fn open(netns: &OwnedFd, uplink: &mut Option<WayOut>) -> Result<(), String> {
+fn open(run: &Path, netns: &OwnedFd, uplink: &mut Option<WayOut>) -> Result<(), String> {
     if !uplink.as_mut().is_some_and(WayOut::leads_out) {
-        let opened = WayOut::open(netns)
+        let opened = WayOut::open(run, netns)
             .map_err(|error| format!("failed to open a way out of the containers' networks: {error}"))?;
         *uplink = Some(opened);
     }

@@ -78,6 +78,11 @@ pub fn ask_for(group: &Group, request: &Request) -> Result<OwnedFd> {
     }
 }
 
+/// Whether somebody listens; one that is just dying does, too.
+pub fn lives(group: &Group) -> bool {
+    connect(group).is_some()
+}
+
 /// Makes sure that there is a keeper: one that answers, since a dying one still accepts.
 pub fn ensure(group: &Group) -> Result<()> {
     ask(group, &Request::Hello)

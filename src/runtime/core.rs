@@ -30,7 +30,7 @@ use super::{
         Group, Place, Spec, Stage, State, entries, failed, file_error, make_dir, plain_name, read_json,
         remove_dir, remove_file, write_file, write_json,
     },
-    usage, volumes,
+    uplink, usage, volumes,
     wait::{self, Deadline, Watcher},
     worker,
 };
@@ -232,6 +232,7 @@ impl Core {
         let volumes = volumes::list(&self.roots)?;
         self.unmount_volumes(volumes.iter().map(|volume| volume.config.name.as_str()))?;
         network::sweep(&self.roots)?;
+        uplink::mend(&self.roots.run, false)?;
         network::retain(&self.roots, &group.name, &ids.iter().map(String::as_str).collect::<Vec<_>>())?;
         if unattended { client::ensure(&group) } else { Ok(()) }
     }
@@ -854,6 +855,12 @@ const WITHOUT_VOLUMES: &str = "kept";
 /// all; whether its anonymous volumes go with it is in the name.
 fn aside(place: &Place, id: &str, mark: &str) -> PathBuf {
     place.data.with_file_name(format!(".{id}.{mark}"))
+}
+
+/// The container of a name that stands aside.
+pub fn is_aside(name: &str) -> Option<&str> {
+    let (id, mark) = name.strip_prefix('.')?.split_once('.')?;
+    [WITH_VOLUMES, WITHOUT_VOLUMES].contains(&mark).then_some(id)
 }
 
 /// A volume for each anonymous mount: that of the container it replaces, or a new one.

@@ -57,7 +57,8 @@ impl Exec {
         asked.tty |= exec.tty;
         for variable in &exec.env {
             asked.env.retain(|known| worker::name_of(known) != worker::name_of(variable));
-            asked.env.push(variable.clone());
+            // A name alone takes the variable away.
+            asked.env.extend(variable.contains('=').then(|| variable.clone()));
         }
         let mut program = Program::new(&exec.args, &worker::environment(&asked, &user, &hostname))?;
         program.capabilities = if exec.privileged {

@@ -19,6 +19,7 @@ mod exe;
 mod exec;
 mod face;
 mod files;
+mod gc;
 mod health;
 mod init;
 pub mod ipam;
@@ -69,6 +70,7 @@ pub use self::{
     },
     error::{Error, Result},
     exe::{program, use_program},
+    gc::Debris,
     rootfs::Files,
     terminal::resize,
     usage::{ProcessRecord, Usage},

@@ -6,6 +6,7 @@ mod encode;
 use std::{fmt, io, net::Ipv4Addr, os::fd::AsRawFd};
 
 use netlink_sys::Socket;
+use serde::{Deserialize, Serialize};
 
 use self::encode::{
     Batch, Chain, Family, Header, IFNAME, META_IIF, META_IIFNAME, META_L4PROTO, META_OIF, META_OIFNAME, Rule,
@@ -71,9 +72,9 @@ pub fn permit_out(uplink: &str) -> io::Result<()> {
 pub struct HostRules(Socket);
 
 /// Rules in a chain of somebody else, to be taken out again.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Guests {
-    chain: &'static str,
+    chain: String,
     handles: Vec<[u8; 8]>,
 }
 
@@ -95,7 +96,7 @@ pub fn ask_iptables(link: &str) -> io::Result<Option<Guests>> {
             batch.guest(IPTABLES, chain, rule);
         }
         match batch.transact() {
-            Ok((_, handles)) => return Ok(Some(Guests { chain, handles })),
+            Ok((_, handles)) => return Ok(Some(Guests { chain: chain.to_owned(), handles })),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(error) => return Err(error),
         }
@@ -108,12 +109,29 @@ impl Guests {
     pub fn leave(self) -> io::Result<()> {
         let mut batch = Batch::new(Family::Ip);
         for handle in &self.handles {
-            batch.delete_rule(IPTABLES, self.chain, handle);
+            batch.delete_rule(IPTABLES, &self.chain, handle);
         }
         match batch.commit() {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+impl Guests {
+    /// Those that are there still: a table that was made anew counts its rules from the beginning, so each must
+    /// name `link`.
+    pub fn left(mut self, link: &str) -> io::Result<Option<Self>> {
+        let text = [link.as_bytes(), &[0]].concat();
+        let mut left = Vec::new();
+        for handle in self.handles {
+            let rule = encode::read_rule(Family::Ip, IPTABLES, &self.chain, &handle)?;
+            if rule.is_some_and(|rule| rule.windows(text.len()).any(|part| part == text)) {
+                left.push(handle);
+            }
+        }
+        self.handles = left;
+        Ok((!self.handles.is_empty()).then_some(self))
     }
 }
 

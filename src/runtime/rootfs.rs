@@ -156,16 +156,21 @@ pub fn open_whole(
         own_mounts()?;
         move_mount(&root, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(failed("cannot mount the root filesystem"))?;
+        // Without the second flag the target would be looked up by a name.
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         for Shown { target, read_only, source } in shown(root.as_fd())? {
             let target = place_for(root.as_fd(), &target, source.as_fd())?;
-            let path = format!("/proc/thread-self/fd/{}", target.as_raw_fd());
-            attach(source.as_fd(), path.as_ref())?;
+            move_mount(&copied(source.as_fd())?, "", &target, "", flags)
+                .map_err(failed("cannot mount a volume"))?;
             if read_only {
-                // The descriptor is of what is below: the path is walked anew.
-                let flags = MountFlags::BIND | MountFlags::RDONLY;
-                let covered = fs::read_link(&path)
-                    .map_err(|e| Error::System { what: "cannot find a mount again".to_owned(), source: e })?;
-                rustix::mount::mount_remount(covered, flags, c"")
+                // The descriptor is of what is covered now: its path leads to what covers it.
+                let path = fs::read_link(format!("/proc/self/fd/{}", target.as_raw_fd()));
+                let path = path.map_err(|source| Error::System {
+                    what: "cannot find a mount again".to_owned(),
+                    source,
+                })?;
+                let read_only = MountFlags::BIND | MountFlags::RDONLY;
+                rustix::mount::mount_remount(path, read_only, c"")
                     .map_err(failed("cannot protect a mount"))?;
             }
         }
@@ -233,13 +238,18 @@ fn mount_old(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path)
 
 /// Attaches what stands at `source` (an `O_PATH` descriptor: no path is walked again) at `target`.
 pub fn attach(source: BorrowedFd<'_>, target: &Path) -> Result<()> {
+    let what = || format!("cannot mount at `{}`", target.display());
+    let tree = copied(source)?;
+    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed(what()))
+}
+
+/// What is mounted there, once more, to be mounted elsewhere.
+fn copied(source: BorrowedFd<'_>) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH
         | OpenTreeFlags::AT_RECURSIVE;
-    let what = || format!("cannot mount at `{}`", target.display());
-    let tree = open_tree(source, "", flags).map_err(failed(what()))?;
-    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed(what()))
+    open_tree(source, "", flags).map_err(failed("cannot copy a mount"))
 }
 
 /// Refuses a root filesystem whose /dev, /proc or /sys is a link: what is mounted there could land

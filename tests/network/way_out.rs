@@ -177,6 +177,33 @@ fn a_killed_anchor_leaves_neither_rule_nor_link_on_the_host() {
 }
 
 #[test]
+fn what_the_last_anchor_left_when_it_was_killed_is_taken_back_by_the_next_command() {
+    let Some(stage) = stage() else { return };
+    let host = Host::new();
+    let iptables = |args: &str| {
+        let args: Vec<&str> = args.split(' ').collect();
+        host.within(|| Command::new("iptables-nft").args(args).output())
+            .map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    iptables("-P FORWARD DROP");
+    let before = iptables("-S");
+    let anchor = host.within(|| anchor::connect(&stage.roots)).unwrap();
+    anchor.open_way_out().unwrap();
+    kill_anchor(&stage);
+    drop(anchor);
+    eventually("the link goes with the namespace", || !host.links().contains("ficup"));
+    assert!(host.forwards());
+    let core = Core::new(stage.roots.clone());
+    let told = host.within(|| core.sweep(true)).unwrap();
+    assert!(told.iter().any(|left| left.what.contains("ip_forward")), "{told:?}");
+    assert!(host.forwards(), "a dry run only tells");
+    host.within(|| core.sweep(false)).unwrap();
+    assert!(!host.forwards());
+    assert_eq!(iptables("-S"), before);
+    assert_eq!(host.within(|| core.sweep(true)).unwrap(), []);
+}
+
+#[test]
 fn two_anchors_have_ways_out_side_by_side() {
     let (Some(one), Some(two)) = (stage(), stage()) else { return };
     let host = Host::new();

@@ -87,6 +87,7 @@ pub(super) fn container(
         restart,
         stop_signal,
         stop_grace_period,
+        pre_start: _,
         post_start: _,
         pre_stop: _,
         init,

@@ -1,15 +1,27 @@
-//! `post_start` and `pre_stop`: a program beside a container's own, to its end.
+//! `pre_start`, `post_start` and `pre_stop`: a program before or beside a container's own, to its end.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use super::{
     Embedded, error, observe,
-    perform::{DONE, UNCHANGED, newest},
+    others::Others,
+    perform::{DONE, UNCHANGED, configuration, newest},
 };
 use crate::{
-    engine::{Detail, EngineError, ErrorKind, HookAt, HookRequest, Outcome, Progress},
+    engine::{
+        ContainerState, CreateContainer, Detail, EngineError, ErrorKind, HookAt, HookRequest, Outcome,
+        Progress,
+    },
     model::label,
-    runtime::{self, Attended, ContainerRecord, ExecConfig},
+    runtime::{self, Attended, ContainerRecord, Core, ExecConfig, LogRecord, LogRequest, Until},
 };
 
 /// Lines of its output that a failure shows, and their bytes at most.
@@ -21,6 +33,9 @@ pub(super) async fn run(
     request: &HookRequest,
     progress: Arc<dyn Progress>,
 ) -> Result<Outcome, EngineError> {
+    if let Some(create) = &request.runner {
+        return run_before(engine, request, create, progress).await;
+    }
     let request = request.clone();
     let begun = {
         let request = request.clone();
@@ -44,6 +59,76 @@ pub(super) async fn run(
         0 => Ok(DONE),
         code => Err(failed(&request, code, said.last())),
     }
+}
+
+/// A container of its own, which is gone afterwards, however that comes about.
+async fn run_before(
+    engine: &Embedded,
+    request: &HookRequest,
+    create: &CreateContainer,
+    progress: Arc<dyn Progress>,
+) -> Result<Outcome, EngineError> {
+    let (request, create) = (request.clone(), create.clone());
+    let cancelled = Cancelled::default();
+    let asked = Arc::clone(&cancelled.0);
+    let ran = engine.blocking(move |engine| {
+        let failed_at = |error: runtime::Error| error::runtime(&error, what(&request)).at(request.path());
+        let core = &engine.core;
+        // What a command that was killed left.
+        for stale in core.named(&create.project, &create.name).map_err(failed_at)? {
+            core.stop(&create.project, &stale.config.id, Some(Duration::ZERO)).map_err(failed_at)?;
+            core.remove(&create.project, &stale.config.id, true).map_err(failed_at)?;
+        }
+        let config = configuration(engine, &create, &Others::new(core))?;
+        core.create(&config).map_err(failed_at)?;
+        let _attended = core.attend(&create.project, &config.id).map_err(failed_at)?;
+        let ended = core.start(&create.project, &config.id).and_then(|()| {
+            let asked = || asked.load(Ordering::Acquire);
+            core.wait(&create.project, &config.id, Until::Exited, None, &asked)
+        });
+        let last = last_words(core, &create.project, &config.id, &*progress);
+        if ended.is_err() {
+            core.stop(&create.project, &config.id, Some(Duration::ZERO)).map_err(failed_at)?;
+        }
+        core.remove(&create.project, &config.id, true).map_err(failed_at)?;
+        match ended {
+            Ok(record) => match observe::state(record.phase) {
+                ContainerState::Exited(Some(0)) => Ok(DONE),
+                ContainerState::Exited(code) => Err(failed(&request, code.unwrap_or(255), last)),
+                _ => Err(failed(&request, 255, last)),
+            },
+            Err(error @ runtime::Error::Exec { code, .. }) => {
+                Err(failed(&request, code, last).caused_by(&error))
+            }
+            Err(error) => Err(failed_at(error)),
+        }
+    });
+    ran.await
+}
+
+/// Ends the wait when nobody waits for its outcome.
+#[derive(Default)]
+struct Cancelled(Arc<AtomicBool>);
+
+impl Drop for Cancelled {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// What it wrote, told; the end of it for a failure.
+fn last_words(core: &Core, project: &str, id: &str, progress: &dyn Progress) -> Option<String> {
+    let mut said = Said::default();
+    let request = LogRequest { tail: None, since: None, until: None, follow: false };
+    // A container without a log (`logging: none`) has no last words.
+    let _ = core.logs(project, id, &request, &mut |record| {
+        if let LogRecord::Line { stderr, text, .. } = record {
+            let line = [text.as_slice(), b"\n"].concat();
+            said.stream(stderr).take(&line, &mut |line| progress.report(Detail::Line(line)));
+        }
+        ControlFlow::Continue(())
+    });
+    said.last()
 }
 
 /// Starts the program; `None` where there is nothing to run it in, and that is no mistake.
@@ -78,7 +163,10 @@ fn may_have_ended(request: &HookRequest, record: &ContainerRecord) -> bool {
 
 fn config(request: &HookRequest) -> ExecConfig {
     let hook = &request.hook;
-    let set = hook.environment.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
+    let set = hook.environment.iter().map(|(name, value)| match value {
+        Some(value) => format!("{name}={value}"),
+        None => name.clone(),
+    });
     ExecConfig {
         args: hook.command.clone(),
         env: set.collect(),
@@ -100,6 +188,7 @@ fn failed(request: &HookRequest, code: i32, last: Option<String>) -> EngineError
     told.causes.push(format!("{} hook exited with status {code}", request.service));
     told.facts.extend(last.map(|last| format!("the hook said last:\n{last}")));
     told.help(match request.at {
+        HookAt::PreStart => "the container was not started; `ficelle up` runs its hooks again",
         HookAt::PostStart => "the container runs on; `ficelle restart` runs its hooks again",
         HookAt::PreStop => "the container is stopped all the same",
     })

@@ -224,6 +224,20 @@ impl Engine for Embedded {
         found.unwrap_or_default()
     }
 
+    async fn sweep(&self, dry: bool) -> Result<Vec<String>, EngineError> {
+        self.blocking(move |this| {
+            this.permitted()?;
+            let failed = |error| error::runtime(&error, "what was left cannot be cleared away");
+            let mut found: Vec<String> =
+                this.core.sweep(dry).map_err(failed)?.iter().map(ToString::to_string).collect();
+            let failed = |error| error::image(&error, "what was left of images cannot be cleared away");
+            let files = this.store.sweep(dry).map_err(failed)?;
+            found.extend(files.iter().map(|file| format!("images: {}", file.display())));
+            Ok(found)
+        })
+        .await
+    }
+
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {
         exec::detached(self, request).await
     }

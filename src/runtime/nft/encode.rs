@@ -159,6 +159,7 @@ impl Rule {
 const NEW_TABLE: u16 = 0;
 const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
+const GET_RULE: u16 = 7;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
@@ -308,6 +309,32 @@ impl Batch {
             );
         }
         Ok((socket, handles))
+    }
+}
+
+/// A rule as the kernel writes it; `None` when there is none of this handle.
+pub fn read_rule(family: Family, table: &str, chain: &str, handle: &[u8; 8]) -> io::Result<Option<Vec<u8>>> {
+    let mut question = Batch { family, bytes: Vec::new(), sequence: 0, acks: 0 };
+    question.message(GET_RULE, 0, |message| {
+        message.text(1, table);
+        message.text(2, chain);
+        message.bytes(3, handle);
+    });
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&question.bytes, 0)?;
+    let mut found = None;
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        let rule = messages(&bytes).find(|(kind, _)| *kind == SUBSYSTEM << 8 | NEW_RULE);
+        found = rule.map(|(_, body)| body.to_vec()).or(found);
+        match acknowledged(&bytes) {
+            Ok(0) => {}
+            Ok(_) => return Ok(found),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        }
     }
 }
 
