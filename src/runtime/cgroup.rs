@@ -102,12 +102,14 @@ pub fn missing() -> Option<Missing> {
     (!controllers.is_empty()).then_some(Missing { controllers, why })
 }
 
-/// Makes the groups at `path` of a unified hierarchy, with all controllers for the last: the launcher's way of
-/// making them fails when another container's worker is as far at the same moment.
+/// Another container's end may take an empty parent away while a group is made below it.
+const ATTEMPTS: usize = 10;
+
+/// Makes the groups at `path`; of a unified hierarchy with all controllers for the last. The launcher's way of
+/// making them fails when another container's worker or end is as far at the same moment.
 pub fn prepare(path: &str) -> Result<()> {
-    /// Another container's end may take an empty parent away.
-    const ATTEMPTS: usize = 10;
     if !is_unified() {
+        hierarchies().iter().for_each(|hierarchy| prepare_in(hierarchy, path));
         return Ok(());
     }
     let directory = Path::new(ROOT).join(path.trim_start_matches('/'));
@@ -117,6 +119,15 @@ pub fn prepare(path: &str) -> Result<()> {
         }
     }
     make(&directory).map_err(|e| file_error("cannot make control group", &directory, e))
+}
+
+/// Of version 1. What cannot be made is told by the launcher, if it needs it.
+fn prepare_in(hierarchy: &Hierarchy, path: &str) {
+    let launches = |name: &String| !name.starts_with("name=");
+    if !hierarchy.controllers.is_empty() && hierarchy.controllers.iter().all(launches) {
+        let directory = hierarchy.mount.join(path.trim_start_matches('/'));
+        let _ = (0..ATTEMPTS).any(|_| fs::create_dir_all(&directory).is_ok());
+    }
 }
 
 fn make(directory: &Path) -> io::Result<()> {

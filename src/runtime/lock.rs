@@ -25,9 +25,7 @@ pub struct GroupLock {
 impl GroupLock {
     /// Waits for another holder; `waiting` is called once with its description.
     pub(super) fn take(group: Group, purpose: &str, waiting: &mut dyn FnMut(&str)) -> Result<Self> {
-        let dir = group.roots.run.join("p");
-        make_dir(&dir)?;
-        let path = dir.join(format!(".{}.lock", group.name));
+        let path = group.roots.run.join("p").join(format!(".{}.lock", group.name));
         let mut file = lock(&path, |file| waiting(&holder(file)))?;
         let note = format!("{purpose} (pid {})", std::process::id());
         let write = |file: &mut File| {
@@ -56,14 +54,15 @@ impl Drop for GroupLock {
 pub(super) fn lock(path: &Path, mut taken: impl FnMut(&File)) -> Result<File> {
     let mut told = false;
     loop {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|e| file_error("cannot open", path, e))?;
+        make_dir(path.parent().unwrap_or(path))?;
+        let opened =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = match opened {
+            Ok(file) => file,
+            // The directory was empty, and the last group's end has taken it away.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(file_error("cannot open", path, e)),
+        };
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             if !told {
                 taken(&file);
