@@ -4,6 +4,7 @@
 #   make clean-demo  takes the guestbook down, with its entries
 #   make test        every test, on a fresh machine too
 #   make test-vm     ficelle in a QEMU machine: cgroups of version 2, with and without systemd (some minutes)
+#   make test-kills  every process of ours killed at every moment, and 3,000,000 lines through all of it (an hour)
 #   make lint        formatting and clippy
 #   make bench       ficelle beside docker, docker compose and BuildKit; reading files, phase by phase
 #   make compare     builds of ficelle and of a real BuildKit, path by path
@@ -13,7 +14,7 @@
 
 export PATH := $(CURDIR)/.cache/tools/bin:$(PATH)
 
-.PHONY: help setup images build demo capture clean-demo test test-vm lint bench compare fuzz
+.PHONY: help setup images build demo capture clean-demo test test-vm test-kills lint bench compare fuzz
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -48,6 +49,11 @@ test-vm: build
 	scripts/base-images busybox
 	scripts/setup qemu-system-x86 cpio kmod mmdebstrap e2fsprogs binutils
 	@scripts/as-root scripts/test-vm
+
+# What `make test` does in a few moments of each kind, whole.
+test-kills: images
+	FICELLE_KILLS=all FICELLE_LINES=3000000 FICELLE_ROUNDS=20 RUST_BACKTRACE=0 cargo test --locked \
+		--config 'target."cfg(unix)".runner = "scripts/as-root"' --test it kills::
 
 lint:
 	cargo fmt --check

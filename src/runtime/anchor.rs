@@ -30,7 +30,12 @@ use rustix::{
 };
 
 use super::{
-    Error, Result, Roots, lock, memory, netlink, netlink::Netlink, netns, nft, process, state::file_error,
+    Error, Result, Roots,
+    failpoint::{Point, reached},
+    lock, memory, netlink,
+    netlink::Netlink,
+    netns, nft, process,
+    state::file_error,
     uplink::WayOut,
 };
 
@@ -227,10 +232,12 @@ fn hold(run: &Path, adopt: bool) -> io::Result<()> {
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     let _ = rustix::process::setsid();
     process::set_name("ficelle-anchor");
+    reached(Point::AnchorBegins);
     rustix::process::chdir("/")?;
     // SAFETY: standard input is the listener, handed over by `start`, and used by nothing else.
     let listener = UnixListener::from(unsafe { OwnedFd::from_raw_fd(0) });
     let netns = furnish(adopt).map_err(|error| format!("failed to set up the network namespace: {error}"));
+    reached(Point::AnchorFurnished);
     serve(run, &listener, netns.as_ref())
 }
 
@@ -273,6 +280,7 @@ fn serve(run: &Path, listener: &UnixListener, netns: Result<&OwnedFd, &String>) 
                 // Failing, who makes the bridge anew hears of it.
                 doomed.drain(..).for_each(|bridge| drop(remove(netns, &bridge)));
             }
+            reached(Point::AnchorAnswers);
             answer(&holder, netns);
             holders.push(holder);
         }
@@ -336,6 +344,7 @@ fn hear(mut holder: &UnixStream) -> Option<Request> {
 }
 
 fn open(netns: &OwnedFd, uplink: &mut Option<WayOut>) -> Result<(), String> {
+    reached(Point::WayOutAsked);
     if !uplink.as_mut().is_some_and(WayOut::leads_out) {
         let opened = WayOut::open(netns)
             .map_err(|error| format!("failed to open a way out of the containers' networks: {error}"))?;
@@ -372,6 +381,7 @@ fn retire(run: &Path, listener: &UnixListener) -> io::Result<bool> {
     if poll(&mut waiting, Some(&rustix::time::Timespec::default()))? > 0 {
         return Ok(false);
     }
+    reached(Point::AnchorRetires);
     match fs::remove_file(run.join(SOCKET)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(true),

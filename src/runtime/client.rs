@@ -11,7 +11,9 @@ use std::{
 };
 
 use super::{
-    Error, Result, exe, keeper, lock,
+    Error, Result, exe,
+    failpoint::{Point, reached},
+    keeper, lock,
     protocol::{self, Reply, Request, Wire},
     rootfs, signal,
     state::{Group, Identity, Place, Stage, State, make_dir, read_json},
@@ -118,6 +120,7 @@ fn talk(mut stream: UnixStream, request: &Request) -> Result<Option<Result<()>>>
     let talked = stream
         .write_all(&text)
         .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
+        .inspect(|()| reached(Point::Asked))
         .and_then(|()| stream.read_to_end(&mut answer));
     if talked.is_err() || answer.is_empty() {
         return Ok(None);
@@ -149,6 +152,7 @@ fn spawn(group: &Group) -> Result<()> {
     }
     // It has gone into the background; this one ends at once.
     child.wait().map_err(failed)?;
+    reached(Point::KeeperCalled);
     match serde_json::from_slice::<Wire>(&said) {
         Ok(wire) => Err(wire.into()),
         Err(_) => Ok(()),

@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 pub use super::lock::GroupLock;
 use super::{
     Attended, ContainerConfig, Error, ExecConfig, MountKind, NetworkConfig, NetworkNamespace, PortConfig,
-    Result, VolumeConfig, attended, cgroup, client, logs,
+    Result, VolumeConfig, attended, cgroup, client,
+    failpoint::{Point, reached},
+    logs,
     network::{self, Lease},
     ports,
     protocol::Request,
@@ -322,6 +324,7 @@ impl Core {
         if let NetworkNamespace::Own(endpoints) = &config.network {
             let replaces = config.replaces.as_deref();
             network::lease(&self.roots, &config.group, &config.id, endpoints, replaces)?;
+            reached(Point::Leased);
         }
         let result = self.write(config, &place, replaced.as_ref());
         if result.is_err() {
@@ -342,12 +345,16 @@ impl Core {
         remove_dir(&half)?;
         make_dir(&half)?;
         write_json(&half.join("spec.json"), &spec)?;
+        reached(Point::Specified);
         for (_, name) in spec.anonymous_volumes {
             let anonymous_of = Some(config.group.clone());
             volumes::create(&self.roots, &VolumeConfig { name, anonymous_of, ..VolumeConfig::default() })?;
         }
+        reached(Point::VolumesMade);
         make_dir(&place.run)?;
-        std::fs::rename(&half, &place.data).map_err(|e| file_error("cannot make", &place.data, e))
+        std::fs::rename(&half, &place.data).map_err(|e| file_error("cannot make", &place.data, e))?;
+        reached(Point::Made);
+        Ok(())
     }
 
     /// Makes ready what starting containers of the group takes, with `networks` also for those on
@@ -379,6 +386,7 @@ impl Core {
         let place = group.place(id)?;
         let spec = place.spec()?;
         Self::end_policy(&group, id, &place)?;
+        reached(Point::PolicyEnded);
         let Some(process) = place.state()?.and_then(|state| state.process) else { return Ok(()) };
         if let Some(pidfd) = signal::pidfd(&process) {
             let grace = grace.unwrap_or(spec.config.stop_grace);
@@ -386,6 +394,7 @@ impl Core {
             let failed = |source| Error::System { what: "cannot signal the container".to_owned(), source };
             if !grace.is_zero() && !hopeless {
                 signal::send(&pidfd, spec.config.stop_signal).map_err(failed)?;
+                reached(Point::Signalled);
                 thaw(&place)?;
                 wait_for_end(&pidfd, grace)?;
             }
@@ -468,15 +477,21 @@ impl Core {
             return Err(Error::Conflict(format!("container {name} runs: stop it first")));
         }
         client::ask_living(&group, &Request::Forget { id: id.to_owned() })?;
+        reached(Point::Forgotten);
         group.cgroup(id).as_deref().map_or(Ok(()), cgroup::remove)?;
+        reached(Point::CgroupRemoved);
         remove_dir(&place.run)?;
+        reached(Point::RunRemoved);
         let grave = aside(&place, id, if anonymous_volumes { WITH_VOLUMES } else { WITHOUT_VOLUMES });
         if place.data.exists() {
             std::fs::rename(&place.data, &grave).map_err(|e| file_error("cannot remove", &place.data, e))?;
         }
+        reached(Point::PutAside);
         let names = spec.iter().flat_map(|spec| named_volumes(&spec.config));
         let buried = self.bury(&grave).and_then(|()| self.unmount_volumes(names));
+        reached(Point::Buried);
         let released = network::release(&self.roots, id);
+        reached(Point::Released);
         remove_empty(&group)?;
         buried.and(released)
     }

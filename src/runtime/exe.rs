@@ -20,7 +20,7 @@ use rustix::{
     },
 };
 
-use super::{Error, Result, state::file_error};
+use super::{Error, Result, failpoint, state::file_error};
 
 const OURSELVES: &str = "/proc/self/exe";
 
@@ -50,6 +50,7 @@ pub fn entry(name: &str) -> Result<(Command, Option<OwnedFd>)> {
     let path = sealed.as_ref().map_or(path, |fd| format!("/proc/self/fd/{}", fd.as_raw_fd()).into());
     let mut command = Command::new(path);
     command.arg0("ficelle").arg(name).env_clear().stdin(Stdio::null()).stderr(Stdio::null());
+    failpoint::hand_on(&mut command);
     Ok((command, sealed))
 }
 

@@ -125,10 +125,8 @@ struct Waiting {
 impl Drop for Waiting {
     /// Who was never told to begin would wait for ever.
     fn drop(&mut self) {
-        if self.writer.is_some()
-            && let Some(pidfd) = signal::pidfd(&self.process)
-        {
-            let _ = signal::send(&pidfd, libc::SIGKILL);
+        if self.writer.is_some() {
+            signal::kill(&self.process);
         }
     }
 }

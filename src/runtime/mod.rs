@@ -18,6 +18,7 @@ mod error;
 mod exe;
 mod exec;
 mod face;
+pub mod failpoint;
 mod files;
 mod health;
 mod init;

@@ -20,6 +20,13 @@ pub fn pidfd(identity: &Identity) -> Option<OwnedFd> {
     identity.lives().then_some(pidfd)
 }
 
+/// SIGKILL, if it is still the same process.
+pub fn kill(identity: &Identity) {
+    if let Some(pidfd) = pidfd(identity) {
+        let _ = send(&pidfd, libc::SIGKILL);
+    }
+}
+
 /// Sends a signal by number.
 pub fn send(pidfd: &OwnedFd, signal: i32) -> std::io::Result<()> {
     // SAFETY: no information is passed along, so the pointer may be null.

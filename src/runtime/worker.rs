@@ -21,7 +21,9 @@ use super::{
     BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots, Seccomp,
     Upper,
     anchor::Anchor,
-    cdi, cgroup, devices, dns, files,
+    cdi, cgroup, devices, dns,
+    failpoint::{Point, reached},
+    files,
     launcher::{Launch, Launcher, Libcontainer, Stdio},
     links,
     network::{self, Lease},
@@ -29,7 +31,7 @@ use super::{
     ports,
     process::{self, DEFAULT_PATH, Program},
     protocol::{Report, Started, Wire, borrow, send},
-    rootfs, rootless, seccomp, sharing,
+    rootfs, rootless, seccomp, sharing, signal,
     state::{Identity, Place, Spec, failed, file_error, make_dir, write_file},
     terminal,
     users::{self, User},
@@ -64,7 +66,12 @@ pub fn fork(socket: &OwnedFd, job: impl FnOnce() -> Result<(Report, Vec<OwnedFd>
             process::set_name("ficelle-worker");
             let (report, descriptors) =
                 job().unwrap_or_else(|error| (Report::Failed(Wire::from(&error)), Vec::new()));
-            let code = i32::from(send(socket.as_fd(), &report, &borrow(&descriptors)).is_err());
+            let sent = send(socket.as_fd(), &report, &borrow(&descriptors));
+            if let (Err(_), Report::Started(Started { process, .. })) = (&sent, &report) {
+                // The keeper is gone: nobody would know of it.
+                signal::kill(process);
+            }
+            let code = i32::from(sent.is_err());
             // SAFETY: leaves without running what belongs to the process it was forked from.
             unsafe { libc::_exit(code) }
         }
@@ -72,13 +79,14 @@ pub fn fork(socket: &OwnedFd, job: impl FnOnce() -> Result<(Report, Vec<OwnedFd>
     }
 }
 
-/// Forks a process that does `job` and that nobody hears. The caller has one thread.
+/// Forks a process that does `job` and that nobody hears, also when the caller is no more. The caller has
+/// one thread.
 pub fn fork_apart(job: impl FnOnce() -> Result<()>) -> Result<()> {
     // SAFETY: as in `fork`.
     match unsafe { libc::fork() } {
         -1 => Err(Error::System { what: "cannot fork".into(), source: std::io::Error::last_os_error() }),
         0 => {
-            process::set_name("ficelle-worker");
+            process::set_name("ficelle-remover");
             let code = i32::from(job().is_err());
             // SAFETY: as in `fork`.
             unsafe { libc::_exit(code) }
@@ -102,6 +110,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         Some(ports) => (ports, Vec::new()),
         None => bind(&config.ports)?,
     };
+    reached(Point::PortsBound);
 
     // In the namespace that all containers come from, so that they share what a volume mounts.
     for name in volume_names(&spec) {
@@ -115,6 +124,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let shared_memory = sharing::shared_memory(&roots, config, &place.run.join("shm"))?;
     let contents = files::write(&config.files, &place.run.join("files"))?;
     let root = mount_root(config, &place)?;
+    reached(Point::RootMounted);
     let fd = rootfs::open_path(&root)?;
     rootfs::refuse_links(fd.as_fd())?;
     let user = users::resolve(fd.as_fd(), &config.user, &config.groups)?;
@@ -123,6 +133,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let hostname = hostname(&roots, config)?;
     let leases = leases(&roots, config)?;
     let network = network(&roots, config, anchor.as_ref(), &leases)?;
+    reached(Point::Connected);
     let names = match &network {
         Some(namespace) if !leases.is_empty() => {
             dns::Sockets::open(namespace.as_fd())?.into_descriptors().into()
@@ -183,6 +194,9 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         stdio,
     })?;
     let process = created.process().clone();
+    reached(Point::Created);
+    // Whoever comes when neither we nor the keeper could tell of it ends it.
+    place.write_starting(&process)?;
     if let Some(cgroup) = &cgroup {
         if !config.privileged {
             cgroup::fence(cgroup, &devices)?;
@@ -206,6 +220,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         rustix::io::retry_on_intr(|| poll(&mut fds, None)).map_err(failed("cannot wait for the way out"))?;
     }
     created.start()?;
+    reached(Point::Started);
     let address = leases.first().map(|lease| lease.address);
     let restart = config.restart;
     Ok((Report::Started(Started { process, ports, address, dns, restart, terminal }), descriptors))
@@ -278,6 +293,7 @@ pub fn take_over(
         descriptors.extend(dns::Sockets::open(namespace.as_fd())?.into_descriptors());
     }
     let address = leases.first().map(|lease| lease.address);
+    reached(Point::TakenOver);
     Ok((Report::TakenOver { ports, address, dns: !leases.is_empty() }, descriptors))
 }
 

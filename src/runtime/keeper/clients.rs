@@ -15,6 +15,7 @@ use std::{
 use super::{
     super::{
         Error, Result,
+        failpoint::{Point, reached},
         protocol::{self, Reply, Request, Wire},
         rootfs,
         state::{Group, Stage, file_error, make_dir, remove_file, write_file},
@@ -40,6 +41,7 @@ impl Keeper {
         if (&client).take(LONGEST).read_to_end(&mut text).is_err() {
             return;
         }
+        reached(Point::KeeperAsked);
         let result = match serde_json::from_slice(&text) {
             Ok(Request::Hello) => Ok(()),
             Ok(Request::Prepare { networks }) => {
@@ -76,6 +78,13 @@ impl Keeper {
                 Ok(())
             }
             Ok(Request::Forget { id }) => {
+                // Who asks may be killed before it has removed anything: then the end must be known.
+                if let Some(held) = self.containers.get_mut(&id)
+                    && let Some(ending) = held.ending.take()
+                {
+                    held.state.phase = Stage::Exited { exit: ending.ended.exit };
+                    let _ = held.place.write_state(&held.state);
+                }
                 self.containers.remove(&id);
                 self.unwritten.remove(&id);
                 Ok(())

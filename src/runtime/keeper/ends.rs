@@ -6,10 +6,12 @@ use rustix::process::{WaitOptions, wait};
 
 use super::{
     super::{
-        Core, cgroup, network,
+        Core, cgroup,
+        failpoint::{Point, reached},
+        network,
         restart::Next,
         signal,
-        state::{Ended, Stage, remove_file, write_json},
+        state::{Ended, Stage, remove_file},
         worker,
     },
     DRAIN, Ending, Held, Keeper, Purpose, close_all_but,
@@ -29,6 +31,10 @@ impl Keeper {
                 status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
             if self.supervisor.as_ref().is_some_and(|supervisor| supervisor.pid == pid) {
                 self.supervisor = None;
+                continue;
+            }
+            if let Some(worker) = self.workers.iter_mut().find(|worker| worker.pid == pid) {
+                worker.gone = true;
                 continue;
             }
             let of = |held: &Held| held.state.process.as_ref().is_some_and(|process| process.pid == pid);
@@ -53,14 +59,17 @@ impl Keeper {
 
     pub(super) fn ended(&mut self, id: &str, exit: Option<i32>) {
         let Some(held) = self.containers.get_mut(id) else { return };
+        reached(Point::Collected);
         let out_of_memory = self.group.cgroup(id).is_some_and(|path| cgroup::ran_out_of_memory(&path));
         held.end(Ended { exit, finished: SystemTime::now(), out_of_memory });
+        reached(Point::EndWritten);
         // Others may share its network namespace; the name server was for it alone.
         held.dns.clear();
         let on_networks = held.address.is_some();
         let _ = remove_file(&held.place.run.join("paused"));
         // The supervisor completes the log meanwhile.
         self.tell_ended(id);
+        reached(Point::EndTold);
         if on_networks {
             let _ = network::set_up(&self.group.roots, id, false);
         }
@@ -88,9 +97,11 @@ impl Keeper {
             self.record(id);
             return;
         }
+        reached(Point::Drained);
         held.state.phase = Stage::Exited { exit };
         held.state.ports.clear();
         self.record(id);
+        reached(Point::Settled);
         let Some(held) = self.containers.remove(id) else { return };
         let _ = remove_file(&held.place.run.join("exit"));
         let once = held.place.spec().ok().and_then(|spec| spec.config.once);
@@ -149,7 +160,7 @@ impl Keeper {
 impl Held {
     /// The first thing after an end: it is written down.
     pub(super) fn end(&mut self, ended: Ended) {
-        let _ = write_json(&self.place.run.join("exit"), &ended);
+        let _ = self.place.write_ended(&ended);
         let next = if self.stopped || self.place.is_stopped() {
             Next::Stay
         } else {

@@ -8,6 +8,7 @@ mod anchor;
 mod clients;
 mod ends;
 mod pipes;
+mod strays;
 mod supervision;
 mod workers;
 
@@ -33,7 +34,9 @@ use self::{anchor::WayOut, clients::listen};
 use super::{
     RestartConfig, Result, Roots,
     anchor::Anchor,
-    cgroup, memory, process,
+    cgroup,
+    failpoint::{Point, reached},
+    memory, process,
     protocol::Wire,
     restart::{Backoff, Next},
     signal,
@@ -117,6 +120,8 @@ struct Worker {
     clients: Vec<UnixStream>,
     /// Our ends of the container's FIFOs, open before it can write and end.
     pipes: Vec<OwnedFd>,
+    /// It has ended: what it has not told by now it never will.
+    gone: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -207,9 +212,11 @@ impl Keeper {
             way_out: WayOut::Closed(None),
             patrons: Vec::new(),
         };
+        reached(Point::KeeperListens);
         keeper.adopt()?;
         let me = Identity::of(rustix::process::getpid().as_raw_nonzero().get());
         write_json(&keeper.group.run().join("keeper.json"), &me)?;
+        reached(Point::KeeperReady);
         Ok(Some(keeper))
     }
 
@@ -236,6 +243,7 @@ impl Keeper {
             // Reports before ends: an end is claimed by the report that names its process.
             self.hear_workers(&ready.workers);
             self.reap();
+            self.hear_the_dead();
             self.check_adopted(&ready.adopted);
             if ready.supervisor {
                 self.hear_supervisor();
@@ -260,6 +268,7 @@ impl Keeper {
     fn leave(&mut self) -> bool {
         let _ = remove_file(&self.group.socket());
         let _ = self.listener.set_nonblocking(true);
+        reached(Point::KeeperDeaf);
         let listener = &self.listener;
         // All of them: who is left in the queue of a listener that is given up must ask again.
         let clients: Vec<UnixStream> =
@@ -281,6 +290,7 @@ impl Keeper {
             drop(supervisor.socket);
             let _ = rustix::process::waitpid(Pid::from_raw(supervisor.pid), WaitOptions::empty());
         }
+        reached(Point::KeeperLeaves);
         for file in ["keeper.json", "supervisor.json"] {
             let _ = remove_file(&self.group.run().join(file));
         }
