@@ -219,6 +219,8 @@ impl Args {
         let volumes = container.mounts.iter().filter(|mount| !mount.starts_with('/')).count();
         let code = match container.state {
             ContainerState::Exited(Some(code)) => code,
+            // Nobody learnt it: no number that a program can end with, and not that of success.
+            ContainerState::Exited(None) => -1,
             _ => 0,
         };
         let mut object = json!({
