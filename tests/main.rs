@@ -9,6 +9,8 @@ mod commands;
 mod conformance;
 mod convergence;
 mod convergence_properties;
+#[cfg(target_os = "linux")]
+mod faults;
 mod hostile;
 mod images;
 #[cfg(target_os = "linux")]
