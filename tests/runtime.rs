@@ -280,6 +280,19 @@ fn a_container_sees_its_control_groups_and_cannot_change_them() {
 }
 
 #[test]
+fn limits_make_no_difference_to_where_a_container_is_and_what_it_may_open() {
+    let machine = machine!();
+    let script = "cat /proc/self/cgroup; cd /sys/fs/cgroup; \
+                  cat devices/devices.list cpuset/cpuset.cpus cpuset/cpuset.mems 2>/dev/null | sort";
+    let free = machine.output(&machine.config("free", script));
+    let limits = ficelle::model::Limits { pids: Some(100), ..Default::default() };
+    let limited = ContainerConfig { limits, ..machine.config("limited", script) };
+    assert_eq!(free, machine.output(&limited));
+    assert!(!free.iter().any(|line| line.contains("10:200")), "{free:?}");
+    machine.remove_all();
+}
+
+#[test]
 fn a_user_of_the_image_has_no_capabilities_and_its_groups() {
     let machine = machine!();
     let config = ContainerConfig {

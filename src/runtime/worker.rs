@@ -172,6 +172,13 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         cgroup::prepare(cgroup)?;
         cgroup::honour(cgroup, &mut document["linux"]["resources"]);
     }
+    let entered = match &cgroup {
+        Some(cgroup) if cgroups.is_complete() => cgroup::enter_new(cgroup, &document["linux"]["resources"])?,
+        _ => None,
+    };
+    if let (Some(linux), true) = (document["linux"].as_object_mut(), entered.is_some()) {
+        linux.remove("resources");
+    }
     let created = Libcontainer.create(Launch {
         id: config.id.clone(),
         document,
@@ -183,7 +190,9 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         stdio,
     })?;
     let process = created.process().clone();
-    if let Some(cgroup) = &cgroup {
+    if let Some(entered) = entered {
+        entered.leave()?;
+    } else if let Some(cgroup) = &cgroup {
         if !config.privileged {
             cgroup::fence(cgroup, &devices)?;
         }
