@@ -68,7 +68,19 @@ pub fn permit_out(uplink: &str) -> io::Result<()> {
 }
 
 /// Rules of the host that end with this value, or with its process.
-pub struct HostRules(Socket);
+pub struct HostRules {
+    owner: Socket,
+    table: String,
+}
+
+impl HostRules {
+    /// Takes the rules out.
+    pub fn clear(&self) -> io::Result<()> {
+        let mut batch = Batch::new(Family::Ip);
+        batch.delete_table(&self.table);
+        batch.transact_over(&self.owner).map(drop)
+    }
+}
 
 /// Rules in a chain of somebody else, to be taken out again.
 #[derive(Debug)]
@@ -86,6 +98,11 @@ const OPEN_TO_GUESTS: [&str; 2] = ["DOCKER-USER", "FORWARD"];
 /// one table accepts another can still drop, and Docker and ufw drop what they do not know.
 pub fn ask_iptables(link: &str) -> io::Result<Option<Guests>> {
     for chain in OPEN_TO_GUESTS {
+        // A transaction that fails would tell as well, after the kernel has waited for every reader of
+        // rules (RCU).
+        if !encode::has_chain(Family::Ip, IPTABLES, chain)? {
+            continue;
+        }
         let mut batch = Batch::new(Family::Ip);
         for direction in [META_IIFNAME, META_OIFNAME] {
             let mut rule = Rule::default();
@@ -119,7 +136,7 @@ impl Guests {
 
 impl fmt::Debug for HostRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("HostRules").field(&self.0.as_raw_fd()).finish()
+        f.debug_tuple("HostRules").field(&self.owner.as_raw_fd()).finish()
     }
 }
 
@@ -148,7 +165,8 @@ pub fn lead_out(link: &str, source: Ipv4Addr, fenced: &[u32]) -> io::Result<Host
         rule.meta(META_IIF).in_set("fenced").meta(META_OIF).in_set("fenced").drop();
         batch.rule(table, "forward", rule);
     }
-    batch.commit().map(HostRules)
+    let owner = batch.commit()?;
+    Ok(HostRules { owner, table: table.clone() })
 }
 
 /// In the anchor's namespace: frames between ports of this bridge pass.

@@ -131,10 +131,14 @@ impl Uplink {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        self.rules = None;
+        let rules = self.rules.take();
+        // Taken out as a transaction: a table that only goes with its socket makes the kernel wait for
+        // every reader of rules (RCU), and the removal of the link with it.
+        let cleared = rules.as_ref().map_or(Ok(()), nft::HostRules::clear);
         let left = self.guests.take().map_or(Ok(()), nft::Guests::leave);
         let mut host = Netlink::open()?;
         let cut = host.delete_if_there(&self.name);
+        drop(rules);
         // A link that was not there may belong to somebody who found forwarding on and relies on it.
         let (uplinks, others) = sorted(host.links()?);
         if let Some(before) = self.before.take()
@@ -143,7 +147,7 @@ impl Uplink {
         {
             fs::write(FORWARDING, "0")?;
         }
-        left.and(cut)
+        cleared.and(left).and(cut)
     }
 }
 

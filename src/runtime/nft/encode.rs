@@ -157,7 +157,9 @@ impl Rule {
 }
 
 const NEW_TABLE: u16 = 0;
+const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
@@ -171,6 +173,20 @@ const ACK: u16 = 4;
 const ECHO: u16 = 8;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
+
+/// Whether there is this chain, in the network namespace of the calling thread.
+pub fn has_chain(family: Family, table: &str, chain: &str) -> io::Result<bool> {
+    let mut request = Batch { family, bytes: Vec::new(), sequence: 0, acks: 0 };
+    request.message(GET_CHAIN, 0, |message| {
+        message.text(1, table);
+        message.text(3, chain);
+    });
+    match request.send() {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
 
 /// A transaction: all of it happens, or nothing.
 #[derive(Debug)]
@@ -190,6 +206,10 @@ impl Batch {
 
     pub fn table(&mut self, name: &str) {
         self.message(NEW_TABLE, CREATE, |table| table.text(1, name));
+    }
+
+    pub fn delete_table(&mut self, name: &str) {
+        self.message(DELETE_TABLE, 0, |table| table.text(1, name));
     }
 
     pub fn chain(&mut self, table: &str, name: &str, chain: Chain) {
@@ -293,9 +313,24 @@ impl Batch {
     /// The socket it went through and the handles of the rules that were to be told.
     pub fn transact(mut self) -> io::Result<(Socket, Vec<[u8; 8]>)> {
         self.control(BATCH_END);
+        self.send()
+    }
+
+    /// As whoever has opened the socket: a table with an owner is for its owner to change.
+    pub fn transact_over(mut self, socket: &Socket) -> io::Result<Vec<[u8; 8]>> {
+        self.control(BATCH_END);
+        self.send_over(socket)
+    }
+
+    fn send(self) -> io::Result<(Socket, Vec<[u8; 8]>)> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
+        let handles = self.send_over(&socket)?;
+        Ok((socket, handles))
+    }
+
+    fn send_over(self, socket: &Socket) -> io::Result<Vec<[u8; 8]>> {
         socket.send(&self.bytes, 0)?;
         let mut acks = 0;
         let mut handles = Vec::new();
@@ -307,7 +342,7 @@ impl Batch {
                     .filter_map(|(kind, body)| (kind == SUBSYSTEM << 8 | NEW_RULE).then(|| handle(body))?),
             );
         }
-        Ok((socket, handles))
+        Ok(handles)
     }
 }
 
