@@ -191,7 +191,13 @@ fn dial_or_start(roots: &Roots, adopt: Option<BorrowedFd<'_>>) -> Result<UnixStr
 fn start(run: &Path, listener: UnixListener, adopt: Option<BorrowedFd<'_>>) -> Result<()> {
     let failed = |error| Error::System { what: "start the network anchor".to_owned(), source: error };
     let mut command = Command::new(super::program());
-    command.arg0("ficelle-anchor").arg(ENTRY).arg(run).stdin(OwnedFd::from(listener)).stderr(Stdio::null());
+    command
+        .arg0("ficelle-anchor")
+        .arg(ENTRY)
+        .arg(run)
+        .env_clear()
+        .stdin(OwnedFd::from(listener))
+        .stderr(Stdio::null());
     match adopt {
         Some(netns) => command.arg("adopt").stdout(netns.try_clone_to_owned().map_err(failed)?),
         None => command.stdout(Stdio::null()),

@@ -15,7 +15,6 @@ use super::{
     protocol::{self, Reply, Request, Wire},
     rootfs, signal,
     state::{Group, Identity, Place, Stage, State, make_dir, read_json},
-    wait::{Deadline, Watcher},
 };
 
 /// A keeper that ends between our connection and its answer is asked for again this often.
@@ -64,6 +63,14 @@ pub fn ask_living(group: &Group, request: &Request) -> Result<bool> {
     }
 }
 
+/// Waits until the end of a container is written down; false when nobody could tell it in this time.
+pub fn await_end(group: &Group, id: &str, time: Duration) -> bool {
+    let Some(stream) = connect(group) else { return false };
+    let id = id.to_owned();
+    stream.set_read_timeout(Some(time)).is_ok()
+        && matches!(talk(stream, &Request::Ended { id }), Ok(Some(Ok(()))))
+}
+
 /// Asks a keeper that lives for a descriptor.
 pub fn ask_for(group: &Group, request: &Request) -> Result<OwnedFd> {
     let gone = || Error::Condition("the container does not run any more".to_owned());
@@ -95,13 +102,8 @@ pub fn ensure_if_unattended(group: &Group, place: &Place) -> Result<()> {
 /// Until a keeper that has nothing left to do is gone.
 pub fn wait_for_leave(group: &Group) {
     let Ok(Some(keeper)) = read_json::<Identity>(&group.run().join("keeper.json")) else { return };
-    let (Some(pidfd), Ok(watcher)) = (signal::pidfd(&keeper), Watcher::new()) else { return };
-    let deadline = Deadline::new(Some(Duration::from_secs(2)));
-    while let Ok(left) = deadline.left(Duration::from_secs(2)) {
-        if !keeper.lives() {
-            return;
-        }
-        watcher.wait(Some(left), Some(&pidfd));
+    if let Some(pidfd) = signal::pidfd(&keeper) {
+        let _ = signal::wait_for_end(&pidfd, Duration::from_secs(2));
     }
 }
 

@@ -19,14 +19,16 @@ use serde::{Deserialize, Serialize};
 pub use super::lock::GroupLock;
 use super::{
     Attended, ContainerConfig, Error, ExecConfig, MountKind, NetworkConfig, NetworkNamespace, PortConfig,
-    Result, VolumeConfig, attended, cgroup, client, logs,
+    Result, VolumeConfig,
+    anchor::{self, Anchor},
+    attended, cgroup, client, logs,
     network::{self, Lease},
     ports,
     protocol::Request,
     rootfs, run, signal,
     state::{
-        Group, Place, Spec, Stage, State, entries, failed, file_error, make_dir, plain_name, read_json,
-        remove_dir, remove_file, write_file, write_json,
+        Group, Place, Spec, Stage, State, entries, file_error, make_dir, plain_name, read_json, remove_dir,
+        remove_file, write_file, write_json,
     },
     usage, volumes,
     wait::{self, Deadline, Watcher},
@@ -59,7 +61,15 @@ pub struct Core {
     /// Specifications never change once they are written: each is read once.
     specs: Arc<Mutex<HashMap<PathBuf, Arc<Spec>>>>,
     /// What [`Core::prepare`] holds.
-    prepared: Arc<Mutex<Option<UnixStream>>>,
+    prepared: Arc<Mutex<Option<Prepared>>>,
+}
+
+/// Those who stay as long as we have these.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for what their ends bring")]
+struct Prepared {
+    keeper: Option<UnixStream>,
+    anchor: Option<Anchor>,
 }
 
 /// A container as found.
@@ -354,8 +364,12 @@ impl Core {
     /// networks; it stays until [`Core::release`], or the end of this process. A hint: what cannot be
     /// had now is told by the start that needs it.
     pub fn prepare(&self, group: &str, networks: bool) -> Result<()> {
-        let connection = client::prepare(&self.group(group)?, networks);
-        *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+        let group = self.group(group)?;
+        let roots = self.roots.clone();
+        let anchor = networks.then(|| std::thread::spawn(move || anchor::connect(&roots).ok()));
+        let keeper = client::prepare(&group, networks);
+        let anchor = anchor.and_then(|anchor| anchor.join().ok()?);
+        *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(Prepared { keeper, anchor });
         Ok(())
     }
 
@@ -375,6 +389,8 @@ impl Core {
 
     /// Stop signal, grace (its own when `None`), SIGKILL; the restart policy ends too.
     pub fn stop(&self, group: &str, id: &str, grace: Option<Duration>) -> Result<()> {
+        /// From the kill to the end of the log.
+        const LONGEST: Duration = Duration::from_secs(30);
         let group = self.group(group)?;
         let place = group.place(id)?;
         let spec = place.spec()?;
@@ -387,12 +403,18 @@ impl Core {
             if !grace.is_zero() && !hopeless {
                 signal::send(&pidfd, spec.config.stop_signal).map_err(failed)?;
                 thaw(&place)?;
-                wait_for_end(&pidfd, grace)?;
+                signal::wait_for_end(&pidfd, grace)?;
             }
             signal::send(&pidfd, libc::SIGKILL).map_err(failed)?;
             thaw(&place)?;
         }
-        self.wait(&group.name, id, Until::Exited, Some(Duration::from_secs(30)), &|| false).map(drop)
+        // Over a socket: the end of a watch of files takes the kernel longer (SRCU) than all the rest.
+        if client::await_end(&group, id, LONGEST)
+            && place.state()?.is_none_or(|state| matches!(state.phase, Stage::Exited { .. }))
+        {
+            return Ok(());
+        }
+        self.wait(&group.name, id, Until::Exited, Some(LONGEST), &|| false).map(drop)
     }
 
     /// Freezes every process of a running container; it shows as paused until it is thawed.
@@ -879,23 +901,6 @@ fn named_volumes(config: &ContainerConfig) -> impl Iterator<Item = &str> {
         MountKind::Volume { name, .. } => Some(name.as_str()),
         _ => None,
     })
-}
-
-fn wait_for_end(pidfd: &OwnedFd, grace: Duration) -> Result<()> {
-    let deadline = Deadline::new(Some(grace));
-    while let Ok(left) = deadline.left(grace) {
-        let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
-        let time = rustix::event::Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match rustix::event::poll(&mut fds, Some(&time)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => return Ok(()),
-            Err(e) => return Err(failed("cannot wait for the container")(e)),
-        }
-    }
-    Ok(())
 }
 
 /// A group without containers leaves no directory.

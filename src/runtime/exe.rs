@@ -70,7 +70,11 @@ fn overlaid(path: &Path) -> std::result::Result<OwnedFd, Errno> {
     fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID;
     let mounted = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    openat(&mounted, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+    let program = openat(&mounted, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
+    // Whoever closes a mount that is attached nowhere waits until nobody walks through it (RCU), some
+    // milliseconds. Where there can be no thread for it the closure is dropped, and the mount with it.
+    let _ = std::thread::Builder::new().spawn(move || drop(mounted));
+    Ok(program)
 }
 
 /// Where there are no overlays of that kind: a sealed copy in memory.

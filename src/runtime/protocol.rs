@@ -33,6 +33,8 @@ pub enum Request {
     Start { id: String },
     /// From now on no policy brings it back; answered when no start of it is under way.
     Stop { id: String },
+    /// Answered when its end is written down, with all that it wrote.
+    Ended { id: String },
     /// Runs a further program that nobody listens to; answered when it was executed.
     Exec { id: String, exec: ExecConfig },
     /// Answered with the master of its terminal.

@@ -57,6 +57,10 @@ impl Keeper {
             Ok(Request::Settle) => Ok(()),
             Ok(Request::Start { id }) => return self.start(&id, client),
             Ok(Request::Stop { id }) => return self.stop(&id, client),
+            Ok(Request::Ended { id }) => {
+                self.awaiting.push((client, id));
+                return;
+            }
             Ok(Request::Exec { id, exec }) => return self.exec(&id, exec, client),
             Ok(Request::Terminal { id }) => {
                 let held = self.containers.get(&id);

@@ -12,7 +12,9 @@ use super::{
         state::{Ended, Stage, remove_file, write_json},
         worker,
     },
-    DRAIN, Ending, Held, Keeper, Purpose, close_all_but,
+    DRAIN, Ending, Held, Keeper, Purpose,
+    clients::answer,
+    close_all_but,
 };
 
 impl Keeper {
@@ -97,6 +99,18 @@ impl Keeper {
         if once.is_some_and(|once| once.remove) {
             self.remove(id);
         }
+    }
+
+    /// To those who wait for ends that are written down by now.
+    pub(super) fn tell_ends(&mut self) {
+        let held = &self.containers;
+        self.awaiting.retain_mut(|(client, id)| {
+            let runs = held.contains_key(id);
+            if !runs {
+                answer(client, &Ok(()));
+            }
+            runs
+        });
     }
 
     /// In a process of its own: it waits for the commands that have the group's lock, and for us.

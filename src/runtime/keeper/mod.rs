@@ -58,6 +58,8 @@ struct Keeper {
     workers: Vec<Worker>,
     /// Who waits for the end of these workers.
     settling: Vec<(UnixStream, Vec<i32>)>,
+    /// Who waits for the end of a container.
+    awaiting: Vec<(UnixStream, String)>,
     /// Ends of processes whose worker has not told yet what they are.
     unclaimed: HashMap<i32, Option<i32>>,
     /// Copies of states for after the machine was down, written when there is nothing else to do.
@@ -197,6 +199,7 @@ impl Keeper {
             containers: HashMap::new(),
             workers: Vec::new(),
             settling: Vec::new(),
+            awaiting: Vec::new(),
             unclaimed: HashMap::new(),
             unwritten: HashMap::new(),
             stirred: true,
@@ -248,6 +251,7 @@ impl Keeper {
                 self.accept();
             }
             self.check_times();
+            self.tell_ends();
         }
     }
 
