@@ -37,8 +37,8 @@ pub use crate::{
         PullPolicy, RestartPolicy, SecretSource, Selection, Service, UnknownService, WithDependencies,
     },
     plan::{
-        BuildMode, Cause, Goal, ImageOptions, OnFailure, Once, Plan, PlanError, Recreate, Step, StepId,
-        WaitOptions,
+        BuildMode, Cause, Goal, ImageOptions, OnFailure, Once, Orphans, Plan, PlanError, Recreate, Step,
+        StepId, WaitOptions,
     },
 };
 

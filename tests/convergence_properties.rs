@@ -6,7 +6,7 @@ use ficelle::{
     engine::{ContainerState, Op},
     engines::simulated::Effect,
     model::{Condition, Lender, NetworkMode, Project, Service},
-    plan::{Goal, Plan},
+    plan::{Goal, Orphans, Plan},
 };
 use proptest::prelude::*;
 
@@ -135,8 +135,8 @@ fn is_one_shot(service: &Service) -> bool {
 /// `up --remove-orphans`.
 fn clean_up(project: &Project) -> Goal {
     let mut goal = up(project);
-    if let Goal::Running { remove_orphans, .. } = &mut goal {
-        *remove_orphans = true;
+    if let Goal::Running { orphans, .. } = &mut goal {
+        *orphans = Orphans::Removed;
     }
     goal
 }

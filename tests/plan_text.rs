@@ -3,7 +3,7 @@
 use ficelle::{
     engine::Observed,
     model::{Build, Condition, Lender, NetworkMode, Place, Project, PullPolicy, RestartPolicy, Service},
-    plan::{self, BuildMode, Goal, ImageOptions, Recreate, WaitOptions},
+    plan::{self, BuildMode, Goal, ImageOptions, Orphans, Recreate, WaitOptions},
 };
 use insta::assert_snapshot;
 
@@ -242,8 +242,17 @@ fn orphans_are_told_in_one_line_and_removed_when_asked() {
     note: kept, though the files no longer name their services: demo-queue-1 (service `queue`), demo-cache-1 (service `cache`); `--remove-orphans` removes them
     "#);
     let goal = up_with(&new, &[], |goal| {
-        let Goal::Running { remove_orphans, .. } = goal else { return };
-        *remove_orphans = true;
+        let Goal::Running { orphans, .. } = goal else { return };
+        *orphans = Orphans::Ignored;
+    });
+    assert_snapshot!(text(&stage, &new, &goal), @r#"
+    create container demo-broker-1 (missing)
+    start container demo-broker-1 (new)
+    unchanged: container demo-web-1
+    "#);
+    let goal = up_with(&new, &[], |goal| {
+        let Goal::Running { orphans, .. } = goal else { return };
+        *orphans = Orphans::Removed;
     });
     assert_snapshot!(text(&stage, &new, &goal), @r#"
     stop container demo-queue-1 (its service is not in the files)
@@ -264,8 +273,8 @@ fn containers_that_another_directory_made_are_never_orphans_to_remove() {
     running(&stage, &theirs);
     let ours = project([service("web")]);
     let goal = up_with(&ours, &[], |goal| {
-        let Goal::Running { remove_orphans, .. } = goal else { return };
-        *remove_orphans = true;
+        let Goal::Running { orphans, .. } = goal else { return };
+        *orphans = Orphans::Removed;
     });
     assert_snapshot!(text(&stage, &ours, &goal), @r#"
     nothing to do
@@ -496,8 +505,8 @@ fn a_name_that_another_service_had_is_freed_first() {
     stage.pull(&new);
     assert_snapshot!(text(&stage, &new, &up(&new)), @r#"error: the name `site` is taken by a container of service `web` [services.app.container_name] ["remove that container first (`ficelle down web`), or use another name"]"#);
     let goal = up_with(&new, &[], |goal| {
-        let Goal::Running { remove_orphans, .. } = goal else { return };
-        *remove_orphans = true;
+        let Goal::Running { orphans, .. } = goal else { return };
+        *orphans = Orphans::Removed;
     });
     assert_snapshot!(text(&stage, &new, &goal), @r#"
     stop container site (its service is not in the files)

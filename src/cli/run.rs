@@ -11,7 +11,7 @@ use super::{
     exec::environment,
     failure::Failure,
     locked, output,
-    running::Pull,
+    running::{Pull, orphans},
     signals::Signals,
 };
 use crate::{
@@ -109,6 +109,10 @@ pub(super) struct Args {
     /// Remove containers of services that the file no longer names
     #[arg(long, env = "COMPOSE_REMOVE_ORPHANS", hide_env = true, value_parser = clap::builder::FalseyValueParser::new())]
     remove_orphans: bool,
+
+    /// Say nothing of containers of services that the file no longer names
+    #[arg(long, env = "COMPOSE_IGNORE_ORPHANS", hide = true, value_parser = clap::builder::FalseyValueParser::new())]
+    ignore_orphans: bool,
 
     /// Remove the container, with its anonymous volumes, when it has ended
     #[arg(long)]
@@ -230,7 +234,7 @@ impl Args {
             name: name.clone(),
             slug,
             dependencies,
-            remove_orphans: self.remove_orphans,
+            orphans: orphans(self.remove_orphans, self.ignore_orphans),
             one_off,
         };
         let images = Some((selection, ImageOptions { build, pull, locked }));

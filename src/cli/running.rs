@@ -10,7 +10,8 @@ use super::{
     locked,
 };
 use crate::session::{
-    BuildMode, Goal, ImageOptions, PullPolicy, Recreate, Session, WaitOptions, Wish, WithDependencies,
+    BuildMode, Goal, ImageOptions, Orphans, PullPolicy, Recreate, Session, WaitOptions, Wish,
+    WithDependencies,
 };
 
 #[derive(Clone, Debug, Args)]
@@ -47,6 +48,10 @@ pub(super) struct Running {
     #[arg(long, env = "COMPOSE_REMOVE_ORPHANS", hide_env = true, value_parser = clap::builder::FalseyValueParser::new())]
     pub remove_orphans: bool,
 
+    /// Say nothing of containers of services that the file no longer names
+    #[arg(long, env = "COMPOSE_IGNORE_ORPHANS", hide = true, value_parser = clap::builder::FalseyValueParser::new())]
+    pub ignore_orphans: bool,
+
     /// Number of containers of a service, over what the file says; may be given several times
     #[arg(long, value_name = "SERVICE=NUM", value_parser = scale)]
     pub scale: Vec<(String, u32)>,
@@ -72,6 +77,14 @@ pub(super) fn scale(text: &str) -> Result<(String, u32), String> {
     let (service, number) = text.split_once('=').ok_or("expected SERVICE=NUM")?;
     let number = number.parse().map_err(|_| format!("`{number}` is no number of containers"))?;
     Ok((service.to_owned(), number))
+}
+
+pub(super) const fn orphans(remove: bool, ignore: bool) -> Orphans {
+    match (remove, ignore) {
+        (true, _) => Orphans::Removed,
+        (false, true) => Orphans::Ignored,
+        (false, false) => Orphans::Told,
+    }
 }
 
 /// What `up` says beyond [`Running`].
@@ -119,7 +132,7 @@ impl Running {
             recreate,
             recreate_dependencies,
             start: manner.start,
-            remove_orphans: self.remove_orphans,
+            orphans: orphans(self.remove_orphans, self.ignore_orphans),
             renew_anon_volumes: manner.renew_anon_volumes,
             scale,
             timeout: manner.timeout,

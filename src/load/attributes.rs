@@ -104,6 +104,8 @@ pub enum Absent {
     Inherit,
     /// The empty string.
     Empty,
+    /// Nothing: it is a mistake.
+    Wrong,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +181,8 @@ pub enum PathRule {
     Mount,
     /// A key file or socket behind `id=`.
     Ssh,
+    /// The `device` among the options of a local volume that is really a bind mount.
+    Device,
 }
 
 /// Whether the engine in this binary honours an attribute.
@@ -320,7 +324,7 @@ pub static SERVICE: Table = &[
     row("devices", List(&Short(Short::Device, DEVICE))).unique(KeyOf::Target),
     row("dns", StringOrList).unique(KeyOf::Item),
     row("dns_opt", Strings).unique(KeyOf::Item),
-    row("dns_search", StringOrList).unique(KeyOf::Item),
+    row("dns_search", OneOrList).unique(KeyOf::Item),
     row("domainname", Text),
     row("entrypoint", Words).merge(Merge::Replace).kept(),
     row("provider", Object(PROVIDER)).missing(),
@@ -341,7 +345,7 @@ pub static SERVICE: Table = &[
     row("labels", LABELS),
     row("label_file", StringOrList).path(PathRule::Local),
     row("links", Strings).unique(KeyOf::Item),
-    row("logging", Object(LOGGING)).merge(Merge::Logging),
+    row("logging", Object(LOGGING)).merge(Merge::Logging).kept(),
     row("mem_limit", Bytes),
     row("mem_reservation", WholeBytes),
     row("memswap_limit", Bytes),
@@ -400,7 +404,7 @@ pub static BUILD: Table = &[
     row("cache_to", Strings),
     row("no_cache", Flag),
     row("no_cache_filter", StringOrList),
-    row("additional_contexts", LABELS).path(PathRule::Context),
+    row("additional_contexts", Pairs(Absent::Wrong)).path(PathRule::Context),
     row("pull", Flag),
     row("extra_hosts", Hosts).merge(Merge::Hosts),
     row("isolation", Text),
@@ -607,7 +611,7 @@ pub static NETWORK: Table = &[
 pub static IPAM: Table = &[
     row("driver", Text),
     row("config", List(&Object(IPAM_POOL))).unique(KeyOf::Subnet),
-    row("options", Options(OptionValues::Text)).missing(),
+    row("options", Options(OptionValues::Text)).hidden().missing(),
 ];
 
 pub static IPAM_POOL: Table = &[
@@ -620,7 +624,7 @@ pub static IPAM_POOL: Table = &[
 pub static VOLUME: Table = &[
     row("name", Text),
     row("driver", Text),
-    row("driver_opts", DRIVER_OPTIONS),
+    row("driver_opts", DRIVER_OPTIONS).path(PathRule::Device),
     row("external", External),
     row("labels", LABELS),
 ];

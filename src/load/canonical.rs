@@ -27,7 +27,8 @@ pub struct Canonical<'a> {
     pub raw: bool,
 }
 
-/// Ports of a model left as written: with all files merged, a list without variables gets its long form.
+/// Ports of a model left as written: with a further file laid on it, a list without variables gets its long
+/// form.
 pub fn written_ports(model: &mut Node, files: &Files) {
     let services = model.get_mut("services").and_then(Node::as_map_mut);
     for ports in services.into_iter().flatten().filter_map(|(_, service)| service.get_mut("ports")) {
@@ -81,7 +82,6 @@ impl Canonical<'_> {
             Form::StrictNumber => {
                 self.only(node, path, "a number", |v| matches!(v, Value::Int(_) | Value::Float(_)))
             }
-            Form::Count if self.raw && node.as_str() == Some("all") => Some(node),
             Form::Count if node.as_str() == Some("all") => Some(Node::new(Value::Int(-1), node.span)),
             Form::Count => self.whole(&node, path),
             Form::Integer(low, high) => self.integer(&node, low.into(), high.into(), path),
@@ -135,6 +135,14 @@ impl Canonical<'_> {
         None
     }
 
+    /// A text that is no size or no duration. It stays, since another file may replace it; told when not.
+    fn unfit(&mut self, node: &Node, path: &Path<'_>, message: String) -> Option<Node> {
+        let files = self.files;
+        self.diagnostics
+            .error_if_kept(node.span, || Diagnostic::error(message).at(path).mark(files.mark(node.span, "")));
+        Some(node.clone())
+    }
+
     fn expected(&mut self, node: &Node, wanted: &str, path: &Path<'_>) -> Option<Node> {
         let files = self.files;
         self.diagnostics.error(|| {
@@ -174,6 +182,7 @@ const fn is_scalar(form: Form) -> bool {
             | Form::Flag
             | Form::Integer(..)
             | Form::Whole
+            | Form::Count
             | Form::Number
             | Form::Mode
             | Form::Bytes
@@ -191,7 +200,7 @@ const fn is_written(form: Form) -> bool {
         form,
         Form::Words
             | Form::Test
-            | Form::Pairs(_)
+            | Form::Pairs(Absent::Inherit | Absent::Empty)
             | Form::Options(_)
             | Form::Hosts
             | Form::Scalars

@@ -205,6 +205,7 @@ impl Check<'_> {
         let mut wrong = Vec::new();
         for (key, twin, name) in pairs {
             if let (Some(own), Some(twin)) = (service.get(key), twin)
+                && number(own).as_deref() != Some("0")
                 && number(own) != number(twin)
             {
                 wrong.push((own.span, twin.span, key, format!("deploy.resources.{name}")));

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     attributes::{Form, Merge, PROJECT, SERVICE_FORM},
-    canonical::Canonical,
+    canonical::{self, Canonical},
     diagnostic::{Diagnostic, FileId, Files, Told, offset},
     discover::{self, Variables},
     explain::Trace,
@@ -64,8 +64,8 @@ pub struct Scope {
     /// Directory of relative paths, absolute.
     pub dir: PathBuf,
     pub environment: Rc<Variables>,
-    /// The files that led here by `include`.
-    pub chain: Vec<PathBuf>,
+    /// The files that led here by `include`, each with the place that names the next.
+    pub chain: Vec<(PathBuf, Span)>,
     /// The file itself.
     pub file: PathBuf,
 }
@@ -154,6 +154,9 @@ impl<'a> Loader<'a> {
                 }
                 merge(&mut model, done, Form::Object(PROJECT), Merge::Default, self.written());
                 settle(&mut model);
+                if self.options.no_interpolate {
+                    canonical::written_ports(&mut model, &self.files);
+                }
                 unify_all(&mut model, Form::Object(PROJECT), Merge::Default);
             }
         }
@@ -487,7 +490,7 @@ impl<'a> Loader<'a> {
             return None;
         };
         let mut chain = scope.chain.clone();
-        chain.push(scope.file.clone());
+        chain.push((scope.file.clone(), span));
         if chain.len() > MAX_INCLUDES {
             self.tell(
                 span,
@@ -496,11 +499,8 @@ impl<'a> Loader<'a> {
             );
             return None;
         }
-        if chain.contains(&first) {
-            let steps: Vec<_> =
-                chain.iter().chain([&first]).map(|file| discover::shown(file, &self.here)).collect();
-            let message = format!("files include one another in a circle: {}", steps.join(" -> "));
-            self.tell(span, "include", message);
+        if let Some(from) = chain.iter().position(|(file, _)| *file == first) {
+            self.include_cycle(&chain[from..], &first);
             return None;
         }
         let dir = match entry.get_str("project_directory") {
@@ -522,9 +522,23 @@ impl<'a> Loader<'a> {
             map.shift_remove("name");
         }
         inherit_environment(&mut model, &inner.environment);
+        // The default context is the directory of what is included.
+        normalise::defaults(&mut model, &self.all_devices());
         let dir = relative(&scope.dir, &inner.dir);
         Base { dir: &dir, home: home(&scope.environment) }.resolve(&mut model, Form::Object(PROJECT));
         Some(model)
+    }
+
+    /// `first` is included by the last of `chain`, the place where it closes the circle first.
+    fn include_cycle(&mut self, chain: &[(PathBuf, Span)], first: &FilePath) {
+        let shown = |file: &FilePath| discover::shown(file, &self.here);
+        let names: Vec<_> = chain.iter().map(|(file, _)| shown(file)).chain([shown(first)]).collect();
+        let message = format!("files include one another in a circle: {}", names.join(" -> "));
+        let mut told = Diagnostic::error(message).at("include");
+        for ((_, span), name) in chain.iter().zip(&names[1..]).rev() {
+            told = told.mark(self.files.mark(*span, format!("includes `{name}`")));
+        }
+        self.diagnostics.push(told);
     }
 
     fn include_environment(&mut self, entry: &Node, scope: &Scope, dir: &FilePath) -> Option<Variables> {

@@ -3,13 +3,14 @@
 
 use std::{
     cell::OnceCell,
+    collections::HashSet,
     fmt::{self, Write as _},
     sync::Arc,
 };
 
 use serde::Serialize;
 
-use super::tree::Span;
+use super::tree::{Node, Span, Value};
 use crate::model::Place;
 
 /// Longer messages are cut, in bytes.
@@ -210,6 +211,8 @@ pub struct Told {
     kept: Vec<Diagnostic>,
     errors: usize,
     warnings: usize,
+    /// Mistakes of single values, which another file may still replace, and how much was told before.
+    pending: Vec<(usize, Span, Diagnostic)>,
 }
 
 impl Told {
@@ -236,6 +239,39 @@ impl Told {
         }
     }
 
+    /// Tells an error of the value at `span`, if [`Told::decide`] finds it in the result.
+    pub fn error_if_kept(&mut self, span: Span, make: impl FnOnce() -> Diagnostic) {
+        if self.pending.len() < MAX_TOLD {
+            self.pending.push((self.kept.len(), span, make()));
+        } else {
+            self.error(make);
+        }
+    }
+
+    /// Tells the pending errors of the values that are left, each once, and forgets the others.
+    pub fn decide(&mut self, model: &Node) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let mut left = HashSet::new();
+        let mut open = vec![model];
+        while let Some(node) = open.pop() {
+            match &node.value {
+                Value::Map(map) => open.extend(map.values()),
+                Value::List(items) => open.extend(items),
+                Value::Text(_) => drop(left.insert(node.span)),
+                _ => {}
+            }
+        }
+        self.pending.retain(|(_, span, _)| left.remove(span));
+        for (at, _, told) in std::mem::take(&mut self.pending).into_iter().rev() {
+            self.errors += 1;
+            if self.errors <= MAX_TOLD {
+                self.kept.insert(at, told);
+            }
+        }
+    }
+
     /// Whether no further error is kept: then one that need not be made is counted.
     pub const fn overflows(&mut self) -> bool {
         let full = self.errors >= MAX_TOLD;
@@ -251,7 +287,7 @@ impl Told {
     /// All of it, with the number of those that were not kept at the end.
     #[must_use]
     pub fn take(&mut self) -> Vec<Diagnostic> {
-        let Self { mut kept, errors, warnings } = std::mem::take(self);
+        let Self { mut kept, errors, warnings, pending: _ } = std::mem::take(self);
         if warnings > MAX_TOLD {
             let more = warnings - MAX_TOLD;
             kept.push(Diagnostic::warning(format!("there are {more} more warnings, not shown")));

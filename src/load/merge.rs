@@ -1,7 +1,7 @@
 //! Two canonical trees to one, by the merge rules of the attribute table.
 
 use super::{
-    attributes::{self, Form, KeyOf, Merge, Short},
+    attributes::{self, Absent, Form, KeyOf, Merge, OptionValues, Short},
     tree::{Edit, Key, Map, Node, Span, Value},
 };
 
@@ -45,6 +45,10 @@ pub fn merge(base: &mut Node, over: Node, form: Form, rule: Merge, written: Writ
         (Value::Map(below), Value::Map(above)) => match form {
             _ if rule == Merge::Logging && other_driver(below, &above) => *below = above,
             Form::Short(Short::Ulimit, _) => *below = above,
+            // Lists of options are joined.
+            Form::Options(OptionValues::ScalarOrList) => {
+                merge_maps(below, above, written, |_| Some((Form::Any, Merge::Default)));
+            }
             Form::Pairs(_) | Form::Ssh | Form::Options(_) => {
                 for (key, value) in above {
                     below.insert(key, value);
@@ -73,7 +77,7 @@ pub fn merge(base: &mut Node, over: Node, form: Form, rule: Merge, written: Writ
 const UNIQUE_NAME: Merge = Merge::Unique(KeyOf::Name);
 
 const fn is_pairs(form: Form) -> bool {
-    matches!(form, Form::Pairs(_) | Form::Ssh | Form::Hosts)
+    matches!(form, Form::Pairs(Absent::Inherit | Absent::Empty) | Form::Ssh | Form::Hosts)
 }
 
 fn list_items(value: Value, span: Span) -> Vec<Node> {

@@ -155,11 +155,8 @@ fn finish(
     name: &str,
 ) -> Result<Loaded, Vec<Diagnostic>> {
     let options = loader.options;
+    loader.diagnostics.decide(model);
     Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
-    if options.no_interpolate {
-        canonical::written_ports(model, &loader.files);
-        merge::unify_all(model, Form::Object(PROJECT), attributes::Merge::Default);
-    }
     normalise::defaults(model, &loader.all_devices());
     let root = site.root.to_string_lossy().into_owned();
     let base = Base { dir: &root, home: compose::home(&site.environment) };
@@ -173,16 +170,17 @@ fn finish(
     if options.no_normalize {
         model.set("name", tree::Value::Text(name.to_owned()));
     } else {
-        let base = Some(&base).filter(|_| !options.no_path_resolution);
-        normalise::normalise(model, name, base, &site.environment);
+        normalise::normalise(model, name, &site.environment);
     }
     let profiles = select::profiles(model);
     let active: &[String] = if options.no_interpolate { &["*".to_owned()] } else { &site.profiles };
     let disabled = select::take_disabled(model, active, &options.services);
-    if !options.no_consistency {
-        Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.consistent(model, &disabled);
-    }
     if !options.no_interpolate {
+        // A variable may stand for any name.
+        if !options.no_consistency {
+            Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.consistent(model, &disabled);
+            normalise::replicas(model);
+        }
         loader.read_service_files(model, &site.environment);
     }
     if !options.services.is_empty() {

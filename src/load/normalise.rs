@@ -3,7 +3,6 @@
 
 use super::{
     discover::Variables,
-    paths::Base,
     tree::{Key, Map, Node, Span, Value},
 };
 
@@ -44,6 +43,12 @@ pub fn defaults(model: &mut Node, all_devices: &Value) {
         if let Some(Value::List(servers)) = service.get_mut("dns").map(|dns| &mut dns.value) {
             servers.retain(|server| server.as_str() != Some(""));
         }
+        let options =
+            service.get_mut("provider").and_then(|provider| provider.get_mut("options")?.as_map_mut());
+        for (_, option) in options.into_iter().flatten().filter(|(_, option)| option.as_str().is_some()) {
+            // Not sooner: of two files a list is laid on a list, while one value replaces another.
+            option.value = Value::List(vec![option.clone()]);
+        }
         for secret in items_mut(service.get_mut("secrets")) {
             if secret.get("target").is_none()
                 && let Some(source) = secret.get_str("source").map(ToOwned::to_owned)
@@ -63,6 +68,17 @@ pub fn defaults(model: &mut Node, all_devices: &Value) {
     }
 }
 
+/// `scale` as `deploy.replicas`, where there is a `deploy`.
+pub fn replicas(model: &mut Node) {
+    for (_, service) in entries(model, "services") {
+        if let Some(scale) = service.get("scale").map(|scale| scale.value.clone())
+            && let Some(deploy) = service.get_mut("deploy").filter(|deploy| deploy.as_map().is_some())
+        {
+            deploy.set("replicas", scale);
+        }
+    }
+}
+
 /// A request for devices that says neither how many nor which means all.
 fn whole_device(device: &mut Node, all_devices: &Value) {
     if device.get("count").is_none() && device.get("device_ids").is_none() {
@@ -78,7 +94,7 @@ fn items_mut(node: Option<&mut Node>) -> impl Iterator<Item = &mut Node> {
 }
 
 /// Names, the default network, implied dependencies.
-pub fn normalise(model: &mut Node, name: &str, base: Option<&Base<'_>>, environment: &Variables) {
+pub fn normalise(model: &mut Node, name: &str, environment: &Variables) {
     model.set("name", text(name));
     let mut default_used = false;
     for (_, service) in entries(model, "services") {
@@ -97,11 +113,6 @@ pub fn normalise(model: &mut Node, name: &str, base: Option<&Base<'_>>, environm
                 let named = if external { key.text.clone() } else { format!("{name}_{key}") };
                 resource.set("name", text(named));
             }
-        }
-    }
-    for (_, volume) in entries(model, "volumes") {
-        if let Some(base) = base {
-            bind_device(volume, base);
         }
     }
 }
@@ -200,9 +211,7 @@ fn imply_dependencies(service: &mut Node) {
         depends_on.entry(Key::new(name, span)).or_insert_with(|| {
             let mut dependency = Node::map(span);
             dependency.set("condition", text("service_started"));
-            if restart {
-                dependency.set("restart", Value::Bool(true));
-            }
+            dependency.set("restart", Value::Bool(restart));
             dependency.set("required", Value::Bool(true));
             dependency
         });
@@ -216,17 +225,5 @@ fn default_network(model: &mut Node) {
     let span = Span::default();
     if let Some(networks) = model.get_mut("networks").and_then(Node::as_map_mut) {
         networks.entry(Key::new("default", span)).or_insert_with(|| Node::map(span));
-    }
-}
-
-/// The device of a local volume that is really a bind mount is a path of the project.
-fn bind_device(volume: &mut Node, base: &Base<'_>) {
-    let local = volume.get_str("driver").is_none_or(|driver| driver == "local");
-    let Some(options) = volume.get_mut("driver_opts") else { return };
-    if local
-        && options.get_str("o") == Some("bind")
-        && let Some(device) = options.get_str("device").map(|device| base.join(device))
-    {
-        options.set("device", text(device));
     }
 }

@@ -45,11 +45,19 @@ impl Base<'_> {
                 Form::Object(table) | Form::ObjectOrNull(table) | Form::Closed(table) | Form::Short(_, table),
             ) => {
                 let bind = map.get("type").and_then(Node::as_str) == Some("bind");
+                let driver = map.get("driver").and_then(Node::as_str);
+                let local = matches!(driver, None | Some("local"));
                 for (key, value) in map {
                     let Some(row) = attributes::find(table, &key.text) else { continue };
                     match row.path {
                         PathRule::None => self.resolve(value, row.form),
                         PathRule::Mount if !bind => {}
+                        PathRule::Device => {
+                            let bind = local && value.get_str("o") == Some("bind");
+                            if let Some(device) = value.get_mut("device").filter(|_| bind) {
+                                self.resolve_value(device, PathRule::Local);
+                            }
+                        }
                         rule => self.resolve_value(value, rule),
                     }
                 }
@@ -67,7 +75,7 @@ impl Base<'_> {
                     PathRule::Context => is_remote(text),
                     PathRule::Mount => is_foreign(text),
                     PathRule::Ssh => text.is_empty(),
-                    PathRule::None | PathRule::Local => false,
+                    PathRule::None | PathRule::Local | PathRule::Device => false,
                 };
                 if !kept {
                     *text = self.join(text);

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{Diagnostic, Effect, LoadOptions, Loaded, config, load, source::Memory};
+use super::{Diagnostic, Effect, LoadOptions, Loaded, Node, config, load, source::Memory};
 
 /// Every message about these files, one a line: place, message, further places, help.
 fn told(files: &[(&str, &str)]) -> String {
@@ -177,6 +177,15 @@ fn a_value_that_is_no_choice() {
 }
 
 #[test]
+fn a_wrong_value_that_another_file_replaces_is_no_mistake() {
+    let base =
+        "services:\n  web:\n    image: busybox\n    mem_limit: ${LIMIT}\n    stop_grace_period: soon\n";
+    let over = "services:\n  web:\n    mem_limit: 64m\n    stop_grace_period: 5s\n";
+    let told = told(&[("compose.yaml", base), ("compose.override.yaml", over)]);
+    insta::assert_snapshot!(told, @"compose.yaml:4:16: warning: the variable `LIMIT` is not set; a blank string is used");
+}
+
+#[test]
 fn a_boolean_that_is_none() {
     insta::assert_snapshot!(told(&[("compose.yaml", "services:\n  web:\n    image: busybox\n    privileged: maybe\n    read_only: 1\n")]), @r"
     compose.yaml:4:17: error: `maybe` is no boolean; write true or false
@@ -327,7 +336,7 @@ fn files_that_include_or_extend_themselves_are_refused() {
     let include = told(&[("compose.yaml", "include: [a.yaml]\n"), ("a.yaml", "include: [compose.yaml]\n")]);
     assert_eq!(
         include.lines().next().unwrap(),
-        "a.yaml:1:11: error: files include one another in a circle: compose.yaml -> a.yaml -> compose.yaml"
+        "a.yaml:1:11: error: files include one another in a circle: compose.yaml -> a.yaml -> compose.yaml [compose.yaml:1:11 includes `a.yaml`]"
     );
     let extends = told(&[("compose.yaml", "services:\n  a: {extends: b}\n  b: {extends: a}\n")]);
     assert_eq!(
@@ -915,4 +924,34 @@ fn every_value_is_explained_by_its_place_and_why_it_won() {
 #[test]
 fn an_empty_image_is_none() {
     assert!(first_told("services: {a: {image: ''}}\n").contains("neither an `image` nor a `build`"));
+}
+
+#[test]
+fn lists_of_a_provider_are_joined_and_its_single_values_replaced() {
+    let base = "services:\n  db:\n    provider: {type: cloud, options: {size: s, zone: [a]}}\n";
+    let over = "services:\n  db:\n    provider: {options: {size: m, zone: [b]}}\n";
+    let files = [("compose.yaml", base), ("compose.override.yaml", over)];
+    let loaded = load(&LoadOptions::default(), &Memory::project(&files)).unwrap();
+    let provider = loaded.canonical.get("services").and_then(|services| services.get("db")?.get("provider"));
+    let options = provider.and_then(|provider| provider.get("options")).unwrap();
+    let list = |key: &str| options.get(key).map(Node::items).unwrap_or_default();
+    assert_eq!(list("size").iter().filter_map(Node::as_str).collect::<Vec<_>>(), ["m"]);
+    assert_eq!(list("zone").iter().filter_map(Node::as_str).collect::<Vec<_>>(), ["a", "b"]);
+}
+
+#[test]
+fn a_build_of_an_included_file_has_the_directory_of_that_file() {
+    let files = [
+        ("compose.yaml", "include: [part/compose.yaml]\n"),
+        ("part/compose.yaml", "services: {web: {build: {target: dev}}}\n"),
+    ];
+    assert!(canonical(&files).contains("context: /project/part\n"), "{}", canonical(&files));
+}
+
+#[test]
+fn scale_is_shown_as_replicas_of_a_deploy_that_is_there() {
+    let text =
+        "services:\n  web: {image: a, scale: 2, deploy: {labels: {a: b}}}\n  db: {image: a, scale: 2}\n";
+    let loaded = load(&LoadOptions::default(), &Memory::project(&[("compose.yaml", text)])).unwrap();
+    assert_eq!(config::yaml(&loaded).matches("replicas: 2").count(), 1);
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 use super::{
-    Cause, Goal, Plan, PlanError, StepId, WaitOptions,
+    Cause, Goal, Orphans, Plan, PlanError, StepId, WaitOptions,
     conditions::{Begun, Conditions},
     converge::{Decision, Fate, Replica, fixed_ports, networks},
     draft::Draft,
@@ -31,7 +31,7 @@ pub(super) fn running<'a>(
     decisions: &BTreeMap<&'a str, Decision<'a>>,
     resources: Resources<'a>,
 ) -> Result<Plan, PlanError> {
-    let Goal::Running { start, remove_orphans, renew_anon_volumes, timeout, wait, .. } = goal else {
+    let Goal::Running { start, orphans, renew_anon_volumes, timeout, wait, .. } = goal else {
         return Ok(Plan::default());
     };
     let replaces_networks = !resources.replaced.is_empty();
@@ -50,7 +50,7 @@ pub(super) fn running<'a>(
         removals: BTreeMap::new(),
         conditions: Conditions::default(),
     };
-    writer.orphans(*remove_orphans);
+    writer.orphans(*orphans);
     let order: Vec<&Decision<'a>> =
         scene.services.iter().filter_map(|service| decisions.get(service.name.as_str())).collect();
     order.iter().for_each(|decision| writer.containers(decision));
@@ -95,18 +95,18 @@ struct Writer<'w, 'a> {
 
 impl<'a> Writer<'_, 'a> {
     /// Removes the orphans, or tells of them.
-    fn orphans(&mut self, remove: bool) {
+    fn orphans(&mut self, wanted: Orphans) {
         let mut kept = Vec::new();
         for orphan in self.scene.orphans() {
             if let Some(elsewhere) = self.scene.elsewhere(orphan) {
                 self.draft.notes.push(format!("container {} is kept: {elsewhere}", orphan.name));
-            } else if remove {
+            } else if wanted == Orphans::Removed {
                 self.discard(orphan, &Cause::Orphan);
             } else {
                 kept.push(format!("{} (service `{}`)", orphan.name, orphan.service));
             }
         }
-        if !kept.is_empty() {
+        if !kept.is_empty() && wanted == Orphans::Told {
             self.draft.notes.push(format!(
                 "kept, though the files no longer name their services: {}; `--remove-orphans` removes them",
                 kept.join(", ")

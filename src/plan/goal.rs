@@ -16,7 +16,7 @@ pub enum Goal {
         recreate_dependencies: Recreate,
         start: bool,
         /// Containers of services that the files no longer name are removed.
-        remove_orphans: bool,
+        orphans: Orphans,
         /// Anonymous volumes start afresh.
         renew_anon_volumes: bool,
         /// Number of containers by service, over what the file says.
@@ -73,6 +73,17 @@ pub enum Goal {
     },
 }
 
+/// What becomes of containers whose services the files no longer name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Orphans {
+    /// They stay, and a note says so.
+    #[default]
+    Told,
+    /// They stay.
+    Ignored,
+    Removed,
+}
+
 /// A container of `run`. Its service is in the project as it should be for this run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Once {
@@ -83,7 +94,7 @@ pub struct Once {
     pub slug: String,
     /// Services that must run first.
     pub dependencies: Selection,
-    pub remove_orphans: bool,
+    pub orphans: Orphans,
     pub one_off: OneOff,
 }
 
@@ -96,7 +107,7 @@ impl Goal {
             recreate: Recreate::Diverged,
             recreate_dependencies: Recreate::Diverged,
             start: true,
-            remove_orphans: false,
+            orphans: Orphans::Told,
             renew_anon_volumes: false,
             scale: BTreeMap::new(),
             timeout: None,

@@ -22,7 +22,7 @@ mod resources;
 mod restart;
 mod steps;
 
-pub use goal::{Goal, Once, Recreate, WaitOptions};
+pub use goal::{Goal, Once, Orphans, Recreate, WaitOptions};
 pub use images::{OnFailure, images, pushes};
 pub use steps::{Cause, FieldChange, Plan, Step, StepId};
 

@@ -6,7 +6,7 @@ use crate::{
 };
 
 use super::{
-    Cause, Goal, Once, Plan, PlanError, StepId,
+    Cause, Goal, Once, Orphans, Plan, PlanError, StepId,
     conditions::{Begun, Conditions},
     converge,
     draft::Draft,
@@ -44,12 +44,12 @@ pub(super) fn once(scene: &Scene<'_>, once: &Once) -> Result<Plan, PlanError> {
 
 /// The services it needs, running.
 fn needed(scene: &Scene<'_>, once: &Once) -> Result<Plan, PlanError> {
-    if once.dependencies.named.is_empty() && !once.remove_orphans {
+    if once.dependencies.named.is_empty() && once.orphans != Orphans::Removed {
         return Ok(Plan::default());
     }
     let mut goal = Goal::running(once.dependencies.clone());
-    if let Goal::Running { remove_orphans, .. } = &mut goal {
-        *remove_orphans = once.remove_orphans;
+    if let Goal::Running { orphans, .. } = &mut goal {
+        *orphans = once.orphans;
     }
     let mut plan = converge::running(scene, &goal)?;
     plan.unchanged.clear();

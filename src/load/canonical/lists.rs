@@ -52,7 +52,7 @@ impl Canonical<'_> {
     pub(super) fn pairs(&mut self, node: Node, absent: Absent, path: &Path<'_>) -> Option<Node> {
         let missing = |absent| match absent {
             Absent::Inherit => Value::Null,
-            Absent::Empty => Value::Text(String::new()),
+            Absent::Empty | Absent::Wrong => Value::Text(String::new()),
         };
         let mut found = Map::new();
         match node.value {
@@ -78,6 +78,14 @@ impl Canonical<'_> {
                     };
                     let (name, value) = match text.split_once('=') {
                         Some((name, value)) => (name, Value::Text(value.to_owned())),
+                        None if absent == Absent::Wrong => {
+                            self.tell(
+                                item.span,
+                                &path.item(at),
+                                format!("`{text}` is not of the form `name=value`"),
+                            );
+                            continue;
+                        }
                         None => (text, missing(absent)),
                     };
                     if absent == Absent::Inherit && name.ends_with(char::is_whitespace) {
@@ -120,10 +128,6 @@ impl Canonical<'_> {
                 Value::List(items) => {
                     let items = items.into_iter().map(|item| Node { value: text(&item.value), ..item });
                     Node::new(Value::List(items.collect()), value.span)
-                }
-                _ if values == OptionValues::ScalarOrList => {
-                    let item = Node { value: text(&value.value), ..value };
-                    Node::new(Value::List(vec![item]), value.span)
                 }
                 ref scalar => Node { value: text(scalar), ..value },
             };

@@ -145,7 +145,7 @@ impl Canonical<'_> {
             Some(size) => Some(Node::text(size.to_string(), node.span)),
             None => {
                 let text = node.value.scalar_text().unwrap_or_default();
-                self.tell(node.span, path, format!("`{text}` is no size; write it as `64m` or `1.5gb`"))
+                self.unfit(node, path, format!("`{text}` is no size; write it as `64m` or `1.5gb`"))
             }
         }
     }
@@ -160,7 +160,7 @@ impl Canonical<'_> {
         .mark(self.files.mark(span, ""))
         .help(format!("write a whole number of bytes, `{value:.0}`, or a size such as `64m`"));
         self.diagnostics.push(told);
-        Node::new(Value::Null, span)
+        Node::text("0", span)
     }
 
     pub(super) fn duration(&mut self, node: &Node, path: &Path<'_>) -> Option<Node> {
@@ -172,7 +172,7 @@ impl Canonical<'_> {
             None => {
                 let message =
                     format!("`{text}` is no duration; write a number with its unit, such as `1m30s`");
-                self.tell(node.span, path, message)
+                self.unfit(node, path, message)
             }
         }
     }
