@@ -3,6 +3,7 @@
 //! A session holds one project and one engine. It decides nothing itself: the planner decides, the
 //! engine acts, and what happens is told through events.
 
+mod acts;
 mod adopt;
 mod autopsy;
 
@@ -14,19 +15,19 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-pub use self::autopsy::Autopsy;
+pub use self::{acts::transfer, autopsy::Autopsy};
 use crate::{
     apply,
     engine::{Detail, Scope},
-    plan,
+    plan::{self, Provided},
 };
 pub use crate::{
     apply::{Event, Report},
     engine::{
-        AttachRequest, Chunk, Container, ContainerState, Control, Conversation, CopyRequest, Engine,
-        EngineError, ErrorKind, ExecRequest, Finding, Health, ImageAct, ImageAnswer, ImageInfo, LogItem,
-        LogQuery, Observed, OneOff, Op, ProcessInfo, Progress, Prune, PublishedPort, Silent, Size, Source,
-        Stream, Target, Usage, Verdict,
+        AttachRequest, Chunk, CommitRequest, Container, ContainerState, Control, Conversation, CopyRequest,
+        Engine, EngineError, ErrorKind, ExecRequest, Finding, Health, ImageAct, ImageAnswer, ImageInfo,
+        LogItem, LogQuery, Observed, OneOff, Op, ProcessInfo, Progress, Prune, PublishedPort, Silent, Size,
+        Source, Stream, Target, Usage, Verdict,
     },
     engines::{
         connect::{Choice, Connected, connect, prepare},
@@ -65,7 +66,7 @@ impl std::fmt::Debug for Session {
 pub struct Wish {
     /// The command's name, told to others who wait for the project.
     pub command: &'static str,
-    /// Images to bring or build first.
+    /// Images to bring or build first, beside what providers are asked for.
     pub images: Option<(Selection, ImageOptions)>,
     /// What should be true then; `None` when images are all that is wanted.
     pub goal: Option<Goal>,
@@ -176,7 +177,8 @@ impl Session {
 
     fn scope(&self) -> Scope {
         let project = &self.project;
-        let run = project.services.values().map(Service::image);
+        let containers = project.services.values().filter(|service| service.provider.is_none());
+        let run = containers.map(Service::image);
         let mounted = project.services.values().flat_map(|service| service.container.mounted_images());
         let mut images: Vec<String> = run.chain(mounted).map(ToOwned::to_owned).collect();
         images.sort_unstable();
@@ -215,18 +217,25 @@ impl Session {
                 age: None,
             });
         }
-        let rest = self.plan_goal(wish, &observed)?;
+        let rest = self.plan_goal(wish, &Provided::new(), &observed)?;
         Ok(Preview { images, rest })
     }
 
     fn plan_images(&self, wish: &Wish, observed: &Observed) -> Result<Plan, SessionError> {
-        let Some((selection, options)) = &wish.images else { return Ok(Plan::default()) };
-        Ok(plan::images(&self.project, selection, options, observed)?)
+        let images = match &wish.images {
+            Some((selection, options)) => plan::images(&self.project, selection, options, observed)?,
+            None => Plan::default(),
+        };
+        match &wish.goal {
+            Some(goal) => Ok(plan::provide(&self.project, goal, images)?),
+            None => Ok(images),
+        }
     }
 
-    fn plan_goal(&self, wish: &Wish, observed: &Observed) -> Result<Plan, SessionError> {
+    fn plan_goal(&self, wish: &Wish, provided: &Provided, observed: &Observed) -> Result<Plan, SessionError> {
         let Some(goal) = &wish.goal else { return Ok(Plan::default()) };
-        Ok(plan::converge(&self.project, &self.graph, goal, observed)?)
+        let project = plan::provided(&self.project, provided, observed);
+        Ok(plan::converge(&project, &self.graph, goal, observed)?)
     }
 
     /// Makes `wish` true: observe, images, observe, plan, check, apply. Holds the project's lock when
@@ -247,14 +256,21 @@ impl Session {
         let mut outcome = Outcome::default();
         let mut observed = self.observe().await?;
         let images = self.plan_images(wish, &observed)?;
+        let mut provided = Provided::new();
         if !images.steps.is_empty() {
-            self.carry_out(&images, cancel, events, &mut outcome).await;
+            let mut hear = |event: Event| {
+                if let Event::Done { what: Step { op: Op::Provide(of), .. }, outcome, .. } = &event {
+                    provided.insert(of.service.clone(), outcome.variables.clone());
+                }
+                events(event);
+            };
+            self.carry_out(&images, cancel, &mut hear, &mut outcome).await;
             if !outcome.reached() {
                 return Ok(outcome);
             }
             observed = self.observe().await?;
         }
-        let rest = self.plan_goal(wish, &observed)?;
+        let rest = self.plan_goal(wish, &provided, &observed)?;
         self.check(&rest).await?;
         self.engine.expect(&rest.steps.iter().map(|step| &step.op).collect::<Vec<_>>());
         self.carry_out(&rest, cancel, events, &mut outcome).await;

@@ -238,7 +238,7 @@ networks:
         "02:42:00:00:00:77",
         "default via 10.230.7.1 dev outer0",
         "search example.test",
-        "options use-vc\noptions ndots:0",
+        "options use-vc ndots:0",
         "10.1.2.3\tfixed",
         "169.254.24",
         ".example.test ",
@@ -378,4 +378,67 @@ it:
     }
     assert!(log.contains("\nDB_NAME=mine\n"), "the file's own variables stay: {log}");
     assert!(log.contains("\nsame\n"), "{log}");
+}
+
+#[test]
+fn all_rights_are_those_that_the_machine_has() {
+    let Some(machine) = Machine::with(&["busybox"]) else { return };
+    let own = std::fs::read_to_string("/proc/self/status").unwrap();
+    let bounds = own.lines().find(|line| line.starts_with("CapBnd:")).unwrap();
+    let script =
+        "grep CapBnd /proc/self/status; stat -c \"%a %n\" /dev/deep; grep -c ip6-allrouters /etc/hosts";
+    for (at, lines) in ["    privileged: true\n", "    cap_add: [ALL]\n"].into_iter().enumerate() {
+        let name = format!("attrall{at}");
+        let lines = format!("{lines}    user: '1000'\n    devices: ['/dev/null:/dev/deep/null']\n");
+        let log = said(&machine.compose(&name, &one(&name, script, &lines)), "it");
+        assert!(log.contains(bounds), "{lines}: {bounds} is not in:\n{log}");
+        assert!(log.contains("755 /dev/deep\n1\n"), "{log}");
+    }
+}
+
+#[test]
+fn what_is_run_later_is_run_as_the_first_was() {
+    let Some(machine) = Machine::with(&["busybox"]) else { return };
+    let lines =
+        "    read_only: true\n    oom_score_adj: 300\n    hostname: here.example.test\n    tty: true\n";
+    let project = machine.compose("attrlater", &one("attrlater", "true", lines));
+    said(&project, "it");
+    let look = "cat /proc/self/oom_score_adj; echo $HOSTNAME ${TERM-none}; touch /etc/hosts 2>&1 | grep -o Read-only; \
+                grep -o 'here.*' /etc/hosts; tr '\\0' ' ' </proc/1/cmdline";
+    let seen = project.ficelle(&["exec", "-T", "it", "sh", "-c", look]).ok().stdout;
+    assert_eq!(
+        seen.trim_end(),
+        "300\nhere.example.test none\nRead-only\nhere.example.test here\nficelle-init",
+        "{seen:?}"
+    );
+    let shared =
+        machine.compose("attrhosts", &one("attrhosts", "cat /etc/hosts", "    network_mode: host\n"));
+    let hosts = std::fs::read_to_string("/etc/hosts").unwrap();
+    assert!(said(&shared, "it").starts_with(hosts.trim_end()), "the machine's own");
+}
+
+#[test]
+fn keys_of_the_host_stay_outside() {
+    let Some(machine) = Machine::with(&["python"]) else { return };
+    // Which session keyring a program has: keyctl(KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING).
+    let yaml = "
+x-it: &it
+  image: python:3-slim
+  init: true
+  security_opt: ['seccomp:unconfined']
+  command:
+    - python3
+    - -c
+    - |
+      import ctypes, platform, time
+      number = {'x86_64': 250, 'aarch64': 219}[platform.machine()]
+      print('session', ctypes.CDLL(None).syscall(number, 0, -3, 0), flush=True)
+      time.sleep(1000)
+services: {one: *it, two: *it}
+";
+    let project = machine.compose("attrkeys", yaml);
+    project.ficelle(&["up", "-d"]).ok();
+    let [one, two] = ["one", "two"].map(|service| project.wait_for_line(service, "session"));
+    assert!(!one.contains('-'), "{one}");
+    assert_ne!(one, two, "each has its own, so neither has the machine's");
 }

@@ -322,12 +322,20 @@ fn every_mistake_of_a_file_is_told_at_once() {
 
 #[test]
 fn what_the_engine_cannot_honour_is_refused_where_it_stands() {
-    let place = Place::new("services:\n  web:\n    image: x\n    storage_opt: {size: 1g}\n");
+    let place = Place::new("services:\n  web:\n    image: x\n    use_api_socket: true\n");
     let up = place.fail(1, "up -d");
     assert!(up.stderr.contains("--> compose.yaml:4:"), "{}", up.stderr);
-    assert!(up.stderr.contains("services.web.storage_opt"), "{}", up.stderr);
+    assert!(
+        up.stderr.contains("`services.web.use_api_socket` cannot be: there is no daemon"),
+        "{}",
+        up.stderr
+    );
     place.run("config -q");
     place.run("ps").quietly();
+    place.write("compose.yaml", "services:\n  web:\n    image: x\n    storage_opt: {size: 1g}\n");
+    let up = place.run("up -d");
+    assert!(up.stderr.contains("warning: `services.web.storage_opt` means something"), "{}", up.stderr);
+    place.fail(2, "--strict up -d");
 }
 
 #[test]

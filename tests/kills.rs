@@ -1,6 +1,10 @@
 //! The kill matrix: whoever dies, and whenever, containers run on, the next command converges, and `down`
 //! leaves nothing.
 
+mod flood;
+mod moments;
+mod together;
+
 use std::time::Duration;
 
 use crate::scenarios::{
@@ -52,10 +56,13 @@ fn assert_all_run_once(project: &Project<'_>, when: &str) -> Vec<Container> {
     all
 }
 
-fn assert_no_trace(project: &Project<'_>, all: &[Container], when: &str) {
-    let ids: Vec<_> = all.iter().map(|container| container.id.clone()).collect();
+fn ids(all: &[Container]) -> Vec<String> {
+    all.iter().map(|container| container.id.clone()).collect()
+}
+
+fn assert_no_trace(project: &Project<'_>, ids: &[String], when: &str) {
     project.ficelle(&["down", "-v", "-t", "0"]).ok();
-    let traces = project.traces(&ids);
+    let traces = project.traces(ids);
     assert!(traces.is_empty(), "left behind {when}:\n{}", traces.join("\n"));
 }
 
@@ -102,7 +109,7 @@ fn containers_their_ports_and_names_outlive_keeper_supervisor_and_anchor() {
             });
             assert_eq!(one, Ok(()), "{entry} {when}");
         }
-        assert_no_trace(&project, &before, &when);
+        assert_no_trace(&project, &ids(&before), &when);
     }
 }
 
@@ -146,7 +153,7 @@ fn nothing_of_the_host_is_open_in_the_first_process_of_a_container() {
             .collect();
         assert!(beyond.is_empty(), "{container:?} has {beyond:?}");
     }
-    assert_no_trace(&project, &all, "at the end");
+    assert_no_trace(&project, &ids(&all), "at the end");
 }
 
 #[test]
@@ -159,5 +166,5 @@ fn two_commands_on_one_project_follow_each_other_and_say_so() {
     assert_eq!(first.end(), Some(0));
     assert!(second.stderr.contains("up (pid"), "nothing of whom it waited for: {}", second.stderr);
     let all = assert_all_run_once(&project, "after both");
-    assert_no_trace(&project, &all, "at the end");
+    assert_no_trace(&project, &ids(&all), "at the end");
 }

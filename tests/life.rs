@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::scenarios::stack::{Machine, Project};
+use crate::scenarios::stack::{Machine, Project, eventually};
 
 macro_rules! machine {
     () => {
@@ -403,4 +403,226 @@ fn an_end_for_want_of_memory_is_told_as_such() {
     let told: Value =
         serde_json::from_str(project.ficelle(&["ps", "-a", "--format", "json"]).ok().stdout.trim()).unwrap();
     assert_eq!(told["OOMKilled"], true, "{told}");
+}
+
+#[test]
+fn a_commit_is_an_image_of_what_a_container_has_changed() {
+    let machine = machine!();
+    let project = machine.compose("life-commit", &web("    environment: {KIND: first}\n"));
+    project.ficelle(&["up", "-d"]).ok();
+    let change = "echo made >/made; rm /etc/passwd; mkdir -p /dir/below";
+    project.ficelle(&["exec", "web", "sh", "-c", change]).ok();
+    let changed = [
+        "-c",
+        "CMD [\"sh\", \"-c\", \"cat /made; ls /dir; echo $KIND; test ! -e /etc/passwd\"]",
+        "-m",
+        "why",
+    ];
+    let mut args = vec!["commit", "web", "life-made:1"];
+    args.extend(changed);
+    let id = project.ficelle(&args).ok().stdout;
+    assert!(id.starts_with("sha256:"), "{id}");
+    assert_eq!(project.container("web").state, "running", "it went on");
+    project.ficelle(&["down"]).ok();
+    project.write("services:\n  web: {image: 'life-made:1'}\n");
+    assert_eq!(project.ficelle(&["run", "--rm", "web"]).ok().stdout, "made\nbelow\nfirst\n");
+    let told = project.ficelle(&["commit", "-c", "RUN true", "web"]).fails().stderr;
+    assert!(told.contains("has no container"), "{told}");
+}
+
+#[test]
+fn the_images_of_containers_are_listed() {
+    let machine = machine!();
+    let project = machine.compose("life-images", &web(""));
+    assert_eq!(project.ficelle(&["images", "--format", "json"]).ok().stdout, "[]\n");
+    project.ficelle(&["create"]).ok();
+    let shown: Value =
+        serde_json::from_str(&project.ficelle(&["images", "--format", "json"]).ok().stdout).unwrap();
+    let image = &shown[0];
+    assert_eq!(
+        (&image["ContainerName"], &image["Repository"]),
+        (&"life-images-web-1".into(), &"busybox".into())
+    );
+    let id = project.ficelle(&["images", "-q"]).ok().stdout;
+    assert_eq!(image["ID"], format!("sha256:{}", id.trim_end()));
+    let table = project.ficelle(&["images", "web"]).ok().stdout;
+    assert!(table.starts_with("CONTAINER           REPOSITORY   TAG"), "{table}");
+}
+
+#[test]
+fn a_copy_sees_the_volumes_of_a_container_that_does_not_run() {
+    let machine = machine!();
+    let extra =
+        "    volumes: ['data:/data', './bound:/bound', '/anonymous', 'data:/kept:ro']\nvolumes: {data: {}}\n";
+    let project = machine.compose("life-cp-stopped", &web(extra));
+    std::fs::create_dir(project.dir.join("bound")).unwrap();
+    std::fs::write(project.dir.join("file"), "content").unwrap();
+    project.ficelle(&["create"]).ok();
+    for place in ["/data/a", "/bound/b", "/anonymous/c"] {
+        project.ficelle(&["cp", "file", &format!("web:{place}")]).ok();
+    }
+    assert_eq!(std::fs::read_to_string(project.dir.join("bound/b")).unwrap(), "content");
+    project.ficelle(&["cp", "file", "web:/kept/d"]).fails();
+    project.ficelle(&["start"]).ok();
+    let shown = project.ficelle(&["exec", "web", "cat", "/data/a", "/bound/b", "/anonymous/c"]).ok().stdout;
+    assert_eq!(shown, "contentcontentcontent");
+    project.ficelle(&["stop"]).ok();
+    project.ficelle(&["cp", "web:/data/a", "back"]).ok();
+    assert_eq!(std::fs::read_to_string(project.dir.join("back")).unwrap(), "content");
+}
+
+#[test]
+fn a_run_whose_command_was_killed_is_removed_when_it_ends() {
+    let machine = machine!();
+    let project = machine.compose("life-orphan", &web("    network_mode: none\n"));
+    let mut run = project.ficelle(&["run", "--rm", "web", "sh", "-c", "echo begun; exec sleep 1000"]).start();
+    run.line_with("begun").unwrap();
+    run.kill();
+    let left = project.containers();
+    assert_eq!((left.len(), left[0].state.as_str()), (1, "running"), "the container outlives the command");
+    project.ficelle(&["kill"]).ok();
+    assert_eq!(project.traces(&[left[0].id.clone()]), [] as [String; 0]);
+    assert_eq!(
+        code(&project, &["run", "--rm", "web", "sh", "-c", "exit 7"]),
+        Some(7),
+        "an end is learnt first"
+    );
+    assert!(project.containers().is_empty());
+}
+
+#[test]
+fn a_program_of_exec_is_ended_as_soon_as_the_container_for_want_of_memory() {
+    let machine = machine!();
+    let project = machine.compose("life-score", &web("    oom_score_adj: 333\n"));
+    project.ficelle(&["up", "-d"]).ok();
+    let score = project.ficelle(&["exec", "web", "cat", "/proc/self/oom_score_adj", "/proc/1/oom_score_adj"]);
+    assert_eq!(score.ok().stdout, "333\n333\n");
+}
+
+#[test]
+fn gc_finds_what_killed_processes_left_and_leaves_what_is_at_work() {
+    let machine = machine!();
+    let project = machine.compose("life-gc", &web("    network_mode: none\n"));
+    project.ficelle(&["up", "-d"]).ok();
+    let (run, data) = (machine.root().join("run"), machine.root().join("data"));
+    let quiet = |args: &[&str]| project.ficelle(args).ok().stdout;
+    assert_eq!(quiet(&["gc"]), "", "nothing of a project at work is debris");
+    // What commands that were killed leave: half-made and half-removed, of this project and of others.
+    for left in ["p/dead/c", "p/life-gc/c/.0123456789abcdef.kept/upper"] {
+        std::fs::create_dir_all(data.join(left)).unwrap();
+    }
+    for left in ["p/dead/c/fedcba9876543210", "once/aaaa"] {
+        std::fs::create_dir_all(run.join(left)).unwrap();
+    }
+    std::fs::create_dir_all(data.join("images/tmp/Zz00-left/deep")).unwrap();
+    let told = quiet(&["--dry-run", "gc"]);
+    let expected = [
+        "would remove dead: run directory and control groups of container fedcba9876543210",
+        "would remove life-gc: half-made container 0123456789abcdef",
+        "would remove builds: container aaaa",
+        "images/tmp/Zz00-left",
+    ];
+    for line in expected {
+        assert!(told.contains(line), "{line} is not in {told}");
+    }
+    assert!(run.join("once/aaaa").exists(), "a dry run removes nothing");
+    assert_eq!(quiet(&["gc"]), told.replace("would remove", "removed"));
+    for gone in ["run/p/dead", "data/p/dead", "run/once", "data/images/tmp/Zz00-left"] {
+        assert!(!machine.root().join(gone).exists(), "{gone}");
+    }
+    assert!(!data.join("p/life-gc/c/.0123456789abcdef.kept").exists());
+    assert_eq!(project.container("web").state, "running");
+    assert_eq!(quiet(&["gc"]), "");
+}
+
+#[test]
+fn lists_take_templates() {
+    let machine = machine!();
+    let project =
+        machine.compose("life-template", &web("    volumes: ['data:/data']\nvolumes: {data: {}}\n"));
+    project.ficelle(&["up", "-d"]).ok();
+    let shown = |args: &[&str]| project.ficelle(args).ok().stdout;
+    assert_eq!(shown(&["ps", "--format", "{{.Name}} {{.State}}"]), "life-template-web-1 running\n");
+    assert_eq!(
+        shown(&["ps", "--format", r"table {{.Service}}\t{{.ExitCode}}"]),
+        "SERVICE   EXITCODE\nweb       0\n"
+    );
+    assert_eq!(shown(&["volumes", "--format", "{{json .Name}}"]), "\"life-template_data\"\n");
+    assert_eq!(shown(&["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}"]).split(' ').count(), 2);
+    let told = project.ficelle(&["ps", "--format", "{{.Nmae}}"]).fails().stderr;
+    assert!(told.contains("`.Nmae` is no field of this list") && told.contains(".Name, "), "{told}");
+}
+
+/// An attached `up` on a terminal of its own, which is gone when the child that holds it is killed. Its process
+/// is in the file `pid`.
+fn at_a_terminal(project: &Project<'_>, machine: &Machine) -> std::process::Child {
+    use std::process::Stdio;
+
+    let program = env!("CARGO_BIN_EXE_ficelle");
+    let line = format!("echo $$ >pid; exec {program} -p {} up --no-color", project.name);
+    std::process::Command::new("script")
+        .args(["-qefc", &line, "/dev/null"])
+        .current_dir(&project.dir)
+        .env("FICELLE_ROOT", machine.root())
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Reads what is shown until it holds `text`.
+fn shown_until(terminal: &mut impl std::io::Read, text: &str) {
+    let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+    while !String::from_utf8_lossy(&all).contains(text) {
+        let length = terminal.read(&mut buffer).unwrap_or(0);
+        assert!(length > 0, "`{text}` was not shown: {}", String::from_utf8_lossy(&all));
+        all.extend_from_slice(&buffer[..length]);
+    }
+}
+
+/// Says when it has begun and when it is asked to end, and takes its time then.
+const SLOW: &str =
+    r#"["sh", "-c", "trap 'echo asked; sleep 1000' TERM; echo begun; while :; do sleep 0.1; done"]"#;
+
+#[test]
+fn ctrl_c_at_a_terminal_stops_and_a_second_one_does_not_wait() {
+    use std::io::Write as _;
+
+    let machine = machine!();
+    let yaml = format!(
+        "services:\n  web: {{image: busybox, network_mode: none, stop_grace_period: 1h, command: {SLOW}}}\n"
+    );
+    let project = machine.compose("life-keys", &yaml);
+    let mut up = at_a_terminal(&project, &machine);
+    let (mut keys, mut screen) = (up.stdin.take().unwrap(), up.stdout.take().unwrap());
+    shown_until(&mut screen, "begun");
+    keys.write_all(&[3]).unwrap();
+    shown_until(&mut screen, "Gracefully stopping");
+    shown_until(&mut screen, "asked");
+    assert_eq!(project.container("web").state, "running", "it has its hour");
+    keys.write_all(&[3]).unwrap();
+    // Somebody must read, or the command waits to be read.
+    std::io::copy(&mut screen, &mut std::io::sink()).unwrap();
+    assert_eq!(up.wait().unwrap().code(), Some(130));
+    let web = project.container("web");
+    assert_eq!((web.state.as_str(), web.exit_code), ("exited", 137));
+}
+
+#[test]
+fn a_terminal_that_is_closed_leaves_the_containers_running() {
+    let machine = machine!();
+    let yaml = format!(
+        "services:\n  web: {{image: busybox, network_mode: none, stop_grace_period: 0s, command: {SLOW}}}\n"
+    );
+    let project = machine.compose("life-hangup", &yaml);
+    let mut up = at_a_terminal(&project, &machine);
+    shown_until(&mut up.stdout.take().unwrap(), "begun");
+    let pid = std::fs::read_to_string(project.dir.join("pid")).unwrap();
+    up.kill().unwrap();
+    up.wait().unwrap();
+    let command = std::path::Path::new("/proc").join(pid.trim());
+    eventually(|| if command.exists() { Err(()) } else { Ok(()) }).unwrap();
+    assert_eq!(project.container("web").state, "running");
+    project.ficelle(&["down"]).ok();
 }

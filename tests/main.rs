@@ -9,6 +9,10 @@ mod commands;
 mod conformance;
 mod convergence;
 mod convergence_properties;
+#[cfg(target_os = "linux")]
+mod cve;
+mod faults;
+mod hooks;
 mod hostile;
 mod images;
 #[cfg(target_os = "linux")]
@@ -18,6 +22,8 @@ mod network;
 #[cfg(target_os = "linux")]
 mod oci;
 mod plan_text;
+#[cfg(target_os = "linux")]
+mod providers;
 mod readme;
 #[cfg(target_os = "linux")]
 mod remote;

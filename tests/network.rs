@@ -20,7 +20,7 @@ use std::{
 use ficelle::{
     model::Protocol,
     runtime::{
-        Endpoint, Error, NetworkConfig, PortConfig, Roots,
+        Core, Endpoint, Error, NetworkConfig, PortConfig, Roots,
         anchor::{self, Anchor},
         dns, netns, network,
         network::Lease,

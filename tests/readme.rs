@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use ficelle::load::attributes::{
     self, CLUSTER,
-    Support::{Elsewhere, Missing},
+    Support::{Elsewhere, Missing, Never},
     Table,
 };
 
@@ -77,6 +77,7 @@ fn generated_list_of_keys_is_that_of_the_attribute_table() {
             .iter()
             .filter_map(|row| match row.support {
                 Missing if missing => Some(format!("`{}`", row.name)),
+                Never(_) if missing => Some(format!("`{}` (cannot be)", row.name)),
                 Elsewhere(place) if !missing && place == CLUSTER => Some(format!("`{}`", row.name)),
                 Elsewhere(place) if !missing => Some(format!("`{}` ({place})", row.name)),
                 _ => None,

@@ -41,6 +41,8 @@ macro_rules! for_everybody {
     };
 }
 
+pub(crate) use for_everybody;
+
 fn ids(containers: &[Container]) -> Vec<String> {
     containers.iter().map(|container| container.id.clone()).collect()
 }

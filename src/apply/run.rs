@@ -17,7 +17,7 @@ use crate::{
 /// (steps that only wait for a container are not counted). A failure skips what needs it and lets
 /// the rest end.
 ///
-/// When `cancel` turns true nothing new starts; waits, pulls and builds are given up, any other
+/// When `cancel` turns true nothing new starts; waits, hooks, providers, pulls and builds are given up, any other
 /// step that runs comes to its end. Every step makes one event of its end: `Done`, `Failed` or
 /// `Skipped`. That a plan begins is for the caller to tell.
 pub async fn run(
@@ -132,11 +132,11 @@ impl Run<'_> {
             }
             Err(error) => {
                 let given_up = self.report.cancelled && error.kind == ErrorKind::Cancelled;
-                let optional = what.optional;
+                let must_succeed = what.must_succeed();
                 (self.events)(Event::Failed { step, what, error: error.clone(), took });
                 if given_up {
                     self.report.skipped.push(step);
-                } else if !optional {
+                } else if must_succeed {
                     self.report.failed.push((step, error));
                 }
                 let skipped = self.schedule.failed(step);
@@ -152,7 +152,7 @@ impl Run<'_> {
         for running in self.running.values() {
             if matches!(
                 self.plan.steps[running.step.0].op,
-                Op::Wait { .. } | Op::Pull(_) | Op::Build(_) | Op::Push(_)
+                Op::Wait { .. } | Op::Pull(_) | Op::Build(_) | Op::Push(_) | Op::Hook(_) | Op::Provide(_)
             ) {
                 running.abort.abort();
             }

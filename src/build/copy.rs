@@ -174,6 +174,24 @@ pub fn copy(
     Ok(())
 }
 
+/// Copies one entry to the very path of the target, a directory like that of the source. The root of the
+/// target takes what a directory holds, and stays as it is.
+pub fn mirror(source: &Source<'_>, picked: &Picked, target: &Target<'_>) -> io::Result<()> {
+    let exclude = Exclude::default();
+    let stat = source.has(&picked.path)?.ok_or(io::ErrorKind::NotFound)?;
+    let path = target.tree.resolve(Path::new(target.path))?;
+    if kind(&stat) != FileType::Directory || path.as_os_str().is_empty() {
+        return copy(source, std::slice::from_ref(picked), &exclude, Parents::Dropped, target);
+    }
+    let mut copier = Copier { source, exclude: &exclude, target, links: HashMap::new() };
+    let opened = source.tree.directory(&picked.path)?;
+    let (parent, name) = open_parent(target.tree, &path)?;
+    make_directory(parent.as_fd(), &name, &path)?;
+    let made = content::open_dir(parent.as_fd(), &name)?;
+    copier.entries(opened.as_fd(), &picked.path, Path::new(""), made.as_fd(), &path, 0)?;
+    copier.dress(&made, &stat, &content::attributes(opened.as_fd(), OsStr::new("."))?)
+}
+
 /// Writes a file whose content is given.
 pub fn write(name: &str, data: &[u8], target: &Target<'_>) -> io::Result<()> {
     let owner = target.owner.unwrap_or_default();
@@ -229,12 +247,7 @@ impl Copier<'_> {
         let is_dir = kind(&stat) == FileType::Directory;
         let name = picked.name.file_name().unwrap_or_default();
         let path = match parents {
-            Parents::KeptBehind(count) => {
-                let kept: PathBuf = picked.name.components().skip(count).collect();
-                let path = Path::new(self.target.path).join(&kept);
-                self.target.tree.make_dirs(path.parent().unwrap_or(Path::new("")), owner)?;
-                self.target.tree.resolve(&path)?
-            }
+            Parents::KeptBehind(count) => self.parents(&picked.name, count)?.join(name),
             Parents::Dropped if is_dir => {
                 let path = self.target.tree.resolve(Path::new(self.target.path))?;
                 self.target.tree.make_dirs(path.parent().unwrap_or(Path::new("")), owner)?;
@@ -242,9 +255,16 @@ impl Copier<'_> {
             }
             Parents::Dropped => place(self.target, name, owner)?,
         };
+        if is_dir && parents != Parents::Dropped {
+            let (from, from_name) = open_parent(self.source.tree, &picked.path)?;
+            let (to, to_name) = open_parent(self.target.tree, &path)?;
+            let (opened, made) =
+                self.directory(from.as_fd(), &from_name, &stat, to.as_fd(), &to_name, &path)?;
+            return self.entries(opened.as_fd(), &picked.path, Path::new(""), made.as_fd(), &path, 0);
+        }
         if is_dir {
             let opened = self.source.tree.directory(&picked.path)?;
-            return self.top(opened.as_fd(), &stat, &picked.path, &path);
+            return self.top(opened.as_fd(), &picked.path, &path, owner);
         }
         if self.exclude.ignores(&name.to_string_lossy()) {
             return Ok(());
@@ -254,20 +274,61 @@ impl Copier<'_> {
         self.leaf(from.as_fd(), &from_name, &stat, to.as_fd(), &to_name, &path)
     }
 
-    /// A source directory: what it holds goes into the destination, which is made like it when missing.
-    fn top(&mut self, from: BorrowedFd<'_>, stat: &Stat, path: &Path, to_path: &Path) -> io::Result<()> {
-        if to_path.as_os_str().is_empty() {
-            let to = self.target.tree.directory(to_path)?;
-            return self.entries(from, path, Path::new(""), to.as_fd(), to_path, 0);
+    /// The directories that `--parents` keeps, like those of the source where they are missing; the path of the
+    /// innermost.
+    fn parents(&self, name: &Path, count: usize) -> io::Result<PathBuf> {
+        let tree = self.target.tree;
+        let to = Path::new(self.target.path);
+        tree.make_dirs(to, self.target.owner.unwrap_or_default())?;
+        let mut to = tree.resolve(to)?;
+        let parents = name.parent().unwrap_or(Path::new(""));
+        for (at, part) in parents.components().enumerate().skip(count) {
+            let from: PathBuf = parents.components().take(at + 1).collect();
+            let from = self.source.tree.resolve(&from)?;
+            to = tree.resolve(&to.join(part))?;
+            if tree.stat(&to)?.is_some() {
+                continue;
+            }
+            let Some(stat) = self.source.tree.stat(&from)? else {
+                return Err(io::ErrorKind::NotFound.into());
+            };
+            let (from, from_name) = open_parent(self.source.tree, &from)?;
+            let (parent, to_name) = open_parent(tree, &to)?;
+            self.directory(from.as_fd(), &from_name, &stat, parent.as_fd(), &to_name, &to)?;
         }
-        let (parent, name) = open_parent(self.target.tree, to_path)?;
-        let made = make_directory(parent.as_fd(), &name, to_path)?;
-        let to = content::open_dir(parent.as_fd(), &name)?;
-        self.entries(from, path, Path::new(""), to.as_fd(), to_path, 0)?;
-        if made {
-            self.dress(&to, stat, &content::attributes(from, OsStr::new("."))?)?;
+        Ok(to)
+    }
+
+    /// A directory like that of the source, without its entries; both opened.
+    fn directory(
+        &self,
+        from: BorrowedFd<'_>,
+        name: &OsStr,
+        stat: &Stat,
+        to: BorrowedFd<'_>,
+        to_name: &OsStr,
+        to_path: &Path,
+    ) -> io::Result<(OwnedFd, OwnedFd)> {
+        make_directory(to, to_name, to_path)?;
+        let opened = content::open_dir(from, name)?;
+        let made = content::open_dir(to, to_name)?;
+        self.dress(&made, stat, &content::attributes(from, name)?)?;
+        Ok((opened, made))
+    }
+
+    /// A source directory: what it holds goes into the destination. That is made when it is missing, and
+    /// not like the source: it takes mode 0755 and the owner that `--chown` names, as BuildKit has it.
+    fn top(&mut self, from: BorrowedFd<'_>, path: &Path, to_path: &Path, owner: Owner) -> io::Result<()> {
+        if !to_path.as_os_str().is_empty() {
+            let (parent, name) = open_parent(self.target.tree, to_path)?;
+            if make_directory(parent.as_fd(), &name, to_path)? {
+                let made = content::open_dir(parent.as_fd(), &name)?;
+                fchown(&made, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
+                fchmod(&made, Mode::from_raw_mode(0o755))?;
+            }
         }
-        Ok(())
+        let to = self.target.tree.directory(to_path)?;
+        self.entries(from, path, Path::new(""), to.as_fd(), to_path, 0)
     }
 
     fn entries(

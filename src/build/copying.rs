@@ -31,6 +31,8 @@ struct Wanted<'a> {
     to: String,
     owner: Option<Owner>,
     mode: Option<ModeChange>,
+    /// Patterns of `--exclude`, and what they match.
+    excluded: Vec<String>,
     exclude: Matcher,
 }
 
@@ -116,6 +118,8 @@ pub fn copy(solver: &Solver<'_>, stage: &mut Stage, at: At<'_>, copy: &Copy) -> 
         None => {
             let (layers, key) = solver.source(&solver.graph.source(from.unwrap_or_default()))?;
             inputs.fast.push(key.bytes().to_vec());
+            // Nobody has looked yet at what they match there.
+            inputs.fast.extend(wanted.sources.iter().map(|source| source.text.clone().into_bytes()));
             // Mounted only when the fast key is not known.
             let view = std::cell::OnceCell::new();
             let open = || -> Result<&View, BuildError> {
@@ -135,15 +139,20 @@ pub fn copy(solver: &Solver<'_>, stage: &mut Stage, at: At<'_>, copy: &Copy) -> 
     Ok(())
 }
 
-/// WORKDIR: made as root's when it is missing.
+/// WORKDIR: made when it is missing, as the user's that USER names. One that the image does not know owns
+/// nothing: then it is root's, as BuildKit has it.
 pub fn make_directory(
     solver: &Solver<'_>,
     stage: &Stage,
     at: At<'_>,
     path: &str,
 ) -> Result<Change, BuildError> {
+    let owner = match stage.document.config.user.as_str() {
+        "" => Owner::default(),
+        user => owner_named(solver, stage, user)?.unwrap_or_default(),
+    };
     let view = solver.view(&stage.layers)?;
-    let made = view.tree.make_dirs(Path::new(path), Owner::default()).map_err(|error| {
+    let made = view.tree.make_dirs(Path::new(path), owner).map_err(|error| {
         failed(solver, at, &format!("cannot make directory `{path}` in the image"), &error)
     })?;
     Ok(Change { written: made.then_some(view.scratch), keep: Keep::Yes })
@@ -178,9 +187,9 @@ fn read<'a>(
         inline.push((heredoc.name.clone(), data));
     }
     let destination = solver.text(stage, at, &copy.to)?;
-    let exclude =
+    let excluded =
         copy.exclude.iter().map(|word| solver.text(stage, at, word)).collect::<Result<Vec<_>, _>>()?;
-    let exclude = Matcher::from_patterns(exclude.iter().map(String::as_str)).map_err(|bad| {
+    let exclude = Matcher::from_patterns(excluded.iter().map(String::as_str)).map_err(|bad| {
         solver.wrong(at, Mistake::new(at.step.instruction.span, format!("--exclude: {bad}")))
     })?;
     let mode = match &copy.chmod {
@@ -194,7 +203,7 @@ fn read<'a>(
     let owner = copy.chown.as_ref().map(|word| owner(solver, stage, at, word)).transpose()?;
     let full = stage.document.directory(&destination);
     let to = if is_directory_name(&destination) && full != "/" { format!("{full}/") } else { full };
-    Ok(Wanted { copy, sources, inline, destination, to, owner, mode, exclude })
+    Ok(Wanted { copy, sources, inline, destination, to, owner, mode, excluded, exclude })
 }
 
 /// What ADD finds at an address; `None` for a path of the context.
@@ -229,21 +238,24 @@ fn fetch(
     fetched.map(Some).map_err(wrong)
 }
 
-/// `user[:group]`, looked up in the image. A number alone is also the group.
 fn owner(solver: &Solver<'_>, stage: &Stage, at: At<'_>, word: &Word) -> Result<Owner, BuildError> {
     let text = solver.text(stage, at, word)?;
-    let number =
-        |text: &str| text.parse::<u32>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let (user, group) =
-        text.split_once(':').map_or((text.as_str(), None), |(user, group)| (user, Some(group)));
-    let wanted = match (number(user), group.map(number)) {
-        (Some(uid), None) => format!("{uid}:{uid}"),
-        _ => text.clone(),
-    };
+    owner_named(solver, stage, &text)?
+        .map_err(|error| solver.wrong(at, Mistake::new(word.span, format!("--chown: {error}"))))
+}
+
+/// `user[:group]`, looked up in the image. A number alone is also the group.
+fn owner_named(
+    solver: &Solver<'_>,
+    stage: &Stage,
+    text: &str,
+) -> Result<Result<Owner, runtime::Error>, BuildError> {
+    let is_number =
+        |text: &str| text.parse::<u32>().is_ok() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let wanted = if is_number(text) { format!("{text}:{text}") } else { text.to_owned() };
     let view = solver.view(&stage.layers)?;
-    let found = runtime::users::resolve(view.tree.fd(), &wanted, &[])
-        .map_err(|error| solver.wrong(at, Mistake::new(word.span, format!("--chown: {error}"))))?;
-    Ok(Owner { uid: found.uid, gid: found.gid })
+    let found = runtime::users::resolve(view.tree.fd(), &wanted, &[]);
+    Ok(found.map(|found| Owner { uid: found.uid, gid: found.gid }))
 }
 
 /// Everything that is written in the instruction, without the content of what it names.
@@ -255,8 +267,8 @@ fn definition(wanted: &Wanted<'_>) -> Vec<Vec<u8>> {
             .into_bytes(),
         wanted.to.clone().into_bytes(),
     ];
-    for word in &copy.exclude {
-        parts.push([b"exclude ", word.text.as_bytes()].concat());
+    for pattern in &wanted.excluded {
+        parts.push([b"exclude ", pattern.as_bytes()].concat());
     }
     for source in &wanted.sources {
         // The names of what it matches are part of the content.
@@ -280,12 +292,26 @@ fn digest(
     for source in &wanted.sources {
         let files = source.files(files);
         let picked = pick(solver, at, &files, source.pattern(), source.word)?;
-        let digest = files.digest(&picked, &wanted.exclude);
-        all.extend(
-            digest.map_err(|error| failed(solver, at, &format!("cannot read `{}`", source.text), &error))?,
-        );
+        let unread = |error: io::Error| failed(solver, at, &format!("cannot read `{}`", source.text), &error);
+        all.extend(files.digest(&picked, &wanted.exclude).map_err(unread)?);
+        if wanted.copy.parents {
+            all.extend(parents(&files, &picked).map_err(unread)?);
+        }
     }
     Ok(super::cache::Key::of([all.as_slice()]).digest())
+}
+
+/// What `--parents` takes of the directories that lead to what was picked.
+fn parents(files: &Files<'_>, picked: &[super::content::Picked]) -> io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    for one in picked {
+        for path in one.name.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()) {
+            let Some(stat) = files.tree.stat(&files.tree.resolve(path)?)? else { continue };
+            let owner = if files.ownership == Ownership::Root { (0, 0) } else { (stat.st_uid, stat.st_gid) };
+            all.extend([stat.st_mode, owner.0, owner.1].into_iter().flat_map(u32::to_le_bytes));
+        }
+    }
+    Ok(all)
 }
 
 fn pick(
@@ -401,19 +427,11 @@ fn unpacked(
     let archive = files.tree.file(&one.path).map_err(read)?;
     match image::archive_kind(&archive).map_err(read)? {
         image::ArchiveKind::Tar => {}
-        image::ArchiveKind::Foreign(name) if unpack == Some(true) || looks_like_tar(&one.name) => {
-            let message =
-                format!("`{}` is compressed with {name}, which ADD cannot extract", one.name.display());
-            let mistake = Mistake::new(at.step.instruction.span, message);
-            return Err(
-                solver.wrong(at, mistake.help("compress it with gzip or zstd, or extract it in a RUN step"))
-            );
-        }
-        _ if unpack == Some(true) => {
+        image::ArchiveKind::File if unpack == Some(true) => {
             let message = format!("`{}` is no tar archive", one.name.display());
             return Err(solver.wrong(at, Mistake::new(at.step.instruction.span, message)));
         }
-        _ => return Ok(false),
+        image::ArchiveKind::File => return Ok(false),
     }
     let scratch = solver.store.scratch()?;
     image::extract(archive, scratch.path()).map_err(|error| {
@@ -427,21 +445,18 @@ fn unpacked(
     })?;
     let tree = Tree::open(&scratch.path().join("fs")).map_err(read)?;
     let path = format!("{}/", target.path.trim_end_matches('/'));
-    let target = Target { tree: target.tree, path: &path, owner: target.owner, mode: target.mode };
+    // --chown and --chmod are about the directory: what an archive holds has owners and modes of its own.
+    let owner = target.owner.unwrap_or_default();
+    let target = Target { tree: target.tree, path: &path, owner: None, mode: None };
     target
         .tree
-        .make_dirs(Path::new(&path), target.owner.unwrap_or_default())
+        .make_dirs(Path::new(&path), owner)
         .and_then(|_| {
             let all = super::content::Picked { name: ".".into(), path: "".into() };
             copy::copy(&stage_files(&tree), &[all], &Matcher::default(), Parents::Dropped, &target)
         })
         .map_err(|error| failed(solver, at, &format!("cannot extract `{}`", one.name.display()), &error))?;
     Ok(true)
-}
-
-fn looks_like_tar(name: &Path) -> bool {
-    let name = name.to_string_lossy().to_ascii_lowercase();
-    [".tar.bz2", ".tar.xz", ".tbz", ".tbz2", ".txz"].iter().any(|end| name.ends_with(end))
 }
 
 fn failed(solver: &Solver<'_>, at: At<'_>, what: &str, error: &io::Error) -> BuildError {
@@ -473,6 +488,8 @@ pub fn mounted_digest(files: &Files<'_>, path: &str) -> Result<[u8; 32], PickErr
 pub fn mounted_copy(files: &Files<'_>, path: &str, target: &Tree, name: &str) -> Result<(), PickError> {
     let picked = copy::pick(files, path)?;
     let target = Target { tree: target, path: name, owner: None, mode: None };
-    copy::copy(files, &picked, &Matcher::default(), Parents::Dropped, &target)
+    picked
+        .iter()
+        .try_for_each(|one| copy::mirror(files, one, &target))
         .map_err(|source| PickError::Read { path: path.to_owned(), source })
 }

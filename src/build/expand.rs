@@ -388,6 +388,7 @@ mod tests {
             ("a1_b", "mixed"),
             ("NAMES", "80 443"),
             ("LONG", "foofoobar"),
+            ("KO", "ö"),
         ];
         table.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     }
@@ -479,6 +480,205 @@ mod tests {
         }
     }
 
+    /// Operator and word; what comes of a variable that is `/home/me`, of an empty one, and of none.
+    #[test]
+    fn every_operator_meets_every_state_and_word() {
+        let home = "/home/me";
+        let words = [
+            ("w", "w"),
+            ("", ""),
+            ("a b", "a b"),
+            ("'a b'", "a b"),
+            ("\"a b\"", "a b"),
+            ("'$HOME'", "$HOME"),
+            ("\"$HOME\"", home),
+            ("$HOME/x", "/home/me/x"),
+            ("${X}", "x y"),
+            ("${EMPTY:-${NADA-z}}", "z"),
+            ("a\\}b", "a}b"),
+            ("'}'", "}"),
+            ("\\$HOME", "$HOME"),
+            ("\\'", "'"),
+            ("a:-b", "a:-b"),
+            ("-", "-"),
+            ("{", "{"),
+            ("#/%", "#/%"),
+            ("ü", "ü"),
+            ("a'b'\"c\"d", "abcd"),
+        ];
+        for (written, comes_to) in words {
+            let is_empty = "is not allowed to be empty";
+            let is_unset = "is not allowed to be unset";
+            let why = |name: &str, otherwise: &str| {
+                format!("error: {name}: {}", if comes_to.is_empty() { otherwise } else { comes_to })
+            };
+            let table = [
+                (":-", home.into(), comes_to.to_owned(), comes_to.to_owned()),
+                ("-", home.into(), String::new(), comes_to.to_owned()),
+                (":+", comes_to.to_owned(), String::new(), String::new()),
+                ("+", comes_to.to_owned(), comes_to.to_owned(), String::new()),
+                (":?", home.into(), why("EMPTY", is_empty), why("NOPE", is_empty)),
+                ("?", home.into(), String::new(), why("NOPE", is_unset)),
+            ];
+            for (operator, set, empty, unset) in table {
+                for (name, expected) in [("HOME", set), ("EMPTY", empty), ("NOPE", unset)] {
+                    let text = format!("${{{name}{operator}{written}}}");
+                    assert_eq!(word(&text), expected, "{text}");
+                    // Quotes around it change nothing but the splitting; text around it stays.
+                    let text = format!("<\"{text}\">");
+                    let expected =
+                        if expected.starts_with("error") { expected } else { format!("<{expected}>") };
+                    assert_eq!(word(&text), expected, "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_end_where_they_must() {
+        let table = [
+            ("$HOME", "/home/me"),
+            ("$HOME$HOME", "/home/me/home/me"),
+            ("$HOME-x", "/home/me-x"),
+            ("$HOME.x", "/home/me.x"),
+            ("$HOME/x", "/home/me/x"),
+            ("$HOME:x", "/home/me:x"),
+            ("$HOME_x", ""),
+            ("$HOMEx", ""),
+            ("$HOME$", "/home/me$"),
+            ("$HOME\\x", "/home/mex"),
+            ("$HOME'x'", "/home/mex"),
+            ("$HOME\"x\"", "/home/mex"),
+            ("a$HOME", "a/home/me"),
+            ("a${HOME}b${EMPTY}c${NOPE}d", "a/home/mebcd"),
+            ("${HOME", "error: syntax error: missing '}'"),
+            ("$1", ""),
+            ("$12x", "x"),
+            ("a$1b", "ab"),
+            ("${1}b", "b"),
+            ("$@x", "x"),
+            ("$*x", "x"),
+            ("$#x", "x"),
+            ("$?x", "x"),
+            ("$-x", "x"),
+            ("$!x", "x"),
+            ("$$x", "x"),
+            ("$", "$"),
+            ("$.", "$."),
+            ("$ ", "$ "),
+            ("$=", "$="),
+            ("$'a'", "$a"),
+            ("$\"a\"", "$a"),
+            ("$/", "$/"),
+            ("\\$", "$"),
+            ("\\${HOME}", "${HOME}"),
+            ("\\\\$HOME", "\\/home/me"),
+            ("\\\\\\$HOME", "\\$HOME"),
+            ("'\\$HOME'", "\\$HOME"),
+            ("\"\\\\$HOME\"", "\\/home/me"),
+            ("'${'", "${"),
+            ("\"${HOME}\"", "/home/me"),
+            ("\"a'$HOME'b\"", "a'/home/me'b"),
+            ("'a\"$HOME\"b'", "a\"$HOME\"b"),
+            ("\"\"$HOME\"\"", "/home/me"),
+            ("\"a\\nb\"", "a\\nb"),
+            ("a\\nb", "anb"),
+            ("a\\ b", "a b"),
+            ("\\\"a\\\"", "\"a\""),
+            ("'a'\\''b'", "a'b"),
+            ("   a  b ", "   a  b "),
+            ("a\tb", "a\tb"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(word(text), expected, "{text}");
+        }
+    }
+
+    /// The four cuts of one pattern: shortest and longest from the front, then from the end.
+    #[test]
+    fn every_cut_of_every_pattern() {
+        let table = [
+            // Of `a.tar.gz`.
+            ("FILE", "a", [".tar.gz", ".tar.gz", "a.tar.gz", "a.tar.gz"]),
+            ("FILE", "gz", ["a.tar.gz", "a.tar.gz", "a.tar.", "a.tar."]),
+            ("FILE", "a.tar.gz", ["", "", "", ""]),
+            ("FILE", "a.tar.gzz", ["a.tar.gz", "a.tar.gz", "a.tar.gz", "a.tar.gz"]),
+            ("FILE", "", ["a.tar.gz", "a.tar.gz", "a.tar.gz", "a.tar.gz"]),
+            ("FILE", "*", ["a.tar.gz", "", "a.tar.gz", ""]),
+            ("FILE", "?", [".tar.gz", ".tar.gz", "a.tar.g", "a.tar.g"]),
+            ("FILE", "??", ["tar.gz", "tar.gz", "a.tar.", "a.tar."]),
+            ("FILE", "*.", ["tar.gz", "gz", "a.tar.gz", "a.tar.gz"]),
+            ("FILE", ".*", ["a.tar.gz", "a.tar.gz", "a.tar", "a"]),
+            ("FILE", "a*r", [".gz", ".gz", "a.tar.gz", "a.tar.gz"]),
+            ("FILE", "*a", [".tar.gz", "r.gz", "a.tar.gz", "a.tar.gz"]),
+            ("FILE", "?.*", ["tar.gz", "", "a.ta", ""]),
+            ("FILE", "'a'", [".tar.gz", ".tar.gz", "a.tar.gz", "a.tar.gz"]),
+            ("FILE", "\"a.\"", ["tar.gz", "tar.gz", "a.tar.gz", "a.tar.gz"]),
+            ("FILE", "\\a", [".tar.gz", ".tar.gz", "a.tar.gz", "a.tar.gz"]),
+            ("FILE", "\\*", ["a.tar.gz", "a.tar.gz", "a.tar.gz", "a.tar.gz"]),
+            ("FILE", "${NOPE:-a.}", ["tar.gz", "tar.gz", "a.tar.gz", "a.tar.gz"]),
+            ("FILE", "$NOPE", ["a.tar.gz", "a.tar.gz", "a.tar.gz", "a.tar.gz"]),
+            // Of `a*b*c`.
+            ("STAR", "a\\*", ["b*c", "b*c", "a*b*c", "a*b*c"]),
+            ("STAR", "\\*c", ["a*b*c", "a*b*c", "a*b", "a*b"]),
+            ("STAR", "*\\*", ["b*c", "c", "a*b*c", "a*b*c"]),
+            ("STAR", "\\**", ["a*b*c", "a*b*c", "a*b", "a"]),
+            // Of `/a/b/c`.
+            ("PATHS", "/", ["a/b/c", "a/b/c", "/a/b/c", "/a/b/c"]),
+            ("PATHS", "*/", ["a/b/c", "c", "/a/b/c", "/a/b/c"]),
+            ("PATHS", "/*", ["a/b/c", "", "/a/b", ""]),
+            ("PATHS", "/?/", ["b/c", "b/c", "/a/b/c", "/a/b/c"]),
+            // Of nothing.
+            ("EMPTY", "*", ["", "", "", ""]),
+            ("NOPE", "?", ["", "", "", ""]),
+            // Of what has more bytes than letters.
+            ("KO", "?", ["", "", "", ""]),
+        ];
+        for (name, pattern, expected) in table {
+            for (operator, expected) in ["#", "##", "%", "%%"].into_iter().zip(expected) {
+                let text = format!("${{{name}{operator}{pattern}}}");
+                assert_eq!(word(&text), expected, "{text}");
+            }
+        }
+    }
+
+    /// What one and what all replacements come to.
+    #[test]
+    fn every_replacement_once_and_everywhere() {
+        let table = [
+            ("LONG", "foo", "x", ["xfoobar", "xxbar"]),
+            ("LONG", "foo", "", ["foobar", "bar"]),
+            ("LONG", "o", "0", ["f0ofoobar", "f00f00bar"]),
+            ("LONG", "nope", "x", ["foofoobar", "foofoobar"]),
+            ("LONG", "foofoobar", "x", ["x", "x"]),
+            ("LONG", "*", "x", ["x", "x"]),
+            ("LONG", "f*o", "x", ["xbar", "xbar"]),
+            ("LONG", "f?", "x", ["xofoobar", "xoxobar"]),
+            ("LONG", "?", "x", ["xoofoobar", "xxxxxxxxx"]),
+            ("LONG", "bar", "'b }'", ["foofoob }", "foofoob }"]),
+            ("LONG", "bar", "\\}", ["foofoo}", "foofoo}"]),
+            ("LONG", "bar", "$HOME", ["foofoo/home/me", "foofoo/home/me"]),
+            ("LONG", "bar", "${NOPE:-x}", ["foofoox", "foofoox"]),
+            ("LONG", "$NOPE", "x", ["foofoobar", "foofoobar"]),
+            ("LONG", "${NOPE:-foo}", "x", ["xfoobar", "xxbar"]),
+            ("LONG", "'foo'", "x", ["xfoobar", "xxbar"]),
+            ("PATHS", "\\/", ".", [".a/b/c", ".a.b.c"]),
+            ("PATHS", "\\/*\\/", ".", [".c", ".c"]),
+            ("PATHS", "a", "/", ["///b/c", "///b/c"]),
+            ("STAR", "\\*", "+", ["a+b*c", "a+b+c"]),
+            ("STAR", "\\?", "+", ["a*b*c", "a*b*c"]),
+            ("X", " ", "_", ["x_y", "x_y"]),
+            ("EMPTY", "a", "x", ["", ""]),
+            ("NOPE", "a", "x", ["", ""]),
+        ];
+        for (name, from, to, expected) in table {
+            for (operator, expected) in ["/", "//"].into_iter().zip(expected) {
+                let text = format!("${{{name}{operator}{from}/{to}}}");
+                assert_eq!(word(&text), expected, "{text}");
+            }
+        }
+    }
+
     #[test]
     fn patterns_cut_and_replace() {
         let table = [
@@ -545,6 +745,42 @@ mod tests {
         assert_eq!(words("\"$NAMES\" 'x y'z"), ["80 443", "x yz"]);
         assert_eq!(words("a\\ b ''"), ["a b", ""]);
         assert_eq!(words("$NOPE"), Vec::<String>::new());
+        let table: &[(&str, &[&str])] = &[
+            ("", &[]),
+            ("  ", &[]),
+            ("a", &["a"]),
+            (" a\tb\nc ", &["a", "b", "c"]),
+            ("''", &[""]),
+            ("'' \"\"", &["", ""]),
+            ("a''b", &["ab"]),
+            ("'a'b\"c\" d", &["abc", "d"]),
+            ("'a b' c", &["a b", "c"]),
+            ("\"a  b\"", &["a  b"]),
+            ("'a'  'b'", &["a", "b"]),
+            ("a\\ b c", &["a b", "c"]),
+            ("\\'a b\\'", &["'a", "b'"]),
+            ("$X", &["x", "y"]),
+            ("a$X", &["ax", "y"]),
+            ("${X}b", &["x", "yb"]),
+            ("\"$X\"", &["x y"]),
+            ("'$X'", &["$X"]),
+            ("$X$X", &["x", "yx", "y"]),
+            ("$X\"$X\"", &["x", "yx y"]),
+            ("\"$EMPTY\"", &[""]),
+            ("$EMPTY", &[]),
+            ("a$EMPTY", &["a"]),
+            ("$EMPTY a", &["a"]),
+            ("${NOPE:-a b}", &["a", "b"]),
+            ("\"${NOPE:-a b}\"", &["a b"]),
+            ("${X:+c d}", &["c", "d"]),
+            ("${X#x }", &["y"]),
+            ("${X/ /  }", &["x", "y"]),
+            ("${X// /}", &["xy"]),
+            ("80 $NAMES/udp", &["80", "80", "443/udp"]),
+        ];
+        for (text, expected) in table {
+            assert_eq!(words(text), *expected, "{text:?}");
+        }
     }
 
     #[test]

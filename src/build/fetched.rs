@@ -11,13 +11,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    cache::Cache,
-    git,
-    place::{Git, Place},
-    tree::Tree,
+use super::{cache::Cache, git, place::Place, tree::Tree};
+use crate::{
+    image::{self, ArchiveKind, Download, Store},
+    model::Repository,
 };
-use crate::image::{self, ArchiveKind, Download, Store};
 
 /// Files on disk, gone with this value.
 #[derive(Debug)]
@@ -40,7 +38,7 @@ struct Known {
 }
 
 /// The files of a repository.
-pub fn repository(store: &Store, wanted: &Git, keep: bool) -> Result<Fetched, String> {
+pub fn repository(store: &Store, wanted: &Repository, keep: bool) -> Result<Fetched, String> {
     let dir = scratch(store)?;
     let root = dir.path().join("repository");
     fs::create_dir(&root).map_err(|error| error.to_string())?;
@@ -51,7 +49,7 @@ pub fn repository(store: &Store, wanted: &Git, keep: bool) -> Result<Fetched, St
     let below = whole.resolve(below).map_err(|error| error.to_string())?;
     let path = root.join(&below);
     let tree = Tree::open(&path)
-        .map_err(|_| format!("`{}` has no directory `{}`", wanted.remote, below.display()))?;
+        .map_err(|_| format!("`{}` has no directory `{}`", wanted.shown_remote(), below.display()))?;
     Ok(Fetched { _dir: dir, tree, path, name: None })
 }
 
@@ -142,9 +140,6 @@ fn unpacked(store: &Store, path: &Path) -> Result<Fetched, String> {
     let root = dir.path().join("fs");
     match image::archive_kind(&open()?).map_err(|error| error.to_string())? {
         ArchiveKind::Tar => image::extract(open()?, dir.path()).map_err(|error| error.to_string())?,
-        ArchiveKind::Foreign(name) => {
-            return Err(format!("the context is compressed with {name}, which cannot be extracted"));
-        }
         ArchiveKind::File => {
             let lay = || fs::create_dir_all(&root).and_then(|()| fs::copy(path, root.join("Dockerfile")));
             lay().map_err(|error| error.to_string())?;

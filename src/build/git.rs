@@ -7,10 +7,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::place::Git;
+use crate::model::Repository;
 
 /// Checks the repository out into `dir`, which is empty; with `.git` only when that is kept.
-pub fn fetch(git: &Git, keep_git_dir: bool, dir: &Path) -> Result<(), String> {
+pub fn fetch(git: &Repository, keep_git_dir: bool, dir: &Path) -> Result<(), String> {
     let run = |args: &[&str]| run(dir, args);
     run(&["init", "--quiet"])?;
     run(&["remote", "add", "origin", &git.remote])?;
@@ -30,7 +30,11 @@ pub fn fetch(git: &Git, keep_git_dir: bool, dir: &Path) -> Result<(), String> {
     if let Some(commit) = &git.commit {
         let there = run(&["rev-parse", "HEAD"])?;
         if commit.len() < 7 || !there.trim().starts_with(&commit.to_ascii_lowercase()) {
-            return Err(format!("expected commit {commit} of `{}`, got {}", git.remote, there.trim()));
+            return Err(format!(
+                "expected commit {commit} of `{}`, got {}",
+                git.shown_remote(),
+                there.trim()
+            ));
         }
     }
     if git.submodules && dir.join(".gitmodules").exists() {

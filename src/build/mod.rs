@@ -56,7 +56,7 @@ use self::{
 };
 use crate::{
     image::{Image, ImageError, Platform, Store},
-    model::{Build, ImageRef},
+    model::{Build, ImageRef, LockedBases},
     runtime::Core,
 };
 pub use cache::{forget as forget_cache, layers as cached_layers};
@@ -122,7 +122,8 @@ pub enum BuildError {
     Cancelled,
 }
 
-/// Builds `build` and names the result. Base images missing in the store are pulled.
+/// Builds `build` and names the result. Base images missing in the store are pulled; with `locked` they
+/// must be those.
 ///
 /// Dropping the future stops the build: a program that runs is killed, and nothing is remembered of
 /// its step.
@@ -131,6 +132,7 @@ pub async fn build(
     core: &Core,
     build: &Build,
     references: &[ImageRef],
+    locked: Option<&LockedBases>,
     events: Arc<dyn Fn(BuildEvent) + Send + Sync>,
 ) -> Result<Image, BuildError> {
     let cancel = Cancel::new().map_err(|source| BuildError::Context {
@@ -141,12 +143,17 @@ pub async fn build(
     let wait = tokio::runtime::Handle::current();
     let prepared = blocking({
         let (store, build, wait) = (store.clone(), build.clone(), wait.clone());
-        move || prepare(&store, &build, &wait)
+        let run = core.roots().run.clone();
+        move || {
+            secret::sweep(&run);
+            prepare(&store, &build, &wait)
+        }
     });
     let Prepared { mut cache, file, directory, fetched } = prepared.await?;
     cache.import(share::import(store, build, &*events).await);
     let (parsed, mut graph, platforms) = arrange(build, &file, &*events)?;
-    let images = fetch(store, build, &file, &mut graph, &platforms, &*events).await?;
+    let bringer = Bringer { store, build, locked, events: &*events };
+    let images = fetch(&bringer, &file, &mut graph, &platforms).await?;
     let found = checks::found(build, &file, &parsed, &graph, &platforms, &images, &directory)?;
     for lint in &found.lints {
         events(BuildEvent::Warning(checks::Found::line(&file, lint)));
@@ -393,12 +400,10 @@ fn located(file: &Text, mistake: Mistake) -> BuildError {
 
 /// Brings the images that the needed stages start from or read; their triggers may need more.
 async fn fetch(
-    store: &Store,
-    build: &Build,
+    bringer: &Bringer<'_>,
     file: &Text,
     graph: &mut Graph,
     platforms: &Platforms,
-    events: &(dyn Fn(BuildEvent) + Send + Sync),
 ) -> Result<HashMap<ImageName, Image>, BuildError> {
     let mut images = HashMap::new();
     loop {
@@ -420,8 +425,10 @@ async fn fetch(
             // One name may stand in several places.
             if let Entry::Vacant(place) = images.entry(name) {
                 let name = place.key();
-                let image = bring(store, build, name, events).await.map_err(|error| match error {
-                    ImageError::File { .. } => error.into(),
+                let image = bringer.bring(name).await.map_err(|error| match error {
+                    ImageError::File { .. } | ImageError::Drift { .. } | ImageError::NotLocked(_) => {
+                        error.into()
+                    }
                     _ => {
                         let message = format!("cannot use image `{}`: {error}", name.name);
                         located(file, Mistake::new(span, message))
@@ -436,45 +443,73 @@ async fn fetch(
     }
 }
 
-async fn bring(
-    store: &Store,
-    build: &Build,
-    name: &ImageName,
-    events: &(dyn Fn(BuildEvent) + Send + Sync),
-) -> Result<Image, ImageError> {
-    if let Some(layout) = name.name.strip_prefix(place::LAYOUT) {
-        let at = layout.rfind('/').unwrap_or(0);
-        let (path, wanted) = match (layout.split_once('@'), layout[at..].split_once(':')) {
-            (Some((path, digest)), _) => (path, digest),
-            (None, Some((end, tag))) => (&layout[..at + end.len()], tag),
-            (None, None) => (layout, ""),
+/// Where the images of a build come from.
+struct Bringer<'a> {
+    store: &'a Store,
+    build: &'a Build,
+    locked: Option<&'a LockedBases>,
+    events: &'a (dyn Fn(BuildEvent) + Send + Sync),
+}
+
+impl Bringer<'_> {
+    async fn bring(&self, name: &ImageName) -> Result<Image, ImageError> {
+        let store = self.store;
+        if let Some(layout) = name.name.strip_prefix(place::LAYOUT) {
+            return of_layout(store, layout).await;
+        }
+        let (text, stored) = match name.name.strip_prefix(place::STORED) {
+            Some(text) => (text, true),
+            None => (name.name.as_str(), false),
         };
-        let (store, path, wanted) = (store.clone(), PathBuf::from(path), wanted.to_owned());
-        let load = move || Ok(store.load_one(&path, &wanted)?);
-        return blocking(load).await.map_err(|error| match error {
-            BuildError::Image(error) => error,
-            other => ImageError::Invalid(other.to_string()),
-        });
+        let reference: ImageRef = text
+            .parse()
+            .map_err(|error: crate::model::ImageRefError| ImageError::Invalid(error.to_string()))?;
+        let locked = if stored { None } else { self.digest(text)? };
+        if (stored || !self.build.pull)
+            && let Some(image) = store.find(&reference)?
+            && fits(&image, &Platform::parse(&name.platform)?)
+        {
+            let named = store.named(&reference)?.map(|named| named.digest);
+            return match (locked, named) {
+                (Some(locked), Some(found)) if *locked != found => {
+                    Err(ImageError::Drift { image: text.to_owned(), locked: locked.clone(), found })
+                }
+                _ => Ok(image),
+            };
+        }
+        if stored {
+            return Err(ImageError::NotFound(text.to_owned()));
+        }
+        let report = |what: &str, done, total| {
+            (self.events)(BuildEvent::Bytes { what: what.to_owned(), done, total });
+        };
+        let locked = locked.map(String::as_str);
+        store.pull_locked(&reference, Some(&name.platform), locked, &report).await
     }
-    let (text, stored) = match name.name.strip_prefix(place::STORED) {
-        Some(text) => (text, true),
-        None => (name.name.as_str(), false),
+
+    /// What the image must be; `None` when it may be anything.
+    fn digest(&self, name: &str) -> Result<Option<&String>, ImageError> {
+        let Some(locked) = self.locked.filter(|locked| !locked.built_here.contains(name)) else {
+            return Ok(None);
+        };
+        locked.digests.get(name).map(Some).ok_or_else(|| ImageError::NotLocked(name.to_owned()))
+    }
+}
+
+/// The image of an OCI layout: `/path`, with `:tag` or `@digest`.
+async fn of_layout(store: &Store, layout: &str) -> Result<Image, ImageError> {
+    let at = layout.rfind('/').unwrap_or(0);
+    let (path, wanted) = match (layout.split_once('@'), layout[at..].split_once(':')) {
+        (Some((path, digest)), _) => (path, digest),
+        (None, Some((end, tag))) => (&layout[..at + end.len()], tag),
+        (None, None) => (layout, ""),
     };
-    let reference: ImageRef =
-        text.parse().map_err(|error: crate::model::ImageRefError| ImageError::Invalid(error.to_string()))?;
-    if (stored || !build.pull)
-        && let Some(image) = store.find(&reference)?
-        && fits(&image, &Platform::parse(&name.platform)?)
-    {
-        return Ok(image);
-    }
-    if stored {
-        return Err(ImageError::NotFound(text.to_owned()));
-    }
-    let report = |what: &str, done, total| {
-        events(BuildEvent::Bytes { what: what.to_owned(), done, total });
-    };
-    store.pull(&reference, Some(&name.platform), &report).await
+    let (store, path, wanted) = (store.clone(), PathBuf::from(path), wanted.to_owned());
+    let load = move || Ok(store.load_one(&path, &wanted)?);
+    blocking(load).await.map_err(|error| match error {
+        BuildError::Image(error) => error,
+        other => ImageError::Invalid(other.to_string()),
+    })
 }
 
 fn fits(image: &Image, platform: &Platform) -> bool {

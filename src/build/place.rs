@@ -3,32 +3,19 @@
 
 use std::path::PathBuf;
 
+use crate::model::Repository;
+
 /// A context, or what ADD fetches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     Directory(PathBuf),
-    Git(Git),
+    Git(Repository),
     /// An archive, or a file.
     Http(String),
     /// `-`: an archive, or a Dockerfile.
     Stdin,
     /// What [`super::ImageName`] takes.
     Image(String),
-}
-
-/// A repository and what of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Git {
-    /// What git itself takes.
-    pub remote: String,
-    /// Branch, tag or commit; the remote's HEAD when absent.
-    pub reference: Option<String>,
-    /// Relative to the root of the repository.
-    pub subdir: Option<String>,
-    /// The commit that the reference must be; at least its first 7 digits.
-    pub commit: Option<String>,
-    pub keep_git_dir: Option<bool>,
-    pub submodules: bool,
 }
 
 impl Place {
@@ -55,8 +42,8 @@ impl Place {
 
     /// An address that ADD fetches; `None` for what is a path of the context.
     pub fn remote(text: &str) -> Result<Option<Self>, String> {
-        if let Some(git) = git(text)? {
-            return Ok(Some(Self::Git(git)));
+        if let Some(found) = Repository::parse(text)? {
+            return Ok(Some(Self::Git(found)));
         }
         let http = text.starts_with("http://") || text.starts_with("https://");
         Ok(http.then(|| Self::Http(text.to_owned())))
@@ -68,73 +55,17 @@ pub const STORED: &str = "stored-image://";
 /// An OCI layout: `oci-layout:///path`, with `:tag` or `@digest`.
 pub const LAYOUT: &str = "oci-layout://";
 
-/// The rules of moby/buildkit (`ParseGitRef`): a scheme of git, `git@host:path`, `github.com/`, or an
-/// http address whose path ends in `.git`.
-fn git(text: &str) -> Result<Option<Git>, String> {
-    let (address, fragment) = text.split_once('#').map_or((text, None), |(a, f)| (a, Some(f)));
-    let (address, query) = address.split_once('?').map_or((address, None), |(a, q)| (a, Some(q)));
-    let http = address.starts_with("http://") || address.starts_with("https://");
-    let scp = !address.contains("://")
-        && address.split_once(':').is_some_and(|(host, _)| host.contains('@') && !host.contains('/'));
-    let plain = address.starts_with("git://") || address.starts_with("ssh://") || scp;
-    let remote = if plain || http && address.ends_with(".git") {
-        address.to_owned()
-    } else if address.starts_with("github.com/") {
-        format!("https://{address}")
-    } else {
-        return Ok(None);
-    };
-    let mut git = Git { remote, submodules: true, ..Git::default() };
-    if let Some(fragment) = fragment {
-        let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
-        git.reference = some(reference);
-        git.subdir = some(subdir.trim_start_matches('/'));
-    }
-    for field in query.into_iter().flat_map(|query| query.split('&')).filter(|field| !field.is_empty()) {
-        let (key, value) = field.split_once('=').unwrap_or((field, ""));
-        match key {
-            "ref" | "branch" | "tag" | "commit" | "checksum" | "subdir" if value.is_empty() => {
-                return Err(format!("`{key}` of `{text}` is empty"));
-            }
-            "ref" => git.reference = some(value),
-            "branch" => git.reference = Some(format!("refs/heads/{value}")),
-            "tag" => git.reference = Some(format!("refs/tags/{value}")),
-            "commit" | "checksum" => git.commit = some(value),
-            "subdir" => git.subdir = some(value.trim_start_matches('/')),
-            "keep-git-dir" => git.keep_git_dir = Some(value.is_empty() || truth(value)),
-            "submodules" => git.submodules = value.is_empty() || truth(value),
-            other => return Err(format!("`{text}` has the unknown parameter `{other}`")),
-        }
-    }
-    let words = [&git.reference, &git.subdir, &git.commit];
-    if words.into_iter().flatten().any(|word| word.starts_with('-')) || git.remote.starts_with('-') {
-        return Err(format!("`{text}` is no address of a repository"));
-    }
-    if git.subdir.as_ref().is_some_and(|path| path.split('/').any(|part| part == "..")) {
-        return Err(format!("the directory of `{text}` leads out of the repository"));
-    }
-    Ok(Some(git))
-}
-
-fn some(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
-fn truth(text: &str) -> bool {
-    matches!(text, "1" | "true" | "yes")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn git(remote: &str, reference: Option<&str>, subdir: Option<&str>) -> Place {
-        Place::Git(Git {
+        Place::Git(Repository {
             remote: remote.into(),
             reference: reference.map(Into::into),
             subdir: subdir.map(Into::into),
             submodules: true,
-            ..Git::default()
+            ..Repository::default()
         })
     }
 

@@ -46,8 +46,9 @@ pub fn run(solver: &Solver<'_>, stage: &mut Stage, at: At<'_>, run: &Run) -> Res
         match solver.context_of(from) {
             Some(context) => before.push(digest(solver, at, &context.source(), source, word)?),
             None => {
-                let source = solver.graph.source(from.unwrap_or_default());
-                inputs.fast.push(solver.source(&source)?.1.bytes().to_vec());
+                let origin = solver.graph.source(from.unwrap_or_default());
+                inputs.fast.push(solver.source(&origin)?.1.bytes().to_vec());
+                inputs.fast.push(source.as_bytes().to_vec());
             }
         }
     }

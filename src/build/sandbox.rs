@@ -16,27 +16,10 @@ use super::{
     tree::Tree,
 };
 use crate::runtime::{
-    ALL_CAPABILITIES, ContainerConfig, Core, Error, Exit, MountConfig, MountKind, NetworkNamespace, Rlimit,
-    Rootfs, Seccomp, Upper,
+    ALL_CAPABILITIES, ContainerConfig, Core, DEFAULT_CAPABILITIES, Error, Exit, MountConfig, MountKind,
+    NetworkNamespace, Rlimit, Rootfs, Seccomp, Upper,
 };
 
-/// Docker's default set.
-const CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
 const HOSTNAME: &str = "buildkitsandbox";
 const SHM_SIZE: u64 = 64 << 20;
 /// Lines of a failed step that its error repeats.
@@ -114,7 +97,7 @@ fn config(
     }
     let id = Core::new_id();
     let privileged = program.insecure;
-    let capabilities = if privileged { grantable() } else { CAPABILITIES.to_vec() };
+    let capabilities = if privileged { grantable() } else { DEFAULT_CAPABILITIES.to_vec() };
     ContainerConfig {
         name: format!("build-{}", id.get(..12).unwrap_or(&id)),
         group: format!("build-{}", id.get(..12).unwrap_or(&id)),

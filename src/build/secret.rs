@@ -45,9 +45,9 @@ pub struct Vault {
 impl Vault {
     /// Below the directory of live state.
     pub fn new(run: &Path) -> io::Result<Self> {
-        let all = run.join("build");
+        let all = directory(run);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&all)?;
-        sweep(&all)?;
+        let _alone = alone(&all)?;
         let dir = tempfile::Builder::new().prefix("vault-").tempdir_in(&all)?;
         let lock = fs::File::open(dir.path())?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
@@ -76,20 +76,27 @@ pub fn dress(path: &Path, attributes: Attributes) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(attributes.mode))
 }
 
-/// Directories that nobody holds.
-fn sweep(all: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(all)?.flatten() {
-        let Ok(held) = fs::File::open(entry.path()) else { continue };
-        // A fresh one is not locked for a moment; it is left to a later build.
-        let old = entry
-            .metadata()
-            .and_then(|meta| meta.modified())
-            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_secs() > 60));
-        if old && flock(&held, FlockOperation::NonBlockingLockExclusive).is_ok() {
+/// Removes what builds that were killed have left. Errors are not the caller's: the next one tries again.
+pub fn sweep(run: &Path) {
+    let all = directory(run);
+    // A vault has its lock before this one is given back.
+    let Ok(_alone) = alone(&all) else { return };
+    for entry in fs::read_dir(&all).into_iter().flatten().flatten() {
+        let held = fs::File::open(entry.path());
+        if held.is_ok_and(|held| flock(&held, FlockOperation::NonBlockingLockExclusive).is_ok()) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
-    Ok(())
+}
+
+fn directory(run: &Path) -> PathBuf {
+    run.join("build")
+}
+
+fn alone(all: &Path) -> io::Result<fs::File> {
+    let lock = fs::File::open(all)?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    Ok(lock)
 }
 
 #[cfg(test)]
@@ -129,6 +136,12 @@ mod tests {
         let attributes = Attributes { mode: 0o400, uid: me, gid: group };
         let path = vault.file("0", b"hush", attributes).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o400);
+        // One of a process that was killed: no lock, no destructor.
+        let dead = dir.path().join("build/vault-dead");
+        fs::create_dir(&dead).unwrap();
+        fs::write(dead.join("0"), b"hush").unwrap();
+        sweep(dir.path());
+        assert!(path.exists() && !dead.exists());
         drop(vault);
         assert_eq!(fs::read_dir(dir.path().join("build")).unwrap().count(), 0);
     }

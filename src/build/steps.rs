@@ -156,17 +156,24 @@ impl Solver<'_> {
         declared: &[(Word, Option<Word>)],
     ) -> Result<(), BuildError> {
         let mut shown = Vec::new();
-        for (name, default) in declared {
+        // As with ENV: what one declares the others of the instruction do not see.
+        let defaults = declared
+            .iter()
+            .map(|(_, default)| default.as_ref().map(|word| self.text(stage, at, word)).transpose())
+            .collect::<Result<Vec<_>, _>>()?;
+        for ((name, _), default) in declared.iter().zip(defaults) {
             let name = self.text(stage, at, name)?;
             let given = self.build.args.get(&name).cloned().flatten();
             let value = match (given, default) {
                 (Some(given), _) => Some(given),
-                (None, Some(word)) => Some(self.text(stage, at, word)?),
+                (None, Some(default)) => Some(default),
                 (None, None) => value_of(&self.graph.globals, &name)
                     .or_else(|| self.platforms.argument(&name))
                     .or_else(|| (name == "TARGETSTAGE").then(|| self.target_name())),
             };
             shown.push(value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}={value}")));
+            // Declared again without a value, it keeps the one it has.
+            let value = value.or_else(|| value_of(&stage.args, &name));
             stage.args.retain(|(known, _)| *known != name);
             stage.args.push((name, value));
         }
@@ -185,8 +192,9 @@ impl Solver<'_> {
         }
         let path = stage.document.directory(&path);
         stage.document.config.working_dir.clone_from(&path);
-        let inputs =
-            Inputs { definition: vec![b"workdir".to_vec(), path.clone().into_bytes()], ..Inputs::default() };
+        let user = stage.document.config.user.clone().into_bytes();
+        let definition = vec![b"workdir".to_vec(), path.clone().into_bytes(), user];
+        let inputs = Inputs { definition, ..Inputs::default() };
         let made = self.layer(
             stage,
             at,

@@ -39,7 +39,12 @@ pub(super) struct Attach {
     pub prefix: bool,
     pub timestamps: bool,
     pub colour: bool,
+    /// Whoever reads sits at a terminal.
+    pub terminal: bool,
 }
+
+/// Of the signal.
+const HANGUP: i32 = 1;
 
 /// When following ends by itself.
 #[derive(Debug)]
@@ -244,6 +249,9 @@ impl Attach {
     ) -> Result<i32, Failure> {
         match end {
             End::AllEnded => Ok(0),
+            // The terminal was closed, or the connection to it lost: the containers run on.
+            End::Signal if context.signals.first() == Some(HANGUP) => Err(Failure::interrupted(HANGUP)),
+            End::Unread(_) if self.terminal => Err(Failure::interrupted(HANGUP)),
             End::Signal => {
                 context.say("note", "Gracefully stopping... (press Ctrl+C again to force)");
                 stop(context, session, &self.stop_wish(), output).await?;

@@ -18,8 +18,8 @@ use super::{
 use crate::{
     load::{self, Diagnostic, Effect, LoadOptions, Loaded, Severity, Source, System, Unsupported},
     session::{
-        self, Choice, Engine, Event, Op, Outcome, Plan, Preview, Project, Selection, Service, Session,
-        StepId, Wish, WithDependencies,
+        self, Choice, Engine, Event, ImageAct, ImageAnswer, Op, Outcome, Plan, Preview, Project, Selection,
+        Service, Session, Step, StepId, Wish, WithDependencies,
     },
     ui::{
         Palette,
@@ -306,6 +306,17 @@ impl Context {
         self.reached(outcome, session.project()).map(drop)
     }
 
+    /// Pulls or pushes one image, shown like those of a project.
+    pub(super) async fn transfer(&self, act: ImageAct, quiet: bool) -> Result<ImageAnswer, Failure> {
+        let engine = self.connect()?;
+        let (mut also, mut deaf) = (|_: &Event| {}, |_: Event| {});
+        let mut ears = self.ears(Quiet::default(), &mut also);
+        let hear: &mut (dyn FnMut(Event) + Send) = if quiet { &mut deaf } else { &mut ears };
+        let answer = session::transfer(&*engine, act, hear).await;
+        self.settle();
+        answer.map_err(|error| Failure::of_engine(&error, self.source()))
+    }
+
     /// Hears events for the screen, and for `also` after it.
     fn ears<'a>(
         &'a self,
@@ -337,7 +348,8 @@ impl Context {
         self.say("note", "DRY-RUN MODE - this is what would be done; nothing is changed");
         let palette = self.out_palette();
         let mut lines = plan_lines(&preview.images, palette);
-        if !preview.images.steps.is_empty() && !preview.rest.steps.is_empty() {
+        let brings = |step: &Step| matches!(step.op, Op::Pull(_) | Op::Build(_));
+        if preview.images.steps.iter().any(brings) && !preview.rest.steps.is_empty() {
             self.say("note", "images still to be pulled or built are assumed to come out as they are now");
         }
         lines.extend(plan_lines(&preview.rest, palette));
@@ -357,8 +369,13 @@ fn system() -> System {
 }
 
 /// To be called before any thread exists.
-pub(super) fn prepare(global: &Global) -> Result<(), Failure> {
-    session::prepare(&choice(global)).map_err(|error| Failure::of_engine(&error, &system()))
+pub(super) fn prepare(global: &Global) -> Result<(), session::EngineError> {
+    session::prepare(&choice(global))
+}
+
+/// What is told of that, where it is needed.
+pub(super) fn unprepared(error: &session::EngineError) -> Failure {
+    Failure::of_engine(error, &system())
 }
 
 fn choice(global: &Global) -> Choice {

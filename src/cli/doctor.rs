@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{context::Context, failure::Failure, output};
 use crate::{
-    session::{Finding, Verdict},
+    session::{EngineError, Finding, Verdict},
     ui::Palette,
 };
 
@@ -16,11 +16,21 @@ pub(super) struct Args {
     /// Print a JSON list
     #[arg(long)]
     json: bool,
+
+    /// Why this user cannot run containers at all.
+    #[arg(skip)]
+    pub refused: Option<EngineError>,
 }
 
 impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
-        let found = context.connect()?.examine().await;
+        let mut found = context.connect()?.examine().await;
+        if let Some(error) = &self.refused {
+            for finding in found.iter_mut().filter(|finding| finding.name == "user") {
+                finding.text = error.to_string();
+                finding.fix = Some(error.help.join("; ")).filter(|help| !help.is_empty());
+            }
+        }
         if self.json {
             let list: Vec<_> = found
                 .iter()

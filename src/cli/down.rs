@@ -79,7 +79,8 @@ async fn remove_images(
     which: Rmi,
 ) -> Result<(), Failure> {
     let project = session.project();
-    for service in services.iter().filter_map(|name| project.services.get(name)) {
+    let found = services.iter().filter_map(|name| project.services.get(name));
+    for service in found.filter(|service| service.provider.is_none()) {
         let own_name = format!("{}-{}", project.name, service.name);
         if which == Rmi::Local && service.image() != own_name {
             continue;

@@ -64,8 +64,8 @@ pub(super) struct Global {
     #[arg(long, global = true, help_heading = "Global options")]
     pub dry_run: bool,
 
-    /// Keep to what older versions of Compose did (container names with `_`)
-    #[arg(long, env = "COMPOSE_COMPATIBILITY", hide = true, value_parser = FalseyValueParser::new())]
+    /// For scripts that name it; names are those of Compose v2 all the same
+    #[arg(long, env = "COMPOSE_COMPATIBILITY", hide_env = true, value_parser = FalseyValueParser::new())]
     pub compatibility: bool,
 
     /// Engine that runs the containers: `embedded` (in this program)

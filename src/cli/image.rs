@@ -1,6 +1,6 @@
 //! `ficelle image`: what the engine's store holds.
 
-use std::{io::IsTerminal as _, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, io::IsTerminal as _, path::PathBuf, sync::Arc, time::SystemTime};
 
 use clap::Subcommand;
 
@@ -132,6 +132,22 @@ enum Command {
     /// List images
     #[command(alias = "list")]
     Ls {
+        /// Only those of this name, with or without a tag; `*` stands for any text
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+
+        /// Those without a name as well (they are always listed)
+        #[arg(short, long)]
+        all: bool,
+
+        /// Only some: `reference=NAME`, `dangling=true`, `before=IMAGE`, `since=IMAGE`, `until=24h`
+        #[arg(short, long, value_name = "FILTER")]
+        filter: Vec<String>,
+
+        /// Print ids whole
+        #[arg(long)]
+        no_trunc: bool,
+
         /// How to print them
         #[arg(long, value_name = "FORMAT", default_value = "table")]
         format: Format,
@@ -143,11 +159,11 @@ enum Command {
     /// Remove images
     #[command(alias = "remove")]
     Rm {
-        /// Names of images
+        /// Names or ids
         #[arg(value_name = "IMAGE", required = true)]
         images: Vec<String>,
 
-        /// Remove names of images, too, that containers use
+        /// Remove names of images, too, that containers use, and all names of an id
         #[arg(short, long)]
         force: bool,
     },
@@ -163,7 +179,11 @@ impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
         match self.command {
             Command::Load { input, quiet } => load(context, &input, quiet).await,
-            Command::Ls { format, quiet } => list(context, format, quiet).await,
+            Command::Ls { name, all: _, filter, no_trunc, format, quiet } => {
+                let name = name.map(|name| format!("reference={name}"));
+                let filters: Vec<String> = name.into_iter().chain(filter).collect();
+                list(context, &filters, format, quiet, no_trunc).await
+            }
             Command::Rm { images, force } => remove(context, &images, force).await,
             Command::History { image, no_trunc } => history(context, image, no_trunc).await,
             Command::Import { input, image, message, platform } => {
@@ -224,7 +244,7 @@ async fn transferred(
     act: ImageAct,
     quiet: bool,
 ) -> Result<(), Failure> {
-    let ImageAnswer::Id { id, notes } = act_on(context, act).await? else { return Ok(()) };
+    let ImageAnswer::Id { id, notes } = context.transfer(act, quiet).await? else { return Ok(()) };
     for note in notes {
         context.say("note", &note);
     }
@@ -298,16 +318,31 @@ async fn load(context: &Context, input: &std::path::Path, quiet: bool) -> Result
     Ok(0)
 }
 
-async fn list(context: &Context, format: Format, quiet: bool) -> Result<i32, Failure> {
+async fn list(
+    context: &Context,
+    filters: &[String],
+    format: Format,
+    quiet: bool,
+    whole: bool,
+) -> Result<i32, Failure> {
     let engine = context.connect()?;
     let images = engine.images().await.map_err(|error| Failure::of_engine(&error, context.source()))?;
+    let filters: Vec<Filter> =
+        filters.iter().map(|text| Filter::parse(text, &images)).collect::<Result<_, _>>()?;
+    let mut rows = rows(&images);
+    rows.retain(|row| filters.iter().all(|filter| filter.takes(row)));
     let lines = match (quiet, format) {
-        (true, _) => images.iter().map(|image| short_id(image).to_owned()).collect(),
-        (_, Format::Json) => rows(&images).iter().map(|row| row.json().to_string()).collect(),
+        (true, _) => {
+            // An image once, whatever its names.
+            let mut seen = BTreeSet::new();
+            rows.retain(|row| seen.insert(row.image.id.clone()));
+            rows.iter().map(|row| row.id(whole).to_owned()).collect()
+        }
+        (_, Format::Json) => rows.iter().map(|row| row.json().to_string()).collect(),
         (_, Format::Table) => {
             let mut table = Table::new(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]);
-            for row in rows(&images) {
-                table.row(row.cells(SystemTime::now()));
+            for row in rows {
+                table.row(row.cells(SystemTime::now(), whole));
             }
             table.lines()
         }
@@ -317,27 +352,125 @@ async fn list(context: &Context, format: Format, quiet: bool) -> Result<i32, Fai
 }
 
 async fn remove(context: &Context, images: &[String], force: bool) -> Result<i32, Failure> {
-    let engine = context.connect()?;
     let mut failed = None;
-    for name in images {
-        let removed = match name.parse::<ImageRef>() {
-            Ok(image) => engine
-                .remove_image(&image, force)
-                .await
-                .map_err(|error| Failure::of_engine(&error, context.source())),
-            Err(error) => Err(Failure::failed(error.to_string())),
-        };
-        match removed {
-            Ok(()) => output::text(&format!("Untagged: {name}\n"))?,
-            // The others are removed all the same.
-            Err(failure) => {
-                if let Some(earlier) = failed.replace(failure) {
-                    context.report(&earlier);
-                }
-            }
+    for text in images {
+        // The others are removed all the same.
+        if let Err(failure) = remove_one(context, text, force).await
+            && let Some(earlier) = failed.replace(failure)
+        {
+            context.report(&earlier);
         }
     }
     failed.map_or(Ok(0), Err)
+}
+
+async fn remove_one(context: &Context, text: &str, force: bool) -> Result<(), Failure> {
+    let engine = context.connect()?;
+    let told = |error| Failure::of_engine(&error, context.source());
+    let images = engine.images().await.map_err(told)?;
+    for name in names_of(&images, text, force)? {
+        engine.remove_image(&named(&name)?, force).await.map_err(told)?;
+        output::text(&format!("Untagged: {name}\n"))?;
+    }
+    Ok(())
+}
+
+/// The names to take away: the one that is given, or those of the image whose id begins so.
+fn names_of(images: &[ImageInfo], text: &str, force: bool) -> Result<Vec<String>, Failure> {
+    let is_name = named(text).is_ok_and(|name| {
+        let familiar = name.familiar();
+        images.iter().any(|image| image.references.contains(&familiar))
+    });
+    let start = text.strip_prefix("sha256:").unwrap_or(text);
+    let is_id = !start.is_empty() && start.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let found: Vec<&ImageInfo> =
+        images.iter().filter(|image| is_id && hex(image).starts_with(start)).collect();
+    match found.as_slice() {
+        [_, ..] if is_name => Ok(vec![text.to_owned()]),
+        [] => Ok(vec![text.to_owned()]),
+        [image] if image.references.len() > 1 && !force => {
+            let names = image.references.join(", ");
+            Err(Failure::failed(format!("image `{text}` has several names: {names}"))
+                .help("name the one to take away, or use `--force` for all of them"))
+        }
+        [image] if image.references.is_empty() => {
+            Err(Failure::failed(format!("image `{text}` has no name; containers that use it keep it"))
+                .help("remove them; `ficelle image prune` then takes the image away"))
+        }
+        [image] => Ok(image.references.clone()),
+        _ => Err(Failure::failed(format!("several images have an id that begins with `{start}`"))),
+    }
+}
+
+/// Which images are listed.
+enum Filter {
+    Reference(String),
+    Dangling(bool),
+    Before(SystemTime),
+    Since(SystemTime),
+}
+
+impl Filter {
+    fn parse(text: &str, images: &[ImageInfo]) -> Result<Self, Failure> {
+        let unknown = || {
+            Failure::failed(format!("`{text}` is no filter of images")).help(
+                "those there are: reference=NAME, dangling=true|false, before=IMAGE, since=IMAGE, until=24h",
+            )
+        };
+        let (key, value) = text.split_once('=').ok_or_else(unknown)?;
+        let made = |name: &str| {
+            let familiar = named(name).map(|name| name.familiar()).unwrap_or_default();
+            let id = name.strip_prefix("sha256:").unwrap_or(name);
+            let is_it =
+                |image: &&ImageInfo| image.references.contains(&familiar) || hex(image).starts_with(id);
+            let image = images.iter().find(is_it);
+            let image = image.ok_or_else(|| Failure::failed(format!("no image `{name}`")))?;
+            image.created.ok_or_else(|| Failure::failed(format!("image `{name}` has no date")))
+        };
+        Ok(match key {
+            "reference" => Self::Reference(value.to_owned()),
+            "dangling" => Self::Dangling(value.parse().map_err(|_| unknown())?),
+            "before" => Self::Before(made(value)?),
+            "since" => Self::Since(made(value)?),
+            "until" => Self::Before(when::point(value, SystemTime::now()).map_err(Failure::failed)?),
+            _ => return Err(unknown()),
+        })
+    }
+
+    fn takes(&self, row: &Row<'_>) -> bool {
+        match self {
+            Self::Reference(pattern) => {
+                like(pattern, row.repository) || like(pattern, &format!("{}:{}", row.repository, row.tag))
+            }
+            Self::Dangling(dangling) => row.image.references.is_empty() == *dangling,
+            Self::Before(time) => row.image.created.is_some_and(|created| created < *time),
+            Self::Since(time) => row.image.created.is_some_and(|created| created > *time),
+        }
+    }
+}
+
+/// Whether a text is as a pattern says, where `*` stands for anything but a `/`, and `?` for one character.
+fn like(pattern: &str, text: &str) -> bool {
+    // Where the last `*` stood, and what it took.
+    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (mut at, mut star) = ((0, 0), None);
+    while at.1 < text.len() {
+        match pattern.get(at.0) {
+            Some('*') => {
+                star = Some(at);
+                at.0 += 1;
+            }
+            Some(&c) if c == text[at.1] || (c == '?' && text[at.1] != '/') => at = (at.0 + 1, at.1 + 1),
+            _ => match star {
+                Some((p, t)) if text[t] != '/' => {
+                    star = Some((p, t + 1));
+                    at = (p + 1, t + 1);
+                }
+                _ => return false,
+            },
+        }
+    }
+    pattern[at.0..].iter().all(|c| *c == '*')
 }
 
 /// One reference of one image.
@@ -351,10 +484,7 @@ fn rows(images: &[ImageInfo]) -> Vec<Row<'_>> {
     let mut rows: Vec<Row<'_>> = Vec::new();
     for image in images {
         for reference in &image.references {
-            let (repository, tag) = match reference.rsplit_once(':') {
-                Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-                _ => (reference.as_str(), "<none>"),
-            };
+            let (repository, tag) = parts(reference);
             rows.push(Row { repository, tag, image });
         }
         if image.references.is_empty() {
@@ -365,13 +495,25 @@ fn rows(images: &[ImageInfo]) -> Vec<Row<'_>> {
     rows
 }
 
+/// Repository and tag of a familiar name.
+pub(super) fn parts(reference: &str) -> (&str, &str) {
+    match reference.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+        _ => (reference, "<none>"),
+    }
+}
+
 impl Row<'_> {
-    fn cells(&self, now: SystemTime) -> Vec<String> {
+    fn id(&self, whole: bool) -> &str {
+        if whole { &self.image.id } else { short_id(self.image) }
+    }
+
+    fn cells(&self, now: SystemTime, whole: bool) -> Vec<String> {
         let age = self.image.created.map(|at| now.duration_since(at).unwrap_or_default());
         vec![
             self.repository.to_owned(),
             self.tag.to_owned(),
-            short_id(self.image).to_owned(),
+            self.id(whole).to_owned(),
             age.map_or_else(|| "N/A".to_owned(), |age| format!("{} ago", time::rough(age))),
             size(self.image.size),
         ]
@@ -387,12 +529,16 @@ impl Row<'_> {
 }
 
 fn short_id(image: &ImageInfo) -> &str {
-    let hex = image.id.strip_prefix("sha256:").unwrap_or(&image.id);
+    let hex = hex(image);
     hex.get(..12).unwrap_or(hex)
 }
 
+fn hex(image: &ImageInfo) -> &str {
+    image.id.strip_prefix("sha256:").unwrap_or(&image.id)
+}
+
 /// `12.3MB`, in the units of docker.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let (mut whole, mut tenths, mut units) = (bytes, 0, ["B", "kB", "MB", "GB", "TB"].iter());
     let mut unit = units.next().copied().unwrap_or("B");
     while whole >= 1000
@@ -410,6 +556,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_star_of_a_pattern_ends_at_a_slash() {
+        for (pattern, text) in
+            [("web", "web"), ("w*", "web"), ("*", "web"), ("a/*:1", "a/b:1"), ("?eb", "web"), ("", "")]
+        {
+            assert!(like(pattern, text), "{pattern} {text}");
+        }
+        for (pattern, text) in
+            [("web", "webs"), ("*", "a/web"), ("a*c", "abd"), ("web", ""), ("?", "/"), ("a/*", "a")]
+        {
+            assert!(!like(pattern, text), "{pattern} {text}");
+        }
+        assert!(like("a*b*c", "aXbYbZc") && !like("a*b*c", "aXbYbZd"));
+    }
+
+    #[test]
     fn an_image_has_a_row_for_each_name() {
         let image = ImageInfo {
             id: format!("sha256:{}", "ab".repeat(32)),
@@ -422,7 +583,7 @@ mod tests {
         };
         let images = [image];
         let cells: Vec<_> =
-            rows(&images).iter().map(|row| row.cells(SystemTime::UNIX_EPOCH).join(" ")).collect();
+            rows(&images).iter().map(|row| row.cells(SystemTime::UNIX_EPOCH, false).join(" ")).collect();
         assert_eq!(
             cells,
             ["localhost:5000/x <none> abababababab N/A 12.3MB", "redis 7 abababababab N/A 12.3MB"]

@@ -47,7 +47,8 @@ impl Args {
 /// Images that come from registries, each once.
 async fn names(context: &Context, session: &Session) -> Result<BTreeSet<String>, Failure> {
     let mut names = BTreeSet::new();
-    for service in session.project().services.values() {
+    let services = session.project().services.values();
+    for service in services.filter(|service| service.provider.is_none()) {
         let Some(build) = &service.build else {
             names.insert(service.image().to_owned());
             continue;

@@ -5,6 +5,7 @@ mod attach_command;
 mod bake;
 mod build;
 mod card;
+mod commit;
 mod config;
 mod console;
 mod context;
@@ -18,9 +19,12 @@ mod events;
 mod exec;
 mod export;
 mod failure;
+mod format;
+mod gc;
 mod global;
 mod graph;
 mod image;
+mod images;
 mod kill;
 mod lock;
 mod locked;
@@ -57,6 +61,7 @@ mod when;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tokio::runtime;
 
 use self::{context::Context, failure::Failure, global::Global, signals::Signals};
 
@@ -73,13 +78,34 @@ use self::{context::Context, failure::Failure, global::Global, signals::Signals}
 struct Cli {
     #[command(flatten)]
     global: Global,
-
-    #[command(subcommand)]
-    command: Option<Command>,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
+/// The commands; each is called as its variant, in lower case.
+macro_rules! commands {
+    ($($variant:ident($args:ty),)*) => {
+        #[derive(Debug, Subcommand)]
+        enum Command {
+            $($variant($args),)*
+        }
+
+        impl Command {
+            /// The command line with the one command of this name: the flags of all of them take longer
+            /// to put together than most files to read.
+            fn narrow(name: &str) -> Option<clap::Command> {
+                if !name.bytes().all(|byte| byte.is_ascii_lowercase()) {
+                    return None;
+                }
+                $(if name.eq_ignore_ascii_case(stringify!($variant)) {
+                    let command = clap::Command::new(name.to_owned());
+                    return Some(Cli::command().subcommand(<$args as clap::Args>::augment_args(command)));
+                })*
+                None
+            }
+        }
+    };
+}
+
+commands! {
     Build(build::Args),
     Config(config::Args),
     Create(create::Args),
@@ -114,9 +140,12 @@ enum Command {
     Stats(stats::Args),
     Top(top::Args),
     Volumes(volumes::Args),
+    Commit(commit::Args),
     Cp(cp::Args),
+    Images(images::Args),
     Export(export::Args),
     Doctor(doctor::Args),
+    Gc(gc::Args),
     Version(version::Args),
 }
 
@@ -158,9 +187,12 @@ impl Command {
             | Self::Stats(_)
             | Self::Top(_)
             | Self::Volumes(_)
+            | Self::Commit(_)
+            | Self::Images(_)
             | Self::Cp(_)
             | Self::Export(_)
             | Self::Doctor(_)
+            | Self::Gc(_)
             | Self::Wait(_) => 0,
         }
     }
@@ -209,9 +241,12 @@ impl Command {
             Self::Stats(args) => args.run(context).await,
             Self::Top(args) => args.run(context).await,
             Self::Volumes(args) => args.run(context).await,
+            Self::Commit(args) => args.run(context).await,
+            Self::Images(args) => args.run(context).await,
             Self::Cp(args) => args.run(context).await,
             Self::Export(args) => args.run(context).await,
             Self::Doctor(args) => args.run(context).await,
+            Self::Gc(args) => args.run(context).await,
             Self::Version(args) => args.run(),
         }
     }
@@ -223,29 +258,41 @@ const PANICKED: i32 = 101;
 /// Runs the command line; returns the exit code.
 #[must_use]
 pub fn main() -> i32 {
-    let cli = match parse(std::env::args_os()) {
-        Ok(cli) => cli,
+    let (global, command) = match parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
         Err(code) => return code,
     };
-    let Some(command) = cli.command else {
-        return output::text(&Cli::command().render_help().to_string())
+    let Some(mut command) = command else {
+        return output::text(&whole().render_help().to_string())
             .map_or_else(|failure| failure.code(), |()| 0);
     };
     // An ordinary user enters a user namespace, which a process with threads cannot.
     if command.needs_engine()
-        && let Err(failure) = context::prepare(&cli.global)
+        && let Err(error) = context::prepare(&global)
     {
-        failure.report_plain();
-        return failure.code();
+        match &mut command {
+            // It is there to tell of this.
+            Command::Doctor(doctor) => doctor.refused = Some(error),
+            _ => {
+                let failure = context::unprepared(&error);
+                failure.report_plain();
+                return failure.code();
+            }
+        }
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    // What only reads files and prints needs no threads.
+    let mut runtime = match command.needs_engine() {
+        true => runtime::Builder::new_multi_thread(),
+        false => runtime::Builder::new_current_thread(),
+    };
+    let runtime = match runtime.worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             Failure::failed(format!("cannot start: {error}")).report_plain();
             return 1;
         }
     };
-    let work = AssertUnwindSafe(|| runtime.block_on(dispatch(cli.global, command)));
+    let work = AssertUnwindSafe(|| runtime.block_on(dispatch(global, command)));
     let code = catch_unwind(work).unwrap_or_else(|_| {
         let told = "this is a mistake in ficelle; what was said above helps to find it".to_owned();
         Failure::failed(told).report_plain();
@@ -256,16 +303,33 @@ pub fn main() -> i32 {
     code
 }
 
-fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, i32> {
+/// The command line with every command.
+fn whole() -> clap::Command {
+    Command::augment_subcommands(Cli::command())
+}
+
+/// Reads it with the one command that it seems to be about. Should that not be so, or anything be wrong
+/// with it, the whole tells.
+fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<(Global, Option<Command>), i32> {
     let args: Vec<_> = args.into_iter().collect();
-    Cli::command()
-        .try_get_matches_from(&args)
-        .and_then(|matches| Cli::from_arg_matches(&matches))
-        .map_err(|error| usage::tell(&error, &args))
+    let read = |cli: clap::Command| -> Result<_, clap::Error> {
+        let matches = cli.try_get_matches_from(&args)?;
+        let command = match matches.subcommand_name() {
+            Some(_) => Some(Command::from_arg_matches(&matches)?),
+            None => None,
+        };
+        Ok((Cli::from_arg_matches(&matches)?.global, command))
+    };
+    let narrow = args.iter().skip(1).find_map(|arg| Command::narrow(arg.to_str()?));
+    match narrow.map(read) {
+        Some(Ok(parsed)) => Ok(parsed),
+        _ => read(whole()).map_err(|error| usage::tell(&error, &args)),
+    }
 }
 
 async fn dispatch(global: Global, command: Command) -> i32 {
-    let signals = Signals::listen();
+    // Without an engine there is nothing to put right: a signal ends the process, whatever it is at.
+    let signals = if command.needs_engine() { Signals::listen() } else { Signals::none() };
     let patience = command.patience();
     let context = Context::new(global, signals.clone());
     if context.global.compatibility {
@@ -298,12 +362,33 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+        whole().debug_assert();
+    }
+
+    #[test]
+    fn a_command_is_read_alone_as_among_all() {
+        for whole in whole().get_subcommands() {
+            let mut alone = Command::narrow(whole.get_name()).unwrap();
+            let alone = alone.find_subcommand_mut(whole.get_name()).unwrap();
+            assert_eq!(alone.render_long_help().to_string(), whole.clone().render_long_help().to_string());
+        }
+        assert!(Command::narrow("UP").is_none());
+        assert!(Command::narrow("web").is_none());
+    }
+
+    #[test]
+    fn a_value_that_is_called_as_a_command_is_no_command() {
+        let read = |words: &[&str]| parse(words.iter().map(std::ffi::OsString::from)).unwrap();
+        let (global, command) = read(&["ficelle", "-p", "up", "ps"]);
+        assert_eq!(global.project_name.as_deref(), Some("up"));
+        assert!(matches!(command, Some(Command::Ps(_))));
+        assert!(matches!(read(&["ficelle", "logs", "up"]).1, Some(Command::Logs(_))));
+        assert!(read(&["ficelle"]).1.is_none());
     }
 
     #[test]
     fn every_command_and_flag_is_explained() {
-        for command in Cli::command().get_subcommands() {
+        for command in whole().get_subcommands() {
             assert!(command.get_about().is_some(), "{} has no text", command.get_name());
             for flag in command.get_arguments() {
                 assert!(flag.get_help().is_some(), "{} {} has no text", command.get_name(), flag.get_id());

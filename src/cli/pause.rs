@@ -16,12 +16,21 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
-        let session = context.open_or_adopt().await?;
-        let selection = select(&session, &self.services, WithDependencies::No)?;
-        let goal = Goal::Paused { selection, paused: true };
-        let wish = Wish { command: "pause", images: None, goal: Some(goal) };
-        let cancel = context.signals.cancel.clone();
-        context.pursue(&session, &wish, Quiet::default(), &cancel).await?;
-        Ok(0)
+        turn(context, "pause", &self.services, true).await
     }
+}
+
+/// Freezes, or lets go on.
+pub(super) async fn turn(
+    context: &Context,
+    command: &'static str,
+    services: &[String],
+    paused: bool,
+) -> Result<i32, Failure> {
+    let session = context.open_or_adopt().await?;
+    let selection = select(&session, services, WithDependencies::No)?;
+    let wish = Wish { command, images: None, goal: Some(Goal::Paused { selection, paused }) };
+    let cancel = context.signals.cancel.clone();
+    context.pursue(&session, &wish, Quiet::default(), &cancel).await?;
+    Ok(0)
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{
     context::{Context, select},
     failure::Failure,
+    format::Format,
     output,
 };
 use crate::{
@@ -35,7 +36,7 @@ pub(super) struct Args {
     #[arg(short, long)]
     quiet: bool,
 
-    /// How to print them: a table, or one JSON object a line
+    /// How to print them: a table, one JSON object a line (`json`), or a template such as `{{.Name}}`
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 
@@ -58,12 +59,6 @@ pub(super) struct Args {
     /// Do not shorten anything
     #[arg(long)]
     no_trunc: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Table,
-    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -109,7 +104,7 @@ impl Args {
             .map_err(|error| Failure::of_session(error, session.project(), context.source()))?;
         observed.containers.retain(|container| self.lists(&session, container));
         observed.containers.sort_by(|a, b| a.name.cmp(&b.name));
-        let lines = self.lines(&observed.containers, SystemTime::now());
+        let lines = self.lines(&observed.containers, SystemTime::now())?;
         output::lines(lines.iter().map(String::as_str))?;
         Ok(0)
     }
@@ -130,17 +125,19 @@ impl Args {
         named && state
     }
 
-    fn lines(&self, containers: &[Container], now: SystemTime) -> Vec<String> {
+    fn lines(&self, containers: &[Container], now: SystemTime) -> Result<Vec<String>, Failure> {
         if self.quiet {
-            return containers.iter().map(|container| container.id.0.clone()).collect();
+            return Ok(containers.iter().map(|container| container.id.0.clone()).collect());
         }
         if self.services_only {
             let services: BTreeSet<&str> = containers.iter().map(|c| c.service.as_str()).collect();
-            return services.into_iter().map(ToOwned::to_owned).collect();
+            return Ok(services.into_iter().map(ToOwned::to_owned).collect());
         }
-        if self.format == Format::Json {
-            return containers.iter().map(|c| self.object(c, now).to_string()).collect();
-        }
+        let objects = containers.iter().map(|container| self.object(container, now));
+        self.format.lines(objects, || self.table(containers, now))
+    }
+
+    fn table(&self, containers: &[Container], now: SystemTime) -> Table {
         let mut table = Table::new(&["NAME", "IMAGE", "COMMAND", "SERVICE", "CREATED", "STATUS", "PORTS"]);
         for container in containers {
             table.row(vec![
@@ -153,7 +150,7 @@ impl Args {
                 ports(container),
             ]);
         }
-        table.lines()
+        table
     }
 }
 
@@ -219,6 +216,8 @@ impl Args {
         let volumes = container.mounts.iter().filter(|mount| !mount.starts_with('/')).count();
         let code = match container.state {
             ContainerState::Exited(Some(code)) => code,
+            // Nobody learnt it: no number that a program can end with, and not that of success.
+            ContainerState::Exited(None) => -1,
             _ => 0,
         };
         let mut object = json!({

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     load,
     session::{
-        AttachRequest, BuildMode, Container, Goal, ImageOptions, Once, OneOff, PullPolicy, RestartPolicy,
-        Selection, Session, SessionError, Wish, WithDependencies,
+        AttachRequest, BuildMode, Container, Goal, ImageOptions, Once, OneOff, RestartPolicy, Selection,
+        Session, SessionError, Wish, WithDependencies,
     },
 };
 
@@ -178,7 +178,7 @@ impl Args {
             return Ok(0);
         }
         let end = self.talk(context, &session, container, tty).await;
-        // Whoever detached wants it to run on.
+        // Whoever detached wants it to run on; at its end it goes by itself.
         if self.rm && !matches!(end, Ok(End::Detached)) {
             self.remove(context, &session, &name).await;
         }
@@ -218,16 +218,10 @@ impl Args {
             aliases: self.use_aliases,
             close_stdin: self.interactive && !self.detach && !tty,
             size: console::size().filter(|_| tty),
-            remove: self.rm && self.detach,
+            remove: self.rm,
+            attended: !self.detach,
         };
         let build = if self.build { BuildMode::Always } else { BuildMode::Missing };
-        let pull = match self.pull {
-            Pull::Always => Some(PullPolicy::Always),
-            Pull::Missing => Some(PullPolicy::Missing),
-            Pull::Never => Some(PullPolicy::Never),
-            Pull::Build => Some(PullPolicy::Build),
-            Pull::Policy => None,
-        };
         let locked = locked::wanted(self.locked, session.project())?;
         let once = Once {
             service: service.to_owned(),
@@ -237,7 +231,7 @@ impl Args {
             orphans: orphans(self.remove_orphans, self.ignore_orphans),
             one_off,
         };
-        let images = Some((selection, ImageOptions { build, pull, locked }));
+        let images = Some((selection, ImageOptions { build, pull: self.pull.policy(), locked }));
         Ok((Wish { command: "run", images, goal: Some(Goal::Once(Box::new(once))) }, name))
     }
 

@@ -73,6 +73,19 @@ pub(super) enum Pull {
     Build,
 }
 
+impl Pull {
+    /// In place of the `pull_policy` of the services; `None` where that decides.
+    pub(super) fn policy(self) -> Option<PullPolicy> {
+        match self {
+            Self::Always => Some(PullPolicy::Always),
+            Self::Missing => Some(PullPolicy::Missing),
+            Self::Never => Some(PullPolicy::Never),
+            Self::Build => Some(PullPolicy::Build),
+            Self::Policy => None,
+        }
+    }
+}
+
 pub(super) fn scale(text: &str) -> Result<(String, u32), String> {
     let (service, number) = text.split_once('=').ok_or("expected SERVICE=NUM")?;
     let number = number.parse().map_err(|_| format!("`{number}` is no number of containers"))?;
@@ -147,14 +160,11 @@ impl Running {
             (_, true) => BuildMode::Never,
             _ => BuildMode::Missing,
         };
-        let pull = match self.pull {
-            Pull::Always => Some(PullPolicy::Always),
-            Pull::Missing => Some(PullPolicy::Missing),
-            Pull::Never => Some(PullPolicy::Never),
-            Pull::Build => Some(PullPolicy::Build),
-            Pull::Policy => None,
-        };
-        Ok(ImageOptions { build, pull, locked: locked::wanted(self.locked, session.project())? })
+        Ok(ImageOptions {
+            build,
+            pull: self.pull.policy(),
+            locked: locked::wanted(self.locked, session.project())?,
+        })
     }
 
     pub(super) fn quiet(&self, build: bool) -> Quiet {

@@ -41,6 +41,11 @@ impl Signals {
         Self { heard, cancel }
     }
 
+    /// Hears none: each keeps its default.
+    pub(super) fn none() -> Self {
+        Self { heard: watch::channel(Heard::default()).1, cancel: Self::never() }
+    }
+
     /// Returns the first signal's number once more than `patience` were heard.
     pub(super) async fn beyond(&self, patience: u32) -> i32 {
         let mut heard = self.heard.clone();

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{
     context::{Context, select},
     failure::Failure,
-    ls::Format,
+    format::Format,
     output,
 };
 use crate::{
@@ -32,7 +32,7 @@ pub(super) struct Args {
     #[arg(short, long)]
     all: bool,
 
-    /// How to print it: a table, or one JSON object a line
+    /// How to print it: a table, one JSON object a line (`json`), or a template such as `{{.Name}}`
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 
@@ -56,11 +56,12 @@ impl Args {
         let session = context.open_or_adopt().await?;
         let mut before = self.look(context, &session).await?.1;
         // A screen is drawn over; a file gets one picture after the other.
-        let redraw = !self.no_stream && self.format == Format::Table && std::io::stdout().is_terminal();
+        let in_place = matches!(self.format, Format::Table | Format::Columns(_));
+        let redraw = !self.no_stream && in_place && std::io::stdout().is_terminal();
         loop {
             tokio::time::sleep(SECOND).await;
             let (containers, now) = self.look(context, &session).await?;
-            let lines = self.lines(&containers, &before, &now);
+            let lines = self.lines(&containers, &before, &now)?;
             if redraw {
                 output::text("\u{1b}[H\u{1b}[J")?;
             }
@@ -85,34 +86,30 @@ impl Args {
         Ok((containers, (Instant::now(), by_name)))
     }
 
-    fn lines(&self, containers: &[Container], before: &Sample, now: &Sample) -> Vec<String> {
-        let rows = containers.iter().map(|container| self.row(container, before, now));
-        if self.format == Format::Json {
+    fn lines(&self, containers: &[Container], before: &Sample, now: &Sample) -> Result<Vec<String>, Failure> {
+        let rows = || containers.iter().map(|container| self.row(container, before, now));
+        let objects = rows().map(|row| {
             let names = ["ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs"];
-            return rows
-                .map(|row| {
-                    let mut object: serde_json::Map<String, serde_json::Value> = names
-                        .into_iter()
-                        .map(str::to_owned)
-                        .zip(row.into_iter().map(|cell| json!(cell)))
-                        .collect();
-                    object.insert("Container".to_owned(), object["ID"].clone());
-                    serde_json::Value::Object(object).to_string()
-                })
-                .collect();
-        }
-        let mut table = Table::new(&[
-            "CONTAINER ID",
-            "NAME",
-            "CPU %",
-            "MEM USAGE / LIMIT",
-            "MEM %",
-            "NET I/O",
-            "BLOCK I/O",
-            "PIDS",
-        ]);
-        rows.for_each(|row| table.row(row));
-        table.lines()
+            let cells = names.into_iter().map(str::to_owned).zip(row.into_iter().map(|cell| json!(cell)));
+            let mut object: serde_json::Map<String, serde_json::Value> = cells.collect();
+            object.insert("Container".to_owned(), object["ID"].clone());
+            serde_json::Value::Object(object)
+        });
+        let table = || {
+            let mut table = Table::new(&[
+                "CONTAINER ID",
+                "NAME",
+                "CPU %",
+                "MEM USAGE / LIMIT",
+                "MEM %",
+                "NET I/O",
+                "BLOCK I/O",
+                "PIDS",
+            ]);
+            rows().for_each(|row| table.row(row));
+            table
+        };
+        self.format.lines(objects, table)
     }
 
     fn row(&self, container: &Container, before: &Sample, now: &Sample) -> Vec<String> {

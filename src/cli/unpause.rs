@@ -1,10 +1,6 @@
 //! `ficelle unpause`.
 
-use super::{
-    context::{Context, Quiet, select},
-    failure::Failure,
-};
-use crate::session::{Goal, Wish, WithDependencies};
+use super::{context::Context, failure::Failure, pause};
 
 /// Let containers go on that were paused
 #[derive(Debug, clap::Args)]
@@ -16,12 +12,6 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
-        let session = context.open_or_adopt().await?;
-        let selection = select(&session, &self.services, WithDependencies::No)?;
-        let goal = Goal::Paused { selection, paused: false };
-        let wish = Wish { command: "unpause", images: None, goal: Some(goal) };
-        let cancel = context.signals.cancel.clone();
-        context.pursue(&session, &wish, Quiet::default(), &cancel).await?;
-        Ok(0)
+        pause::turn(context, "unpause", &self.services, false).await
     }
 }

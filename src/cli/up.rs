@@ -175,6 +175,7 @@ impl Args {
             prefix: !self.no_log_prefix,
             timestamps: self.timestamps,
             colour: !self.no_color,
+            terminal: std::io::IsTerminal::is_terminal(&std::io::stdout()),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands and flags that docker compose has not got: mistakes in them exit 2, others 1 as it does.
-const OURS: &[&str] = &["image", "--engine", "--root", "--strict"];
+const OURS: &[&str] = &["gc", "image", "--engine", "--root", "--strict"];
 
 /// Prints `error` where it belongs; returns the exit code.
 pub(super) fn tell(error: &clap::Error, args: &[OsString]) -> i32 {

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{
     context::{Context, select},
     failure::Failure,
-    ls::Format,
+    format::Format,
     output,
 };
 use crate::{session::WithDependencies, ui::table::Table};
@@ -17,7 +17,7 @@ pub(super) struct Args {
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
 
-    /// How to print them: a table, or one JSON object a line
+    /// How to print them: a table, one JSON object a line (`json`), or a template such as `{{.Name}}`
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 
@@ -41,19 +41,18 @@ impl Args {
             output::lines(volumes.iter().map(|(name, _)| name.as_str()))?;
             return Ok(0);
         }
-        if self.format == Format::Json {
-            for (name, info) in volumes {
-                let labels: Vec<String> =
-                    info.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
-                let object =
-                    json!({"Name": name, "Driver": "local", "Scope": "local", "Labels": labels.join(",")});
-                output::lines([object.to_string().as_str()])?;
-            }
-            return Ok(0);
-        }
-        let mut table = Table::new(&["VOLUME NAME", "DRIVER"]);
-        volumes.into_iter().for_each(|(name, _)| table.row(vec![name.clone(), "local".to_owned()]));
-        output::lines(table.lines().iter().map(String::as_str))?;
+        let objects = volumes.iter().map(|(name, info)| {
+            let labels: Vec<String> =
+                info.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            json!({"Name": name, "Driver": "local", "Scope": "local", "Labels": labels.join(",")})
+        });
+        let table = || {
+            let mut table = Table::new(&["VOLUME NAME", "DRIVER"]);
+            volumes.iter().for_each(|(name, _)| table.row(vec![(*name).clone(), "local".to_owned()]));
+            table
+        };
+        let lines = self.format.lines(objects, table)?;
+        output::lines(lines.iter().map(String::as_str))?;
         Ok(0)
     }
 }

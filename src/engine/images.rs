@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::SystemTime};
 
+use super::ContainerId;
 use crate::model::{Build, ImageRef};
 
 /// An act on images, the store or a registry. Images are named as people name them, by a name or the
@@ -39,6 +40,8 @@ pub enum ImageAct {
         target: ImageRef,
     },
     Prune(Prune),
+    /// Of a container as it is now.
+    Commit(Box<CommitRequest>),
     Login {
         registry: String,
         user: String,
@@ -55,6 +58,24 @@ pub enum ImageAct {
     Bases {
         build: Box<Build>,
     },
+}
+
+/// An image to be made of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitRequest {
+    pub project: String,
+    pub container: ContainerId,
+    /// Of the container, for messages.
+    pub name: String,
+    pub image: Option<ImageRef>,
+    pub author: String,
+    pub message: String,
+    /// It is frozen meanwhile.
+    pub pause: bool,
+    /// Instructions of a Dockerfile that change no file.
+    pub changes: Vec<String>,
+    /// RFC 3339.
+    pub created: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,6 +144,7 @@ impl ImageAct {
             Self::History { .. } => "history",
             Self::Tag { .. } => "tag",
             Self::Prune(_) => "prune",
+            Self::Commit(_) => "commit",
             Self::Login { .. } => "login",
             Self::Logout { .. } => "logout",
             Self::Digest { .. } => "digest",

@@ -20,12 +20,15 @@ use tokio::sync::mpsc;
 pub use copy::{CopyRequest, Source, Target};
 pub use doctor::{Finding, Verdict};
 pub use error::{EngineError, ErrorKind};
-pub use images::{ImageAct, ImageAnswer, ImageStep, Prune};
+pub use images::{CommitRequest, ImageAct, ImageAnswer, ImageStep, Prune};
 pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
     VolumeInfo,
 };
-pub use op::{BuildRequest, CreateContainer, OneOff, Op, Outcome, PullRequest, PushRequest, WaitFor};
+pub use op::{
+    BuildRequest, CreateContainer, HookAt, HookRequest, OneOff, Op, Outcome, ProviderAct, ProviderRequest,
+    PullRequest, PushRequest, WaitFor,
+};
 pub use process::{AttachRequest, Chunk, Control, Conversation, ExecRequest, Size};
 
 use crate::model::{Build, ImageRef};
@@ -194,6 +197,11 @@ pub trait Engine: Send + Sync {
 
     /// Looks whether this machine can do what the engine needs; changes nothing.
     async fn examine(&self) -> Vec<Finding>;
+
+    /// Finds what killed processes have left and nobody holds, and removes it unless `dry`; a line for each.
+    async fn sweep(&self, _dry: bool) -> Result<Vec<String>, EngineError> {
+        Ok(Vec::new())
+    }
 
     /// The images of the store.
     async fn images(&self) -> Result<Vec<ImageInfo>, EngineError>;

@@ -1,11 +1,13 @@
 //! The operations an engine performs: each is one action, complete in itself.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use indexmap::IndexMap;
 
 use super::{ContainerId, Size};
-use crate::model::{Build, Condition, ContainerSpec, Network, PullPolicy, Volume};
+use crate::model::{
+    Build, Condition, ContainerSpec, Hook, LockedBases, Network, Provider, PullPolicy, Volume,
+};
 
 /// One engine action. Containers are named by their Compose name (`project-service-1`), and by id
 /// where a name could mean the old and the new one.
@@ -74,6 +76,10 @@ pub enum Op {
         name: String,
         until: WaitFor,
     },
+    /// Runs a program in a container that runs, to its end.
+    Hook(Box<HookRequest>),
+    /// Asks the program behind a service for it, or to take it back.
+    Provide(Box<ProviderRequest>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +102,81 @@ pub struct PushRequest {
     pub service: String,
 }
 
+/// What is asked of the program of a `provider:` service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderRequest {
+    pub project: String,
+    pub service: String,
+    /// The project directory.
+    pub root: PathBuf,
+    pub provider: Provider,
+    pub act: ProviderAct,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProviderAct {
+    Up,
+    Down,
+    /// For those alone that say they can.
+    Stop,
+}
+
+impl ProviderAct {
+    /// As the program is told.
+    #[must_use]
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// A `pre_start`, `post_start` or `pre_stop` of a container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HookRequest {
+    pub project: String,
+    pub service: String,
+    /// Of the container; of several with this name, the newest.
+    pub name: String,
+    /// Which one, where it was observed.
+    pub id: Option<ContainerId>,
+    pub at: HookAt,
+    /// Its place in the list, from 0.
+    pub index: usize,
+    pub hook: Hook,
+    /// The container of a `pre_start`, which is gone when it has ended.
+    pub runner: Option<Box<CreateContainer>>,
+}
+
+/// The turn of a container's life at which a hook runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookAt {
+    PreStart,
+    PostStart,
+    PreStop,
+}
+
+impl HookRequest {
+    /// As the file has it: `post_start[0]`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let list = match self.at {
+            HookAt::PreStart => "pre_start",
+            HookAt::PostStart => "post_start",
+            HookAt::PreStop => "pre_stop",
+        };
+        format!("{list}[{}]", self.index)
+    }
+
+    /// The model path of what it runs.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("services.{}.{}.command", self.service, self.label())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct BuildRequest {
     pub project: String,
@@ -103,6 +184,8 @@ pub struct BuildRequest {
     pub build: Build,
     /// The name of the result.
     pub image: String,
+    /// With `--locked`.
+    pub locked: Option<LockedBases>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -135,6 +218,8 @@ pub struct OneOff {
     pub size: Option<Size>,
     /// The engine removes it when it has ended.
     pub remove: bool,
+    /// Not before whoever made it has learnt how, or is gone.
+    pub attended: bool,
 }
 
 /// What a [`Op::Wait`] waits for.
@@ -153,6 +238,8 @@ pub struct Outcome {
     pub id: Option<String>,
     /// Nothing was done: it was so already.
     pub unchanged: bool,
+    /// What a provider sets for those who depend on its service.
+    pub variables: Vec<(String, String)>,
 }
 
 impl fmt::Display for Op {
@@ -176,6 +263,19 @@ impl fmt::Display for Op {
             Self::Pause { name, .. } => write!(f, "pause container {name}"),
             Self::Unpause { name, .. } => write!(f, "unpause container {name}"),
             Self::Remove { name, .. } => write!(f, "remove container {name}"),
+            Self::Provide(request) => {
+                write!(
+                    f,
+                    "ask provider {} for {} of {}",
+                    request.provider.kind,
+                    request.act.verb(),
+                    request.service
+                )
+            }
+            Self::Hook(hook) if hook.runner.is_some() => {
+                write!(f, "run {} for container {}", hook.label(), hook.name)
+            }
+            Self::Hook(hook) => write!(f, "run {} in container {}", hook.label(), hook.name),
             Self::Wait { name, until, .. } => match until {
                 WaitFor::Condition(Condition::ServiceStarted) => {
                     write!(f, "wait until container {name} is started")

@@ -2,5 +2,6 @@
 
 pub mod connect;
 pub mod embedded;
+mod provider;
 pub mod published;
 pub mod simulated;

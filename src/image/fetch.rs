@@ -59,7 +59,12 @@ impl Fetch {
         let this = Arc::clone(&self);
         std::thread::Builder::new()
             .name("layer".into())
-            .spawn(move || done.send(this.ingest(&runtime)))
+            .spawn(move || {
+                let result = this.ingest(&runtime);
+                // What it holds is free before anybody hears of its end.
+                drop(this);
+                done.send(result)
+            })
             .map_err(|error| failed("start a thread for", error))?;
         result
             .await

@@ -1,7 +1,7 @@
 //! Brings a layer in: bytes from anywhere become a verified directory, or nothing.
 //!
 //! One thread reads, hashes and inflates, one hashes and writes. The directory is built in `tmp`,
-//! made durable by one `syncfs`, and renamed. Two processes that want the same layer: the second one
+//! made durable by `syncfs` (the disk begins with it while there is still more to unpack), and renamed. Two processes that want the same layer: the second one
 //! waits and finds it.
 
 use std::{
@@ -9,6 +9,7 @@ use std::{
     io::{self, Read},
     os::fd::OwnedFd,
     path::Path,
+    sync::mpsc::{SyncSender, sync_channel},
 };
 
 use oci_spec::image::Descriptor;
@@ -27,6 +28,9 @@ use super::{
 
 /// In a layer's directory, when its tar is to be made from its files.
 pub(super) const RECIPE: &str = "recipe.zst";
+
+/// Bytes of tar after which the disk is to begin with what is unpacked, so that little is left at the end.
+const FLUSHED: u64 = 32 << 20;
 
 /// A layer that is wanted.
 #[derive(Clone, Debug)]
@@ -75,15 +79,15 @@ impl Layout {
         let what = wanted.what;
         let recipe = wanted.recipe.then(|| scratch.path().join(RECIPE));
         let unpacked = unpack(scratch.path(), source, recipe.as_deref()).map_err(|error| match error {
-            UntarError::Write(entry, source) => ImageError::File {
-                what: if source.raw_os_error() == Some(Errno::NOSPC.raw_os_error()) {
-                    "no space to unpack"
-                } else {
-                    "unpack"
-                },
-                path: Path::new(what).join(entry.trim_start_matches('/')),
-                source,
-            },
+            UntarError::Write(entry, source) => {
+                let path = Path::new(what).join(entry.trim_start_matches('/'));
+                ImageError::File { what: "unpack", path, source }
+            }
+            UntarError::Full(entry, needs) => {
+                let what = format!("{what}/{}", entry.trim_start_matches('/'));
+                let help = vec!["`ficelle image prune` removes what nothing uses".to_owned()];
+                ImageError::Full { what, path: self.root().to_owned(), needs, help }
+            }
             UntarError::Archive(message) => ImageError::Invalid(format!("{what} is refused: {message}")),
             UntarError::Read(error) => ImageError::Invalid(format!("{what} cannot be read: {error}")),
         })?;
@@ -170,10 +174,12 @@ fn unpack(scratch: &Path, source: impl Read + Send, recipe: Option<&Path>) -> Re
     let (writer, mut reader) = pipe();
     let mut source = Hashing::new(source);
     let source_ref = &mut source;
+    let (enough, flush) = sync_channel(1);
     let facts = std::thread::scope(|scope| {
+        let disk = scope.spawn(|| flush_on(flush, &root));
         scope.spawn(move || {
             let whole = match inflate(&mut *source_ref) {
-                Ok(plain) => writer.send_all(plain),
+                Ok(plain) => writer.send_all(Paced { source: plain, passed: 0, enough }),
                 Err(error) => writer.send_all(Failing(Some(error))),
             };
             if whole {
@@ -187,12 +193,42 @@ fn unpack(scratch: &Path, source: impl Read + Send, recipe: Option<&Path>) -> Re
             // Nobody reads on: lets the writer end.
             reader.close();
         }
-        facts
-    })?;
-    recipe.map_or(Ok(()), Recipe::finish).map_err(made)?;
+        let facts = facts?;
+        let flushed = disk.join().unwrap_or(Err(Errno::IO));
+        flushed.map(|()| facts).map_err(|error| made(error.into()))
+    });
     let tar_size = reader.length();
+    let facts = facts
+        .and_then(|facts| recipe.map_or(Ok(()), Recipe::finish).map(|()| facts).map_err(made))
+        .map_err(|error| error.or_full(tar_size))?;
     let (blob_digest, blob_size) = source.finish();
     Ok(Unpacked { facts, diff_id: reader.digest(), tar_size, blob_digest, blob_size })
+}
+
+/// Has the file system of `root` written out each time there is enough for it. What fails here is told to no
+/// later `syncfs` (the kernel tells an error once), so it is the layer's error.
+fn flush_on(enough: impl IntoIterator<Item = ()>, root: &OwnedFd) -> rustix::io::Result<()> {
+    enough.into_iter().try_for_each(|()| rustix::fs::syncfs(root))
+}
+
+/// Tells when enough has been read through it to be written out.
+struct Paced<R> {
+    source: R,
+    passed: u64,
+    enough: SyncSender<()>,
+}
+
+impl<R: Read> Read for Paced<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.source.read(buffer)?;
+        self.passed += length as u64;
+        if self.passed >= FLUSHED {
+            self.passed = 0;
+            // Full: the disk is still busy with what was there before.
+            let _ = self.enough.try_send(());
+        }
+        Ok(length)
+    }
 }
 
 /// A stream that begins with its end.

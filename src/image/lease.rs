@@ -101,9 +101,17 @@ pub(super) fn held(layout: &Layout) -> io::Result<BTreeSet<String>> {
 
 /// Removes what processes that died have left in `tmp`. Errors are not the caller's: the next one tries again.
 pub(super) fn clean(layout: &Layout) {
+    for path in dead(layout) {
+        let _ = trash::remove(&path);
+    }
+}
+
+/// What lies in `tmp` that nobody holds.
+pub(super) fn dead(layout: &Layout) -> Vec<PathBuf> {
     // Files being written have no lease: their writers share this lock.
     let alone = lock::try_exclusive(&layout.gc_lock()).ok().flatten();
-    let Ok(entries) = fs::read_dir(layout.tmp()) else { return };
+    let Ok(entries) = fs::read_dir(layout.tmp()) else { return Vec::new() };
+    let mut found = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let dead = if name.starts_with(".new-") {
@@ -113,9 +121,10 @@ pub(super) fn clean(layout: &Layout) {
             !is_alive(&layout.leases().join(lease)).unwrap_or(true)
         };
         if dead {
-            let _ = trash::remove(&entry.path());
+            found.push(entry.path());
         }
     }
+    found
 }
 
 fn is_alive(lease: &std::path::Path) -> io::Result<bool> {

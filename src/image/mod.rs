@@ -5,6 +5,7 @@
 mod archive;
 mod arrival;
 mod artifact;
+mod changes;
 mod codec;
 mod commit;
 mod extract;
@@ -38,6 +39,7 @@ mod trash;
 mod untar;
 
 pub use artifact::compose_project;
+pub use changes::Remark;
 pub use commit::{DockerConfig, ImageHealthcheck};
 pub use extract::{ArchiveKind, archive_kind, extract};
 pub use lookup::{Found, Made};

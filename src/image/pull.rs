@@ -19,7 +19,7 @@ use super::{
     lease::Lease,
     platform::Platform,
     record::RefRecord,
-    registry::{Access, Client, Fault, Registries, login_help},
+    registry::{Access, Client, Fault, Registries, Wording, login_help},
 };
 use crate::model::ImageRef;
 
@@ -307,25 +307,20 @@ pub(super) async fn blocking<T: Send + 'static>(
 fn told(image: &ImageRef, fault: Fault) -> ImageError {
     let name = image.familiar();
     let registry = &image.registry;
-    match fault {
-        Fault::Wrong(error) => error,
-        Fault::Missing(why) => ImageError::Remote {
-            message: format!("image `{name}` is not found: {why}"),
-            help: vec!["check its name and tag".to_owned()],
-        },
-        Fault::Denied(why) => ImageError::Remote {
-            message: format!("image `{name}` does not exist or needs a login: {why}"),
-            help: vec!["check its name".to_owned(), login_help(registry)],
-        },
-        Fault::Unreachable(why) => ImageError::Unreachable {
-            message: format!("cannot pull image `{name}`: registry {registry} is not reachable: {why}"),
-            help: vec![
+    fault.told(Wording {
+        missing: (format!("image `{name}` is not found"), vec!["check its name and tag".to_owned()]),
+        denied: (
+            format!("image `{name}` does not exist or needs a login"),
+            vec!["check its name".to_owned(), login_help(registry)],
+        ),
+        unreachable: (
+            format!("cannot pull image `{name}`: registry {registry} is not reachable"),
+            vec![
                 "without a network, bring it with `ficelle image load -i FILE`".to_owned(),
                 format!("or name a mirror: FICELLE_MIRRORS={registry}=http://HOST:PORT"),
             ],
-            source: why.into(),
-        },
-    }
+        ),
+    })
 }
 
 /// The registry's own answer, and what mirrors said before it.

@@ -24,7 +24,7 @@ use super::{
     lease::Lease,
     pull::{blocking, is_index},
     record::{ImageRecord, RefRecord},
-    registry::{Access, Client, Fault, Registries, Sent, Upload, login_help},
+    registry::{Access, Client, Fault, Registries, Sent, Upload, Wording, login_help},
 };
 use crate::model::ImageRef;
 
@@ -379,20 +379,18 @@ async fn send_blobs(client: &Arc<Client>, blobs: Vec<Blob>, report: Report<'_>) 
 fn told(image: &ImageRef, fault: Fault) -> ImageError {
     let name = image.familiar();
     let registry = &image.registry;
-    match fault {
-        Fault::Wrong(error) => error,
-        Fault::Missing(why) => ImageError::Remote {
-            message: format!("image `{name}` cannot be pushed: {why}"),
-            help: vec![format!("make the repository {} at {registry} first", image.repository)],
-        },
-        Fault::Denied(why) => ImageError::Remote {
-            message: format!("image `{name}` may not be pushed: {why}"),
-            help: vec![login_help(registry), "check that the repository is yours".to_owned()],
-        },
-        Fault::Unreachable(why) => ImageError::Unreachable {
-            message: format!("cannot push image `{name}`: registry {registry} is not reachable: {why}"),
-            help: Vec::new(),
-            source: why.into(),
-        },
-    }
+    fault.told(Wording {
+        missing: (
+            format!("image `{name}` cannot be pushed"),
+            vec![format!("make the repository {} at {registry} first", image.repository)],
+        ),
+        denied: (
+            format!("image `{name}` may not be pushed"),
+            vec![login_help(registry), "check that the repository is yours".to_owned()],
+        ),
+        unreachable: (
+            format!("cannot push image `{name}`: registry {registry} is not reachable"),
+            Vec::new(),
+        ),
+    })
 }

@@ -17,7 +17,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::tarin::broken;
+use super::{codec::read_filled, tarin::broken};
 
 /// Bytes between two files that are held before they are written.
 const PIECE: usize = 1 << 20;
@@ -100,11 +100,7 @@ impl<'a, R: BufRead> Recorded<'a, R> {
 
 impl<R: BufRead> Read for Recorded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let length = available.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&available[..length]);
-        self.consume(length);
-        Ok(length)
+        read_filled(self, buffer)
     }
 }
 

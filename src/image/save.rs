@@ -10,6 +10,7 @@ use std::{
 
 use oci_spec::image::Descriptor;
 use serde_json::{Value, json};
+use tar::EntryType;
 
 use super::{
     ImageError, Report, Store,
@@ -17,6 +18,7 @@ use super::{
     layout::{file_error, hex},
     lookup::Found,
     pull::is_index,
+    tarout::{nobodys, pad},
 };
 use crate::model::ImageRef;
 
@@ -198,19 +200,13 @@ fn entry(
     size: u64,
     write: impl FnOnce(&mut dyn Write) -> Result<(), Broken>,
 ) -> Result<(), Broken> {
-    let mut header = tar::Header::new_gnu();
+    let mut header = nobodys(EntryType::Regular, 0o644);
     header.set_path(name)?;
     header.set_size(size);
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    // The same archive for the same images.
-    header.set_mtime(0);
     header.set_cksum();
     out.write_all(header.as_bytes())?;
     write(out)?;
-    let rest = usize::try_from((512 - size % 512) % 512).unwrap_or_default();
-    Ok(out.write_all(&[0; 512][..rest])?)
+    Ok(pad(out, size)?)
 }
 
 struct Counted<'a> {

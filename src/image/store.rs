@@ -90,9 +90,14 @@ pub enum ImageError {
     Invalid(String),
     #[error("`{image}` is not for platform {wanted}; it is for {there}")]
     Platform { image: String, wanted: String, there: String },
-    /// The registry has something else under the name than what was asked for.
-    #[error("image `{image}` is locked to {locked}, and its registry has {found}")]
+    /// The registry, or the store, has something else under the name than what was asked for.
+    #[error("image `{image}` is locked to {locked}, and what it stands for is {found}")]
     Drift { image: String, locked: String, found: String },
+    /// The disk; `needs` are bytes that were not even enough, `help` is the next move.
+    #[error("no space left below `{}` for `{what}`: it needs more than {:.1} MB", path.display(), *needs as f64 / 1e6)]
+    Full { what: String, path: PathBuf, needs: u64, help: Vec<String> },
+    #[error("image `{0}` is not in ficelle.lock")]
+    NotLocked(String),
     #[error("image `{0}` is used by container {1}")]
     InUse(String, String),
     #[error("{what} `{}`", path.display())]
@@ -116,11 +121,12 @@ impl ImageError {
     #[must_use]
     pub fn help(&self) -> &[String] {
         match self {
-            Self::Remote { help, .. } | Self::Unreachable { help, .. } => help,
+            Self::Remote { help, .. } | Self::Unreachable { help, .. } | Self::Full { help, .. } => help,
             Self::NotFound(_)
             | Self::Invalid(_)
             | Self::Platform { .. }
             | Self::Drift { .. }
+            | Self::NotLocked(_)
             | Self::InUse(..)
             | Self::File { .. } => &[],
         }
@@ -318,6 +324,18 @@ impl Store {
             self.layout.write_ref(reference, record)?;
         }
         self.find_id(id)?.ok_or_else(|| ImageError::NotFound(id.to_owned()))
+    }
+
+    /// What processes that died have left here; removed unless `dry`.
+    ///
+    /// # Errors
+    /// What cannot be removed.
+    pub fn sweep(&self, dry: bool) -> Result<Vec<PathBuf>, ImageError> {
+        let dead = lease::dead(&self.layout);
+        for path in dead.iter().filter(|_| !dry) {
+            super::trash::remove(path).map_err(file_error("remove", path))?;
+        }
+        Ok(dead)
     }
 
     /// A lease for one operation.

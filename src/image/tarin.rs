@@ -8,7 +8,7 @@ use std::io::{self, BufRead, Read};
 
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
-use super::pax::Pax;
+use super::{codec::read_filled, pax::Pax};
 
 const BLOCK: u64 = 512;
 /// Of a long name or of all PAX records of one entry.
@@ -357,11 +357,7 @@ impl Sparse {
 
 impl<R: BufRead> Read for TarReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let length = available.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&available[..length]);
-        self.consume(length);
-        Ok(length)
+        read_filled(self, buffer)
     }
 }
 

@@ -153,13 +153,7 @@ impl Writer<'_> {
     fn whiteout(&mut self, path: &Path) -> io::Result<()> {
         let mut leaf = std::ffi::OsString::from(".wh.");
         leaf.push(path.file_name().unwrap_or_default());
-        let mut header = Header::new_ustar();
-        header.set_entry_type(EntryType::Regular);
-        header.set_mode(0);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        let mut marker = Out { header, pax: Vec::new(), xattrs: Vec::new() };
+        let mut marker = Out { header: nobodys(EntryType::Regular, 0), pax: Vec::new(), xattrs: Vec::new() };
         marker.kind(EntryType::Regular, 0)?;
         marker.write(self.out, path.with_file_name(leaf).as_os_str().as_bytes(), b"")
     }
@@ -219,14 +213,9 @@ impl Out {
         }
         if !self.pax.is_empty() {
             let records: Vec<u8> = self.pax.iter().flat_map(|(key, value)| record(key, value)).collect();
-            let mut header = Header::new_ustar();
-            header.set_entry_type(EntryType::XHeader);
+            let mut header = nobodys(EntryType::XHeader, 0o644);
             header.set_path("PaxHeaders/x")?;
             header.set_size(records.len() as u64);
-            header.set_mode(0o644);
-            header.set_uid(0);
-            header.set_gid(0);
-            header.set_mtime(0);
             header.set_cksum();
             out.write_all(header.as_bytes())?;
             out.write_all(&records)?;
@@ -247,7 +236,19 @@ pub(super) fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     [length.to_string().as_bytes(), b" ", key, b"=", value, b"\n"].concat()
 }
 
-fn pad(out: &mut dyn Write, written: u64) -> io::Result<()> {
+/// The header of what is no file here: the same bytes each time.
+pub(super) fn nobodys(kind: EntryType, mode: u32) -> Header {
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
+}
+
+/// Fills the last block of an entry's data.
+pub(super) fn pad(out: &mut dyn Write, written: u64) -> io::Result<()> {
     let rest = usize::try_from((512 - written % 512) % 512).unwrap_or_default();
     out.write_all(&[0; 512][..rest])
 }

@@ -78,6 +78,23 @@ pub(super) enum UntarError {
     /// The file system is at fault; the entry, and why.
     #[error("cannot write `{0}`: {1}")]
     Write(String, io::Error),
+    /// There is no space for the entry, nor for what comes with it; bytes of archive that came so far.
+    #[error("no space left for `{0}`, after {1} bytes of the archive")]
+    Full(String, u64),
+}
+
+impl UntarError {
+    /// What is told of a full disk, after so many bytes of the archive.
+    pub(super) fn or_full(self, bytes: u64) -> Self {
+        match self {
+            Self::Write(entry, error) if error.kind() == io::ErrorKind::StorageFull => {
+                Self::Full(entry, bytes)
+            }
+            // What is read is kept as well.
+            Self::Read(error) if error.kind() == io::ErrorKind::StorageFull => Self::Full("/".into(), bytes),
+            other => other,
+        }
+    }
 }
 
 /// Unpacks `archive` below `root`, an empty directory; `trash` is one beside it. Reads to the end.

@@ -191,6 +191,8 @@ pub enum Support {
     Yes,
     /// Means something only there: on a cluster, on Windows, with SELinux.
     Elsewhere(&'static str),
+    /// Cannot be here, and a container without it would not be what was asked for; with the reason.
+    Never(&'static str),
     /// Valid, but not carried out yet.
     Missing,
 }
@@ -242,6 +244,16 @@ impl Attribute {
 
     const fn missing(mut self) -> Self {
         self.support = Support::Missing;
+        self
+    }
+
+    const fn never(mut self, why: &'static str) -> Self {
+        self.support = Support::Never(why);
+        self
+    }
+
+    const fn elsewhere(mut self, place: &'static str) -> Self {
+        self.support = Support::Elsewhere(place);
         self
     }
 
@@ -317,7 +329,7 @@ pub static SERVICE: Table = &[
     row("command", Words).merge(Merge::Replace).kept(),
     row("configs", List(&Short(Short::FileMount, FILE_MOUNT))).unique(KeyOf::MountedAt("")),
     row("container_name", ContainerName),
-    row("credential_spec", Object(CREDENTIAL_SPEC)).missing(),
+    row("credential_spec", Object(CREDENTIAL_SPEC)).windows(),
     row("depends_on", Names(&Object(DEPENDENCY), NameDefault::Dependency)),
     row("deploy", ObjectOrNull(DEPLOY)).kept(),
     row("device_cgroup_rules", Strings).merge(Merge::Distinct),
@@ -327,7 +339,7 @@ pub static SERVICE: Table = &[
     row("dns_search", OneOrList).unique(KeyOf::Item),
     row("domainname", Text),
     row("entrypoint", Words).merge(Merge::Replace).kept(),
-    row("provider", Object(PROVIDER)).missing(),
+    row("provider", Object(PROVIDER)),
     row("environment", ENVIRONMENT),
     row("env_file", List(&Short(Short::EnvFile, ENV_FILE))).unique(KeyOf::Path),
     row("expose", Scalars).unique(KeyOf::Item),
@@ -351,7 +363,8 @@ pub static SERVICE: Table = &[
     row("memswap_limit", Bytes),
     row("mem_swappiness", WholeBytes),
     row("mac_address", Text),
-    row("models", Names(&ObjectOrNull(SERVICE_MODEL), NameDefault::Null)).missing(),
+    row("models", Names(&ObjectOrNull(SERVICE_MODEL), NameDefault::Null))
+        .never("there is no model runner; a service with a `provider` can bring one"),
     row("network_mode", Text),
     row("networks", Names(&ObjectOrNull(SERVICE_NETWORK), NameDefault::Null)),
     row("oom_kill_disable", Flag),
@@ -362,7 +375,7 @@ pub static SERVICE: Table = &[
     row("ports", Ports).unique(KeyOf::Port),
     row("privileged", Flag),
     row("pull_policy", PullPolicy),
-    row("pull_refresh_after", Text).hidden().missing(),
+    row("pull_refresh_after", Text).hidden(),
     row("read_only", Flag),
     row("restart", Text),
     row("runtime", Text),
@@ -373,21 +386,21 @@ pub static SERVICE: Table = &[
     row("stdin_open", Flag),
     row("stop_grace_period", Duration).kept(),
     row("stop_signal", Text),
-    row("storage_opt", Options(OptionValues::AnyScalar)).missing(),
+    row("storage_opt", Options(OptionValues::AnyScalar)).elsewhere("with a storage driver that has quotas"),
     row("sysctls", LABELS),
     row("tmpfs", OneOrList).unique(KeyOf::Item),
     row("tty", Flag),
     row("ulimits", Keyed(&Short(Short::Ulimit, ULIMIT))),
-    row("use_api_socket", StrictFlag).missing(),
+    row("use_api_socket", StrictFlag).never("there is no daemon, and so no socket to talk to it"),
     row("user", Text),
     row("userns_mode", Text),
     row("uts", Text),
     row("volumes", List(&Short(Short::Volume, MOUNT))).unique(KeyOf::Target),
     row("volumes_from", Strings).merge(Merge::Distinct),
     row("working_dir", Text),
-    row("pre_start", List(&Object(HOOK))).missing(),
-    row("post_start", List(&Object(HOOK))).missing(),
-    row("pre_stop", List(&Object(HOOK))).missing(),
+    row("pre_start", List(&Object(HOOK))),
+    row("post_start", List(&Object(HOOK))),
+    row("pre_stop", List(&Object(HOOK))),
 ];
 
 pub static BUILD: Table = &[

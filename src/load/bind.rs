@@ -24,9 +24,9 @@ use super::{
     tree::{Map, Node, Span, Value},
 };
 use crate::model::{
-    Build, BuildSecret, Condition, ContainerSpec, Dependency, HealthTest, Healthcheck, Hidden, Logging,
-    Mount, MountSource, Places, Port, PortRange, Project, Protocol, PullPolicy, RestartPolicy, SecretSource,
-    Service, TmpfsOptions, Ulimit, Volume, VolumeOptions,
+    Build, BuildSecret, Condition, ContainerSpec, Dependency, HealthTest, Healthcheck, Hidden, Hook, Logging,
+    Mount, MountSource, Places, Port, PortRange, Project, Protocol, Provider, PullPolicy, RestartPolicy,
+    SecretSource, Service, TmpfsOptions, Ulimit, Volume, VolumeOptions,
 };
 use files::Contents;
 
@@ -130,6 +130,12 @@ impl Reader<'_, '_> {
                 .get("build")
                 .filter(|build| build.as_map().is_some())
                 .map(|build| self.build(build, node)),
+            provider: node.get("provider").map(|provider| Provider {
+                kind: text(provider, "type").unwrap_or_default(),
+                options: option_values(provider.get("options")),
+                environment: self.bind.environment.clone(),
+                config: config::service_json(node),
+            }),
             pull_policy: self.pull_policy(node),
             depends_on: depends_on(node),
             profiles: strings(node.get("profiles")),
@@ -175,6 +181,9 @@ impl Reader<'_, '_> {
             restart: self.restart(node),
             stop_signal: text(node, "stop_signal"),
             stop_grace_period: node.get_str("stop_grace_period").and_then(scalars::std_duration),
+            pre_start: hooks(node.get("pre_start")),
+            post_start: hooks(node.get("post_start")),
+            pre_stop: hooks(node.get("pre_stop")),
             init: flag(node, "init"),
             tty: flag(node, "tty"),
             stdin_open: flag(node, "stdin_open"),
@@ -342,8 +351,19 @@ impl Reader<'_, '_> {
             "never" => PullPolicy::Never,
             "missing" | "if_not_present" => PullPolicy::Missing,
             "build" => PullPolicy::Build,
-            // Compose gives it no length of its own.
-            "refresh" => PullPolicy::Missing,
+            "refresh" => match node.get("pull_refresh_after") {
+                // Compose gives it no length of its own.
+                None => PullPolicy::Missing,
+                Some(after) => {
+                    let text = after.as_str().unwrap_or_default();
+                    let Some(every) = calendar(text).or_else(|| scalars::std_duration(text)) else {
+                        let message = format!("`{text}` is no time: expected one such as `12h` or `1w2d`");
+                        self.tell(after, "pull_refresh_after", message);
+                        return None;
+                    };
+                    PullPolicy::Every(every)
+                }
+            },
             "daily" => PullPolicy::Every(Duration::from_secs(86_400)),
             "weekly" => PullPolicy::Every(Duration::from_secs(7 * 86_400)),
             other => {
@@ -544,6 +564,27 @@ fn optional_pairs(node: Option<&Node>) -> IndexMap<String, Option<String>> {
         entries.map(|(key, node)| (key.text.clone(), node.value.scalar_text())).collect();
     found.sort_unstable_keys();
     found
+}
+
+/// One value or several.
+fn option_values(node: Option<&Node>) -> IndexMap<String, Vec<String>> {
+    let entries = node.and_then(Node::as_map).into_iter().flatten();
+    let values = |node: &Node| match node.value.scalar_text() {
+        Some(value) => vec![value],
+        None => strings(Some(node)),
+    };
+    entries.map(|(key, node)| (key.text.clone(), values(node))).collect()
+}
+
+fn hooks(node: Option<&Node>) -> Vec<Hook> {
+    let hook = |node: &Node| Hook {
+        command: strings(node.get("command")),
+        user: text(node, "user"),
+        privileged: flag(node, "privileged"),
+        working_dir: text(node, "working_dir"),
+        environment: optional_pairs(node.get("environment")),
+    };
+    node.map(Node::items).unwrap_or_default().iter().map(hook).collect()
 }
 
 fn pairs(node: Option<&Node>) -> IndexMap<String, String> {

@@ -136,11 +136,11 @@ impl Canonical<'_> {
     }
 
     /// A text that is no size or no duration. It stays, since another file may replace it; told when not.
-    fn unfit(&mut self, node: &Node, path: &Path<'_>, message: String) -> Option<Node> {
+    fn unfit(&mut self, node: &Node, path: &Path<'_>, message: String) -> Node {
         let files = self.files;
         self.diagnostics
             .error_if_kept(node.span, || Diagnostic::error(message).at(path).mark(files.mark(node.span, "")));
-        Some(node.clone())
+        node.clone()
     }
 
     fn expected(&mut self, node: &Node, wanted: &str, path: &Path<'_>) -> Option<Node> {

@@ -32,6 +32,12 @@ pub fn json(loaded: &Loaded) -> String {
     text + "\n"
 }
 
+/// The canonical form of one service as JSON on one line.
+#[must_use]
+pub(super) fn service_json(service: &Node) -> String {
+    table_value(service, attributes::SERVICE, Format::Json).to_string()
+}
+
 /// The config hash of docker compose, 64 hex digits: SHA-256 over the canonical JSON of the service, in
 /// Go's spelling and without what changes no container.
 #[must_use]

@@ -51,12 +51,13 @@ fn private_directory(path: &Path) -> io::Result<()> {
 
 /// The commit that a branch, a tag or nothing stands for now.
 fn current(remote: &Remote) -> Result<String, String> {
-    let name = remote.reference.as_deref().unwrap_or("HEAD");
+    let name = remote.reference().unwrap_or("HEAD");
     let peeled = format!("{name}^{{}}");
     let listed = git(remote, Path::new("/"), &["ls-remote", "origin", name, &peeled])?;
     let rows: Vec<(&str, &str)> = listed.lines().filter_map(|line| line.split_once('\t')).collect();
     // An annotated tag stands for the commit it was put on.
     let wanted = [
+        peeled.clone(),
         format!("refs/tags/{peeled}"),
         format!("refs/heads/{name}"),
         format!("refs/tags/{name}"),
@@ -93,7 +94,7 @@ fn git(remote: &Remote, directory: &Path, arguments: &[&str]) -> Result<String, 
         .envs([
             ("GIT_CONFIG_COUNT", "2"),
             ("GIT_CONFIG_KEY_0", "remote.origin.url"),
-            ("GIT_CONFIG_VALUE_0", &remote.url),
+            ("GIT_CONFIG_VALUE_0", remote.url()),
             ("GIT_CONFIG_KEY_1", "core.hooksPath"),
             ("GIT_CONFIG_VALUE_1", "/dev/null"),
             ("GIT_ALLOW_PROTOCOL", "http:https:git:ssh"),

@@ -176,6 +176,7 @@ fn finish(
     let active: &[String] = if options.no_interpolate { &["*".to_owned()] } else { &site.profiles };
     let disabled = select::take_disabled(model, active, &options.services);
     if !options.no_interpolate {
+        normalise::provider_options(model);
         // A variable may stand for any name.
         if !options.no_consistency {
             Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.consistent(model, &disabled);
@@ -238,6 +239,7 @@ fn unsupported(model: &Node, unbound: Vec<Diagnostic>, loader: &Loader<'_>) -> V
     let rows = found.into_iter().map(|(path, _, span, support)| Unsupported {
         text: match support {
             Support::Elsewhere(place) => format!("`{path}` means something {place} only"),
+            Support::Never(why) => format!("`{path}` cannot be: {why}"),
             _ => format!("`{path}` is not supported yet"),
         },
         place: loader.files.place(span),
@@ -250,7 +252,23 @@ fn unsupported(model: &Node, unbound: Vec<Diagnostic>, loader: &Loader<'_>) -> V
         text: told.message,
         effect: Effect::Refused,
     });
-    rows.chain(values).chain(idle_log_options(model, loader)).collect()
+    rows.chain(values).chain(idle_log_options(model, loader)).chain(idle_refreshes(model, loader)).collect()
+}
+
+/// Times of a refresh that no policy asks for.
+fn idle_refreshes(model: &Node, loader: &Loader<'_>) -> Vec<Unsupported> {
+    let services = model.get("services").and_then(Node::as_map).into_iter().flatten();
+    let idle = services.filter(|(_, node)| node.get_str("pull_policy") != Some("refresh"));
+    let found = idle.filter_map(|(service, node)| {
+        let path = format!("services.{service}.pull_refresh_after");
+        Some(Unsupported {
+            place: loader.files.place(node.get("pull_refresh_after")?.span),
+            text: format!("`{path}` has no effect without `pull_policy: refresh`"),
+            effect: Effect::Ignored,
+            path,
+        })
+    });
+    found.collect()
 }
 
 /// Options of `logging:` that are known and change nothing here. Those of another driver are told by the

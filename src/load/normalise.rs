@@ -68,6 +68,18 @@ pub fn defaults(model: &mut Node, all_devices: &Value) {
     }
 }
 
+/// Options of providers to lists. Not sooner: of two files a list is laid on a list, while one value replaces
+/// another.
+pub fn provider_options(model: &mut Node) {
+    for (_, service) in entries(model, "services") {
+        let options =
+            service.get_mut("provider").and_then(|provider| provider.get_mut("options")?.as_map_mut());
+        for (_, option) in options.into_iter().flatten().filter(|(_, option)| option.as_str().is_some()) {
+            option.value = Value::List(vec![option.clone()]);
+        }
+    }
+}
+
 /// `scale` as `deploy.replicas`, where there is a `deploy`.
 pub fn replicas(model: &mut Node) {
     for (_, service) in entries(model, "services") {

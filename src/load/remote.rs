@@ -2,12 +2,10 @@
 //! or that a registry keeps (`oci://host/shop:1`), named by `-f`, `include` and `extends`. Reads the name and
 //! finds the file in the copy that a [`Source`] fetches; nothing may lead out of that copy.
 
-use std::{
-    fmt,
-    path::{Component, Path, PathBuf},
-};
+use std::{fmt, path::PathBuf};
 
 use super::{discover::NAMES, scalars, source::Source};
+use crate::model::Repository;
 
 /// Switches remote files off when it is false, as for docker compose.
 const SWITCH: &str = "COMPOSE_EXPERIMENTAL_GIT_REMOTE";
@@ -16,38 +14,46 @@ const PUBLISHED_SWITCH: &str = "COMPOSE_EXPERIMENTAL_OCI_REMOTE";
 /// Before the name of a project that a registry keeps.
 const PUBLISHED: &str = "oci://";
 
-/// A place in a git repository. Shown without the password it may hold.
+/// A Compose file in a git repository. Shown without the password that its address may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Remote {
-    pub url: String,
-    /// Branch, tag or commit; none is what the repository shows first.
-    pub reference: Option<String>,
-    /// File or directory in the repository.
-    pub path: Option<String>,
-}
+pub struct Remote(Repository);
 
 impl Remote {
     /// `None` for what is a path of this machine.
+    ///
+    /// # Errors
+    /// It is an address, and asks for what is not done for Compose files.
+    pub fn parse(text: &str) -> Result<Option<Self>, String> {
+        let Some(mut found) = Repository::parse(text)? else { return Ok(None) };
+        let shown = found.shown_remote();
+        let refused = |why: &str| format!("`{shown}` is refused: {why}");
+        if found.keep_git_dir.is_some() {
+            return Err(refused("`keep-git-dir` means nothing for a Compose file"));
+        }
+        if let Some(commit) = found.commit.take() {
+            if found.reference.is_some() {
+                return Err(refused("name the commit or a reference, not both"));
+            }
+            found.reference = Some(commit);
+        }
+        Ok(Some(Self(found)))
+    }
+
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (url, fragment) = text.split_once('#').map_or((text, ""), |(url, rest)| (url, rest));
-        let url = match url.split_once("://") {
-            Some(("http" | "https", rest)) if rest.ends_with(".git") => url.to_owned(),
-            Some(("git" | "ssh", _)) => url.to_owned(),
-            Some(_) => return None,
-            None if url.starts_with("github.com/") => format!("https://{url}"),
-            None if is_scp(url) => url.to_owned(),
-            None => return None,
-        };
-        let (reference, path) = fragment.split_once(':').unwrap_or((fragment, ""));
-        let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        Some(Self { url, reference: given(reference), path: given(path) })
+    pub fn url(&self) -> &str {
+        &self.0.remote
+    }
+
+    /// Branch, tag or commit; none is what the repository shows first.
+    #[must_use]
+    pub fn reference(&self) -> Option<&str> {
+        self.0.reference.as_deref()
     }
 
     /// The repository's own name, which a project without a name is called by.
     #[must_use]
     pub fn name(&self) -> &str {
-        let last = self.url.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
+        let last = self.url().trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
         let name = last.strip_suffix(".git").unwrap_or(last);
         if matches!(name, "" | "." | "..") { "repository" } else { name }
     }
@@ -56,62 +62,32 @@ impl Remote {
     #[must_use]
     pub fn pinned(&self) -> Option<&str> {
         let is_commit = |text: &&str| text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        self.reference.as_deref().filter(is_commit)
+        self.reference().filter(is_commit)
     }
 
     /// The URL without user and password.
     #[must_use]
     pub fn shown_url(&self) -> String {
-        self.without_user(&self.url)
+        self.0.shown_remote()
     }
 
     /// A text of git's about this repository, without user and password.
     #[must_use]
     pub fn without_user(&self, text: &str) -> String {
-        let rest = self.url.split_once("://").map_or("", |(_, rest)| rest);
-        let host = &rest[..rest.find('/').unwrap_or(rest.len())];
-        match host.rsplit_once('@') {
-            Some((user, _)) => text.replace(&format!("{user}@"), ""),
-            None => text.to_owned(),
-        }
-    }
-
-    fn check(&self) -> Result<(), String> {
-        if self.url.starts_with('-') || self.reference.as_deref().is_some_and(|name| name.starts_with('-')) {
-            return Err(format!("`{self}` is refused: a name of git begins with no `-`"));
-        }
-        let inside = |path: &String| Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
-        if self.path.as_ref().is_some_and(|path| !inside(path)) {
-            return Err(format!("`{self}` is refused: its path leads out of the repository"));
-        }
-        Ok(())
+        self.0.without_user(text)
     }
 }
 
 impl fmt::Display for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown_url())?;
-        match (self.reference.as_deref().unwrap_or_default(), &self.path) {
-            ("", None) => Ok(()),
-            (reference, None) => write!(f, "#{reference}"),
-            (reference, Some(path)) => write!(f, "#{reference}:{path}"),
-        }
+        self.0.fmt(f)
     }
-}
-
-/// `user@host:path`
-fn is_scp(text: &str) -> bool {
-    text.split_once(':').is_some_and(|(host, path)| {
-        !path.is_empty()
-            && host.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty())
-            && !host.contains('/')
-    })
 }
 
 /// Whether a name leads away from this machine.
 #[must_use]
 pub fn is_remote(name: &str) -> bool {
-    name.starts_with(PUBLISHED) || Remote::parse(name).is_some()
+    name.starts_with(PUBLISHED) || !matches!(Remote::parse(name), Ok(None))
 }
 
 /// The Compose file of this machine that a name stands for; `None` when it is a path already.
@@ -120,8 +96,8 @@ pub fn local(source: &dyn Source, name: &str) -> Option<Result<PathBuf, String>>
     if let Some(published) = name.strip_prefix(PUBLISHED) {
         return Some(fetched_published(source, published));
     }
-    let remote = Remote::parse(name)?;
-    Some(fetched(source, &remote))
+    let remote = Remote::parse(name).transpose()?;
+    Some(remote.and_then(|remote| fetched(source, &remote)))
 }
 
 fn fetched_published(source: &dyn Source, name: &str) -> Result<PathBuf, String> {
@@ -138,10 +114,9 @@ fn permitted(source: &dyn Source, switch: &str, name: &str) -> Result<(), String
 }
 
 fn fetched(source: &dyn Source, remote: &Remote) -> Result<PathBuf, String> {
-    remote.check()?;
     permitted(source, SWITCH, &remote.to_string())?;
     let copy = source.fetch(remote)?;
-    let place = remote.path.as_ref().map_or_else(|| copy.clone(), |path| copy.join(path));
+    let place = remote.0.subdir.as_ref().map_or_else(|| copy.clone(), |path| copy.join(path));
     let names = NAMES.map(|name| place.join(name));
     let found = [place].into_iter().chain(names).find(|path| source.is_file(path));
     let Some(file) = found else {
@@ -167,10 +142,11 @@ mod tests {
             ("ssh://git@h:22/shop.git", "ssh://h:22/shop.git"),
             ("git@h:team/shop.git#main", "git@h:team/shop.git#main"),
             ("github.com/a/b", "https://github.com/a/b"),
+            ("https://h/shop.git?tag=v1&subdir=deploy", "https://h/shop.git#refs/tags/v1:deploy"),
         ];
         for (text, shown) in table {
             assert_eq!(
-                Remote::parse(text).map(|remote| remote.to_string()).as_deref(),
+                Remote::parse(text).unwrap().map(|remote| remote.to_string()).as_deref(),
                 Some(shown),
                 "{text}"
             );
@@ -178,17 +154,24 @@ mod tests {
         for path in
             ["compose.yaml", "./a.git", "a/b@c:d", "https://h/compose.yaml", "file:///r.git", "ext::x", "-"]
         {
-            assert_eq!(Remote::parse(path), None, "{path}");
+            assert_eq!(Remote::parse(path), Ok(None), "{path}");
         }
-        assert_eq!(Remote::parse("git@h:team/shop.git").unwrap().name(), "shop");
+        assert_eq!(Remote::parse("git@h:team/shop.git").unwrap().unwrap().name(), "shop");
         let pinned = format!("git://h/x#{}", "a1".repeat(20));
-        assert!(Remote::parse(&pinned).unwrap().pinned().is_some());
+        assert!(Remote::parse(&pinned).unwrap().unwrap().pinned().is_some());
     }
 
     #[test]
     fn what_leads_out_of_the_repository_is_refused() {
-        for text in ["git://h/x#:../y", "git://h/x#main:/etc", "git://h/x#--upload-pack=x"] {
-            assert!(Remote::parse(text).unwrap().check().is_err(), "{text}");
+        for text in [
+            "git://h/x#:../y",
+            "git://h/x#main:a/../../y",
+            "git://h/x#--upload-pack=x",
+            "git://h/x?keep-git-dir=1",
+        ] {
+            assert!(Remote::parse(text).is_err(), "{text}");
         }
+        // From the repository's root, as builds have it.
+        assert_eq!(Remote::parse("git://h/x#main:/etc").unwrap().unwrap().to_string(), "git://h/x#main:etc");
     }
 }

@@ -153,6 +153,7 @@ impl Definitions {
         let remark = match row.support {
             Support::Yes => return schema,
             Support::Elsewhere(place) => format!("Means something {place} only."),
+            Support::Never(why) => format!("Valid; `ficelle up` refuses it: {why}."),
             Support::Missing => "Valid; `ficelle up` does not carry it out yet.".to_owned(),
         };
         schema["description"] = json!(remark);

@@ -849,7 +849,7 @@ fn what_is_not_honoured_is_listed_with_its_place() {
     let list = loaded(&[("compose.yaml", text)]).unsupported;
     let short: Vec<_> = list.iter().map(|entry| format!("{:?} {}", entry.effect, entry.short())).collect();
     insta::assert_snapshot!(short.join("\n"), @r"
-    Refused compose.yaml:4:5: `services.web.use_api_socket` is not supported yet
+    Refused compose.yaml:4:5: `services.web.use_api_socket` cannot be: there is no daemon, and so no socket to talk to it
     Ignored compose.yaml:7:14: `services.web.deploy.mode` means something on a cluster only
     Refused compose.yaml:6:14: `sometimes` is no restart policy; known are no, always, on-failure[:retries] and unless-stopped
     ");

@@ -1,6 +1,10 @@
 //! How an image is made.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -55,6 +59,15 @@ pub struct Build {
     /// What to attest of the build, as written.
     pub provenance: Option<String>,
     pub sbom: Option<String>,
+}
+
+/// What the images that a build starts from must be (`--locked`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LockedBases {
+    /// Digest of the manifest or index by name, as the Dockerfile writes it.
+    pub digests: BTreeMap<String, String>,
+    /// Images that the project builds itself: no registry has them.
+    pub built_here: BTreeSet<String>,
 }
 
 /// A secret that RUN may mount.

@@ -11,7 +11,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Device, DeviceRequest, DeviceRule, FileMount, IpcMode, Lender, PidMode, VolumesFrom};
+use super::{Device, DeviceRequest, DeviceRule, FileMount, Hook, IpcMode, Lender, PidMode, VolumesFrom};
 
 /// All that one container must be. Networks and volumes are named as the engine knows them
 /// (`project_default`); other services are named by their key and resolved when planning.
@@ -66,6 +66,13 @@ pub struct ContainerSpec {
     pub stop_signal: Option<String>,
     /// Time between the stop signal and SIGKILL; 10 s when absent.
     pub stop_grace_period: Option<Duration>,
+    /// Run in containers like it, one after the other and to success, before a command starts the first of
+    /// its service.
+    pub pre_start: Vec<Hook>,
+    /// Run in it, in order, when a command has started it.
+    pub post_start: Vec<Hook>,
+    /// Run in it, in order, before a command stops it.
+    pub pre_stop: Vec<Hook>,
     pub init: bool,
     pub tty: bool,
     pub stdin_open: bool,

@@ -22,6 +22,7 @@ pub mod label {
     pub const VOLUME: &str = "com.docker.compose.volume";
     /// On a volume without a name of its own; its value is empty.
     pub const ANONYMOUS: &str = "com.docker.volume.anonymous";
+    pub const HOOK: &str = "com.docker.compose.hook";
     pub const SLUG: &str = "com.docker.compose.slug";
     pub const REPLACE: &str = "com.docker.compose.replace";
 }

@@ -5,12 +5,14 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::{Build, ContainerSpec};
+use super::{Build, ContainerSpec, Provider};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Service {
     pub name: String,
     pub container: ContainerSpec,
+    /// A program of somebody else's is the service; there is no container, whatever `container` says.
+    pub provider: Option<Provider>,
     pub build: Option<Build>,
     pub pull_policy: Option<PullPolicy>,
     /// By service key, in the order of the file.

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     engine::{BuildRequest, Observed, Op, PullRequest, PushRequest},
-    model::{Build, Project, PullPolicy, Selection, Service},
+    model::{Build, LockedBases, Project, PullPolicy, Selection, Service},
 };
 
 use super::{BuildMode, Cause, ImageOptions, Plan, PlanError, StepId, draft::Draft};
@@ -30,7 +30,8 @@ pub fn images(
         lock: options.locked.as_ref(),
         ..Round::default()
     };
-    for service in project.services.values().filter(|service| selection.contains(&service.name)) {
+    let selected = project.services.values().filter(|service| selection.contains(&service.name));
+    for service in selected.filter(|service| service.provider.is_none()) {
         let there = observed.images.get(service.image()).map(|image| image.age);
         match decide(project, service, options, there)? {
             Need::Nothing => unchanged(service, options, observed)?,
@@ -262,6 +263,7 @@ impl<'a> Round<'a> {
                 service: service.name.clone(),
                 build,
                 image: service.image().to_owned(),
+                locked: self.lock.map(|digests| locked_bases(project, digests)),
             }));
             let step = self.draft.add(op, cause);
             steps.push((service, of, step));
@@ -286,6 +288,15 @@ impl<'a> Round<'a> {
             }
         }
         self.draft.finish()
+    }
+}
+
+fn locked_bases(project: &Project, digests: &BTreeMap<String, String>) -> LockedBases {
+    let services = project.services.values().chain(project.disabled.values());
+    let built = services.filter(|service| service.build.is_some());
+    LockedBases {
+        digests: digests.clone(),
+        built_here: built.map(|service| service.image().to_owned()).collect(),
     }
 }
 

@@ -12,11 +12,13 @@ mod converge;
 mod diff;
 mod draft;
 mod goal;
+mod hooks;
 mod images;
 mod labels;
 mod life;
 mod once;
 mod order;
+mod providers;
 mod remove;
 mod resources;
 mod restart;
@@ -24,6 +26,7 @@ mod steps;
 
 pub use goal::{Goal, Once, Orphans, Recreate, WaitOptions};
 pub use images::{OnFailure, images, pushes};
+pub use providers::{Provided, provide, provided};
 pub use steps::{Cause, FieldChange, Plan, Step, StepId};
 
 use std::collections::BTreeMap;
@@ -87,22 +90,26 @@ pub fn converge(
     observed: &Observed,
 ) -> Result<Plan, PlanError> {
     let scene = order::Scene::of(project, graph, observed)?;
+    hooks::weave(&scene, reach(&scene, goal)?)
+}
+
+fn reach(scene: &order::Scene<'_>, goal: &Goal) -> Result<Plan, PlanError> {
     match goal {
-        Goal::Running { .. } => converge::running(&scene, goal),
-        Goal::Started { selection, wait } => restart::started(&scene, selection, *wait),
+        Goal::Running { .. } => converge::running(scene, goal),
+        Goal::Started { selection, wait } => restart::started(scene, selection, *wait),
         Goal::Restarted { selection, timeout, dependents } => {
-            restart::restarted(&scene, selection, *timeout, *dependents)
+            restart::restarted(scene, selection, *timeout, *dependents)
         }
-        Goal::Once(goal) => once::once(&scene, goal),
+        Goal::Once(goal) => once::once(scene, goal),
         Goal::Signalled { selection, signal, remove_orphans } => {
-            life::signalled(&scene, selection, signal, *remove_orphans)
+            life::signalled(scene, selection, signal, *remove_orphans)
         }
-        Goal::Paused { selection, paused } => life::paused(&scene, selection, *paused),
-        Goal::Discarded { selection, stop, volumes } => life::discarded(&scene, selection, *stop, *volumes),
-        Goal::Gone { container } => life::gone(&scene, container),
-        Goal::Stopped { selection, timeout } => remove::stopped(&scene, selection, *timeout),
+        Goal::Paused { selection, paused } => life::paused(scene, selection, *paused),
+        Goal::Discarded { selection, stop, volumes } => life::discarded(scene, selection, *stop, *volumes),
+        Goal::Gone { container } => life::gone(scene, container),
+        Goal::Stopped { selection, timeout } => remove::stopped(scene, selection, *timeout),
         Goal::Removed { selection, volumes, remove_orphans, timeout } => {
-            remove::removed(&scene, selection, *volumes, *remove_orphans, *timeout)
+            remove::removed(scene, selection, *volumes, *remove_orphans, *timeout)
         }
     }
 }

@@ -21,6 +21,10 @@ pub(super) fn once(scene: &Scene<'_>, once: &Once) -> Result<Plan, PlanError> {
         .services
         .get(&once.service)
         .ok_or_else(|| PlanError::at("services", format!("no such service: {}", once.service)))?;
+    if service.provider.is_some() {
+        let message = format!("service `{}` is no container: its provider runs it", service.name);
+        return Err(PlanError::at(format!("services.{}.provider", service.name), message));
+    }
     if let Some(taken) = scene.observed.containers.iter().find(|container| container.name == once.name) {
         let what = if taken.state.is_running() { "runs" } else { "is there" };
         let message =

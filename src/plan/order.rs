@@ -13,7 +13,7 @@ use super::PlanError;
 pub(super) struct Scene<'a> {
     pub project: &'a Project,
     pub observed: &'a Observed,
-    /// Enabled services, each after those it needs.
+    /// Enabled services that are containers, each after those it needs.
     pub services: Vec<&'a Service>,
     /// Containers by service, one-off ones left out, oldest first.
     containers: HashMap<&'a str, Vec<&'a Container>>,
@@ -53,7 +53,8 @@ impl<'a> Scene<'a> {
                 format!("services need each other in a circle: {}", names.join(" -> ")),
             )
         })?;
-        let services = order.into_iter().map(|at| services[at]).collect();
+        let services =
+            order.into_iter().map(|at| services[at]).filter(|service| service.provider.is_none()).collect();
         let mut containers: HashMap<&str, Vec<&Container>> = HashMap::new();
         for container in observed.containers.iter().filter(|container| !container.is_one_off()) {
             containers.entry(&container.service).or_default().push(container);
@@ -116,7 +117,8 @@ impl<'a> Scene<'a> {
                 });
             }
         }
-        needs.retain(|need| self.project.services.contains_key(need.on));
+        let is_container = |on: &str| self.project.services.get(on).is_some_and(|on| on.provider.is_none());
+        needs.retain(|need| is_container(need.on));
         needs
     }
 }

@@ -6,11 +6,11 @@ use std::{
 };
 
 use crate::{
-    engine::{Container, Op},
+    engine::{Container, Op, ProviderAct},
     model::{MountSource, Selection, Service, label},
 };
 
-use super::{Cause, Plan, PlanError, StepId, draft::Draft, order::Scene};
+use super::{Cause, Plan, PlanError, StepId, draft::Draft, order::Scene, providers};
 
 pub(super) fn stopped(
     scene: &Scene<'_>,
@@ -25,6 +25,7 @@ pub(super) fn stopped(
         stops.insert(&service.name, steps);
     }
     dependents_first(scene, &mut draft, &stops);
+    providers::give_back(scene, selection, ProviderAct::Stop, &mut draft);
     draft.finish()
 }
 
@@ -70,6 +71,7 @@ pub(super) fn removed(
             gone.0.insert(&container.id.0, remove);
         }
     }
+    providers::give_back(scene, selection, ProviderAct::Down, &mut draft);
     note_kept(scene, selection, &gone, &mut draft);
     networks(scene, selection, &gone, &mut draft);
     if volumes {

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::{engine::Op, model::Place};
+use crate::{
+    engine::{HookAt, Op},
+    model::Place,
+};
 
 /// The number of a step in its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +33,15 @@ pub struct Step {
     pub optional: bool,
 }
 
+impl Step {
+    /// Whether the command has failed when this step has: what a `pre_stop` fails at keeps nothing from
+    /// ending, and is told all the same.
+    #[must_use]
+    pub fn must_succeed(&self) -> bool {
+        !self.optional || matches!(self.op, Op::Hook(_))
+    }
+}
+
 /// Why a step is there.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cause {
@@ -45,6 +57,8 @@ pub enum Cause {
     Dependency { on: String },
     /// These services start only after it.
     Needed { by: Vec<String> },
+    /// The container asks for it when it has been started, or before it is stopped.
+    Hook(HookAt),
     /// A step before it made the container.
     New,
     /// It is there, and does not run.
@@ -107,6 +121,9 @@ impl fmt::Display for Cause {
             Self::Asked(what) => write!(f, "asked by {what}"),
             Self::Dependency { on } => write!(f, "because of {on}"),
             Self::Needed { by } => write!(f, "needed by {}", by.join(", ")),
+            Self::Hook(HookAt::PreStart) => f.write_str("before its start"),
+            Self::Hook(HookAt::PostStart) => f.write_str("after its start"),
+            Self::Hook(HookAt::PreStop) => f.write_str("before its stop"),
             Self::New => f.write_str("new"),
             Self::NotRunning => f.write_str("not running"),
             Self::Surplus => f.write_str("more than wanted"),

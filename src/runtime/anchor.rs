@@ -30,7 +30,12 @@ use rustix::{
 };
 
 use super::{
-    Error, Result, Roots, lock, memory, netlink, netlink::Netlink, netns, nft, process, state::file_error,
+    Error, Result, Roots,
+    failpoint::{Point, reached},
+    lock, memory, netlink,
+    netlink::Netlink,
+    netns, nft, process,
+    state::file_error,
     uplink::WayOut,
 };
 
@@ -152,6 +157,28 @@ pub fn existing(roots: &Roots) -> Result<Option<Anchor>> {
     }
 }
 
+/// The socket of an anchor that was killed and that nobody needs; removed unless `dry`.
+pub fn leavings(roots: &Roots, dry: bool) -> Result<Vec<String>> {
+    let path = roots.run.join(SOCKET);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let _lock = lock(&roots.run)?;
+    match dial(&directory(&roots.run)?) {
+        Err(error) if absent(&error) && path.exists() => {}
+        _ => return Ok(Vec::new()),
+    }
+    if !dry {
+        fs::remove_file(&path).map_err(|error| file_error("remove", &path, error))?;
+    }
+    Ok(vec!["socket of an anchor".to_owned()])
+}
+
+/// Keeps others from making, ending or mending an anchor meanwhile.
+pub fn hold_still(run: &Path) -> Result<File> {
+    lock(run)
+}
+
 fn seek(roots: &Roots, adopt: Option<BorrowedFd<'_>>) -> Result<Anchor> {
     fs::create_dir_all(&roots.run).map_err(|error| file_error("make", &roots.run, error))?;
     for _ in 0..ATTEMPTS {
@@ -191,7 +218,13 @@ fn dial_or_start(roots: &Roots, adopt: Option<BorrowedFd<'_>>) -> Result<UnixStr
 fn start(run: &Path, listener: UnixListener, adopt: Option<BorrowedFd<'_>>) -> Result<()> {
     let failed = |error| Error::System { what: "start the network anchor".to_owned(), source: error };
     let mut command = Command::new(super::program());
-    command.arg0("ficelle-anchor").arg(ENTRY).arg(run).stdin(OwnedFd::from(listener)).stderr(Stdio::null());
+    command
+        .arg0("ficelle-anchor")
+        .arg(ENTRY)
+        .arg(run)
+        .env_clear()
+        .stdin(OwnedFd::from(listener))
+        .stderr(Stdio::null());
     match adopt {
         Some(netns) => command.arg("adopt").stdout(netns.try_clone_to_owned().map_err(failed)?),
         None => command.stdout(Stdio::null()),
@@ -227,10 +260,12 @@ fn hold(run: &Path, adopt: bool) -> io::Result<()> {
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     let _ = rustix::process::setsid();
     process::set_name("ficelle-anchor");
+    reached(Point::AnchorBegins);
     rustix::process::chdir("/")?;
     // SAFETY: standard input is the listener, handed over by `start`, and used by nothing else.
     let listener = UnixListener::from(unsafe { OwnedFd::from_raw_fd(0) });
     let netns = furnish(adopt).map_err(|error| format!("failed to set up the network namespace: {error}"));
+    reached(Point::AnchorFurnished);
     serve(run, &listener, netns.as_ref())
 }
 
@@ -273,6 +308,7 @@ fn serve(run: &Path, listener: &UnixListener, netns: Result<&OwnedFd, &String>) 
                 // Failing, who makes the bridge anew hears of it.
                 doomed.drain(..).for_each(|bridge| drop(remove(netns, &bridge)));
             }
+            reached(Point::AnchorAnswers);
             answer(&holder, netns);
             holders.push(holder);
         }
@@ -308,7 +344,7 @@ fn serve(run: &Path, listener: &UnixListener, netns: Result<&OwnedFd, &String>) 
             match (request, netns) {
                 (None, _) => true,
                 (Some(_), Err(_)) => false,
-                (Some(Request::Uplink), Ok(netns)) => reply(holder, open(netns, &mut uplink)),
+                (Some(Request::Uplink), Ok(netns)) => reply(holder, open(run, netns, &mut uplink)),
                 (Some(Request::Remove(bridge)), Ok(_)) if alone => {
                     doomed.push(bridge.clone());
                     reply(holder, Ok(()))
@@ -335,9 +371,10 @@ fn hear(mut holder: &UnixStream) -> Option<Request> {
     }
 }
 
-fn open(netns: &OwnedFd, uplink: &mut Option<WayOut>) -> Result<(), String> {
+fn open(run: &Path, netns: &OwnedFd, uplink: &mut Option<WayOut>) -> Result<(), String> {
+    reached(Point::WayOutAsked);
     if !uplink.as_mut().is_some_and(WayOut::leads_out) {
-        let opened = WayOut::open(netns)
+        let opened = WayOut::open(run, netns)
             .map_err(|error| format!("failed to open a way out of the containers' networks: {error}"))?;
         *uplink = Some(opened);
     }
@@ -372,6 +409,7 @@ fn retire(run: &Path, listener: &UnixListener) -> io::Result<bool> {
     if poll(&mut waiting, Some(&rustix::time::Timespec::default()))? > 0 {
         return Ok(false);
     }
+    reached(Point::AnchorRetires);
     match fs::remove_file(run.join(SOCKET)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(true),

@@ -2,16 +2,19 @@
 //! them; here they are entered, closed further and removed.
 
 pub mod devices;
+mod legacy;
 mod scope;
 mod view;
 
 use std::{
     fs, io,
-    io::Write,
+    io::{Read, Seek, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     mount::{MountFlags, mount, mount_remount},
     process::{Pid, Signal, kill_process},
@@ -20,10 +23,11 @@ use rustix::{
 
 use serde_json::Value;
 
-pub use self::view::View;
+pub use self::{legacy::enter as enter_new, view::View};
 use super::{
     Error, Result, rootless,
     state::{Group, entries, failed, file_error, remove_file, write_file},
+    wait::Deadline,
 };
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -102,12 +106,14 @@ pub fn missing() -> Option<Missing> {
     (!controllers.is_empty()).then_some(Missing { controllers, why })
 }
 
-/// Makes the groups at `path` of a unified hierarchy, with all controllers for the last: the launcher's way of
-/// making them fails when another container's worker is as far at the same moment.
+/// Another container's end may take an empty parent away while a group is made below it.
+const ATTEMPTS: usize = 10;
+
+/// Makes the groups at `path`; of a unified hierarchy with all controllers for the last. The launcher's way of
+/// making them fails when another container's worker or end is as far at the same moment.
 pub fn prepare(path: &str) -> Result<()> {
-    /// Another container's end may take an empty parent away.
-    const ATTEMPTS: usize = 10;
     if !is_unified() {
+        hierarchies().iter().for_each(|hierarchy| prepare_in(hierarchy, path));
         return Ok(());
     }
     let directory = Path::new(ROOT).join(path.trim_start_matches('/'));
@@ -117,6 +123,15 @@ pub fn prepare(path: &str) -> Result<()> {
         }
     }
     make(&directory).map_err(|e| file_error("cannot make control group", &directory, e))
+}
+
+/// Of version 1. What cannot be made is told by the launcher, if it needs it.
+fn prepare_in(hierarchy: &Hierarchy, path: &str) {
+    let launches = |name: &String| !name.starts_with("name=");
+    if !hierarchy.controllers.is_empty() && hierarchy.controllers.iter().all(launches) {
+        let directory = hierarchy.mount.join(path.trim_start_matches('/'));
+        let _ = (0..ATTEMPTS).any(|_| fs::create_dir_all(&directory).is_ok());
+    }
 }
 
 fn make(directory: &Path) -> io::Result<()> {
@@ -200,6 +215,10 @@ pub fn of_container(pid: i32, id: &str) -> Result<Vec<PathBuf>> {
 
 /// Of a line `4:memory:/path` or `0::/path`.
 fn directory(line: &str, hierarchies: &[Hierarchy]) -> Option<PathBuf> {
+    locate(line, hierarchies).map(|(_, directory)| directory)
+}
+
+fn locate<'a>(line: &str, hierarchies: &'a [Hierarchy]) -> Option<(&'a Hierarchy, PathBuf)> {
     let mut fields = line.splitn(3, ':');
     let number = fields.next()?;
     let controllers = fields.next()?;
@@ -211,7 +230,7 @@ fn directory(line: &str, hierarchies: &[Hierarchy]) -> Option<PathBuf> {
             controllers.split(',').all(|c| hierarchy.controllers.iter().any(|known| known == c))
         }
     })?;
-    Some(found.mount.join(path))
+    Some((found, found.mount.join(path)))
 }
 
 fn hierarchies() -> Vec<Hierarchy> {
@@ -299,39 +318,61 @@ pub fn enter(directories: &[PathBuf], pid: i32) -> Result<()> {
 
 /// Freezes the processes of a container's groups, or lets them go on; returns when it is so.
 pub fn freeze(directories: &[PathBuf], frozen: bool) -> Result<()> {
-    let unified = |directory: &&PathBuf| directory.join("cgroup.freeze").exists();
-    let legacy = |directory: &&PathBuf| directory.join("freezer.state").exists();
-    if let Some(directory) = directories.iter().find(legacy) {
-        let file = directory.join("freezer.state");
-        let word = if frozen { "FROZEN" } else { "THAWED" };
-        // Processes that come to be meanwhile keep it at FREEZING until it is asked for again.
-        for _ in 0..1000 {
-            fs::write(&file, word).map_err(|e| file_error("cannot write", &file, e))?;
-            let now = fs::read_to_string(&file).map_err(|e| file_error("cannot read", &file, e))?;
-            if now.trim() == word {
-                return Ok(());
-            }
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-        return Err(Error::Helper("the container's processes cannot be frozen".to_owned()));
+    /// For all of them to get to where they can be frozen.
+    const LONGEST: Duration = Duration::from_secs(2);
+    let deadline = Deadline::new(Some(LONGEST));
+    let left = |most| {
+        let late = |_| Error::Helper("the container's processes cannot be frozen".to_owned());
+        deadline.left(most).map_err(late)
+    };
+    let with = |file| directories.iter().map(|dir| dir.join(file)).find(|path: &PathBuf| path.exists());
+    if let Some(file) = with("freezer.state") {
+        return freeze_by_state(&file, frozen, left);
     }
-    let Some(directory) = directories.iter().find(unified) else {
+    let Some(file) = with("cgroup.freeze") else {
         return Err(Error::Unsupported(
             "freezing: this machine has no freezer for control groups".to_owned(),
         ));
     };
-    let file = directory.join("cgroup.freeze");
     fs::write(&file, if frozen { "1" } else { "0" }).map_err(|e| file_error("cannot write", &file, e))?;
-    let events = directory.join("cgroup.events");
+    let path = file.with_file_name("cgroup.events");
+    let unreadable = |e| file_error("cannot read", &path, e);
+    let mut events = fs::File::open(&path).map_err(unreadable)?;
     let wanted = if frozen { "frozen 1" } else { "frozen 0" };
-    for _ in 0..1000 {
-        let now = fs::read_to_string(&events).map_err(|e| file_error("cannot read", &events, e))?;
+    loop {
+        let mut now = String::new();
+        events.rewind().and_then(|()| events.read_to_string(&mut now)).map_err(unreadable)?;
         if now.contains(wanted) {
             return Ok(());
         }
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        let left = left(LONGEST)?;
+        let left = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        // The file says by POLLPRI that it has changed since it was read (cgroups(7)).
+        match poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&left)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(failed("cannot wait for the container's processes")(e)),
+        }
     }
-    Err(Error::Helper("the container's processes cannot be frozen".to_owned()))
+}
+
+/// With version 1 nobody tells, and processes that come to be meanwhile keep it at FREEZING until it is asked
+/// for again.
+fn freeze_by_state(file: &Path, frozen: bool, left: impl Fn(Duration) -> Result<Duration>) -> Result<()> {
+    const LONGEST: Duration = Duration::from_millis(20);
+    let word = if frozen { "FROZEN" } else { "THAWED" };
+    let mut pause = Duration::from_micros(50);
+    loop {
+        fs::write(file, word).map_err(|e| file_error("cannot write", file, e))?;
+        let now = fs::read_to_string(file).map_err(|e| file_error("cannot read", file, e))?;
+        if now.trim() == word {
+            return Ok(());
+        }
+        std::thread::sleep(left(pause)?);
+        pause = LONGEST.min(pause * 2);
+    }
 }
 
 /// Numbers of all processes in the groups at `path`, of the first hierarchy that has them.

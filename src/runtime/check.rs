@@ -4,6 +4,9 @@ use std::path::Path;
 
 use super::{ContainerConfig, Content, Error, MountKind, Result, cdi, process, state::plain_name, worker};
 
+/// What Docker takes, too: a container cannot be started with less.
+const LEAST_MEMORY: i64 = 6 << 20;
+
 /// All that is wrong with `config` on this machine, now.
 pub fn check(config: &ContainerConfig) -> Vec<Error> {
     let mut errors = Vec::new();
@@ -23,6 +26,11 @@ pub fn check(config: &ContainerConfig) -> Vec<Error> {
             None => Err(Error::Invalid(format!("no limit `{}`", limit.kind))),
         });
     }
+    if let Some(limit) = config.limits.memory.filter(|limit| *limit < LEAST_MEMORY) {
+        note(Err(Error::Invalid(format!(
+            "the memory limit of {limit} bytes is below 6 MiB, the least there can be"
+        ))));
+    }
     for device in &config.devices {
         note(if device.host.exists() {
             Ok(())
@@ -41,6 +49,7 @@ pub fn check(config: &ContainerConfig) -> Vec<Error> {
         if !target.is_absolute() || target.components().count() == 1 {
             note(Err(Error::Invalid(format!("nothing can be mounted at `{}`", mount.target))));
         }
+        note(leaves_the_kernel_in_sight(&mount.target, target, &mount.kind));
         if targets.contains(&target) {
             note(Err(Error::Invalid(format!("two mounts at `{}`", mount.target))));
         }
@@ -60,6 +69,30 @@ pub fn check(config: &ContainerConfig) -> Vec<Error> {
         }
     }
     errors
+}
+
+/// What runc lets through below /proc, for programs that tell a container of its limits (lxcfs).
+const OF_PROC: [&str; 9] =
+    ["cpuinfo", "diskstats", "loadavg", "meminfo", "net/dev", "slabinfo", "stat", "swaps", "uptime"];
+
+/// Refuses what would stand between a runtime that sets a label or a parameter and the kernel (CVE-2019-16884,
+/// CVE-2019-19921, CVE-2025-52881). The host's own /proc does not. `target` is where `asked` leads to.
+pub fn leaves_the_kernel_in_sight(asked: &str, target: &Path, kind: &MountKind) -> Result<()> {
+    let mut clean = std::path::PathBuf::new();
+    for part in target.components() {
+        match part {
+            std::path::Component::ParentDir => drop(clean.pop()),
+            other => clean.push(other),
+        }
+    }
+    let of_host = matches!(kind, MountKind::Bind { path, .. } if path == Path::new("/proc"));
+    let Ok(below) = clean.strip_prefix("/proc") else { return Ok(()) };
+    if (of_host && below.as_os_str().is_empty()) || OF_PROC.iter().any(|file| below == Path::new(file)) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "nothing can be mounted at `{asked}`: what is written to /proc must reach the kernel"
+    )))
 }
 
 fn source(kind: &MountKind) -> Result<()> {

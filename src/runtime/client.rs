@@ -11,11 +11,12 @@ use std::{
 };
 
 use super::{
-    Error, Result, exe, keeper, lock,
-    protocol::{self, Reply, Request, Wire},
+    Error, Result, exe,
+    failpoint::{Point, reached},
+    keeper, lock,
+    protocol::{self, NOT_UNDERSTOOD, Reply, Request, Wire},
     rootfs, signal,
     state::{Group, Identity, Place, Stage, State, make_dir, read_json},
-    wait::{Deadline, Watcher},
 };
 
 /// A keeper that ends between our connection and its answer is asked for again this often.
@@ -25,7 +26,7 @@ const TRIES: usize = 5;
 pub fn ask(group: &Group, request: &Request) -> Result<()> {
     for _ in 0..TRIES {
         let Some(stream) = reach(group)? else { continue };
-        if let Some(reply) = talk(stream, request)? {
+        if let Some(reply) = talk(group, stream, request)? {
             return reply;
         }
     }
@@ -58,10 +59,18 @@ fn reach(group: &Group) -> Result<Option<UnixStream>> {
 /// Asks a keeper that lives; false when there is none.
 pub fn ask_living(group: &Group, request: &Request) -> Result<bool> {
     let Some(stream) = connect(group) else { return Ok(false) };
-    match talk(stream, request)? {
+    match talk(group, stream, request)? {
         Some(reply) => reply.map(|()| true),
         None => Ok(false),
     }
+}
+
+/// Waits until the end of a container is written down; false when nobody could tell it in this time.
+pub fn await_end(group: &Group, id: &str, time: Duration) -> bool {
+    let Some(stream) = connect(group) else { return false };
+    let id = id.to_owned();
+    stream.set_read_timeout(Some(time)).is_ok()
+        && matches!(talk(group, stream, &Request::Ended { id }), Ok(Some(Ok(()))))
 }
 
 /// Asks a keeper that lives for a descriptor.
@@ -76,6 +85,11 @@ pub fn ask_for(group: &Group, request: &Request) -> Result<OwnedFd> {
         Ok(Some((Reply::Failed(wire), _))) => Err(wire.into()),
         Ok(None) | Err(_) => Err(gone()),
     }
+}
+
+/// Whether somebody listens; one that is just dying does, too.
+pub fn lives(group: &Group) -> bool {
+    connect(group).is_some()
 }
 
 /// Makes sure that there is a keeper: one that answers, since a dying one still accepts.
@@ -95,13 +109,8 @@ pub fn ensure_if_unattended(group: &Group, place: &Place) -> Result<()> {
 /// Until a keeper that has nothing left to do is gone.
 pub fn wait_for_leave(group: &Group) {
     let Ok(Some(keeper)) = read_json::<Identity>(&group.run().join("keeper.json")) else { return };
-    let (Some(pidfd), Ok(watcher)) = (signal::pidfd(&keeper), Watcher::new()) else { return };
-    let deadline = Deadline::new(Some(Duration::from_secs(2)));
-    while let Ok(left) = deadline.left(Duration::from_secs(2)) {
-        if !keeper.lives() {
-            return;
-        }
-        watcher.wait(Some(left), Some(&pidfd));
+    if let Some(pidfd) = signal::pidfd(&keeper) {
+        let _ = signal::wait_for_end(&pidfd, Duration::from_secs(2));
     }
 }
 
@@ -112,21 +121,35 @@ fn connect(group: &Group) -> Option<UnixStream> {
 }
 
 /// `None` when it ended before it answered.
-fn talk(mut stream: UnixStream, request: &Request) -> Result<Option<Result<()>>> {
+fn talk(group: &Group, mut stream: UnixStream, request: &Request) -> Result<Option<Result<()>>> {
     let text = serde_json::to_vec(request).map_err(|e| Error::Helper(e.to_string()))?;
     let mut answer = Vec::new();
     let talked = stream
         .write_all(&text)
         .and_then(|()| stream.shutdown(std::net::Shutdown::Write))
+        .inspect(|()| reached(Point::Asked))
         .and_then(|()| stream.read_to_end(&mut answer));
     if talked.is_err() || answer.is_empty() {
         return Ok(None);
     }
     match serde_json::from_slice(&answer) {
         Ok(Reply::Done) => Ok(Some(Ok(()))),
-        Ok(Reply::Failed(wire)) => Ok(Some(Err(wire.into()))),
-        Err(e) => Err(Error::Helper(format!("the keeper said what is not understood: {e}"))),
+        Ok(Reply::Failed(wire)) => match wire.into() {
+            Error::Helper(said) if said.starts_with(NOT_UNDERSTOOD) => Err(of_another_version(group)),
+            error => Ok(Some(Err(error))),
+        },
+        Err(_) => Err(of_another_version(group)),
     }
+}
+
+/// The containers do not depend on it: a keeper of this version takes them over.
+fn of_another_version(group: &Group) -> Error {
+    let keeper = read_json::<Identity>(&group.run().join("keeper.json")).ok().flatten();
+    let who = keeper.map_or_else(|| "its process".to_owned(), |keeper| keeper.pid.to_string());
+    Error::Unsupported(format!(
+        "the keeper of `{}` is of another version of ficelle; `kill -9 {who}` ends it, the containers run on, and          the next command brings one of this version",
+        group.name
+    ))
 }
 
 /// Starts a keeper, unless another command is just doing so; returns when it listens.
@@ -149,6 +172,7 @@ fn spawn(group: &Group) -> Result<()> {
     }
     // It has gone into the background; this one ends at once.
     child.wait().map_err(failed)?;
+    reached(Point::KeeperCalled);
     match serde_json::from_slice::<Wire>(&said) {
         Ok(wire) => Err(wire.into()),
         Err(_) => Ok(()),

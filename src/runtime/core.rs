@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     net::IpAddr,
     ops::ControlFlow,
     os::{
@@ -13,22 +14,27 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 pub use super::lock::GroupLock;
 use super::{
     Attended, ContainerConfig, Error, ExecConfig, MountKind, NetworkConfig, NetworkNamespace, PortConfig,
-    Result, VolumeConfig, attended, cgroup, client, logs,
+    Result, VolumeConfig,
+    anchor::{self, Anchor},
+    attended, cgroup, client,
+    failpoint::{Point, reached},
+    logs,
     network::{self, Lease},
     ports,
     protocol::Request,
-    rootfs, run, signal,
+    rootfs::{self, Files, Shown},
+    run, signal,
     state::{
         Group, Place, Spec, Stage, State, entries, failed, file_error, make_dir, plain_name, read_json,
         remove_dir, remove_file, write_file, write_json,
     },
-    usage, volumes,
+    uplink, usage, volumes,
     wait::{self, Deadline, Watcher},
     worker,
 };
@@ -59,7 +65,15 @@ pub struct Core {
     /// Specifications never change once they are written: each is read once.
     specs: Arc<Mutex<HashMap<PathBuf, Arc<Spec>>>>,
     /// What [`Core::prepare`] holds.
-    prepared: Arc<Mutex<Option<UnixStream>>>,
+    prepared: Arc<Mutex<Option<Prepared>>>,
+}
+
+/// Those who stay as long as we have these.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for what their ends bring")]
+struct Prepared {
+    keeper: Option<UnixStream>,
+    anchor: Option<Anchor>,
 }
 
 /// A container as found.
@@ -230,6 +244,7 @@ impl Core {
         let volumes = volumes::list(&self.roots)?;
         self.unmount_volumes(volumes.iter().map(|volume| volume.config.name.as_str()))?;
         network::sweep(&self.roots)?;
+        uplink::mend(&self.roots.run, false)?;
         network::retain(&self.roots, &group.name, &ids.iter().map(String::as_str).collect::<Vec<_>>())?;
         if unattended { client::ensure(&group) } else { Ok(()) }
     }
@@ -322,6 +337,7 @@ impl Core {
         if let NetworkNamespace::Own(endpoints) = &config.network {
             let replaces = config.replaces.as_deref();
             network::lease(&self.roots, &config.group, &config.id, endpoints, replaces)?;
+            reached(Point::Leased);
         }
         let result = self.write(config, &place, replaced.as_ref());
         if result.is_err() {
@@ -342,20 +358,39 @@ impl Core {
         remove_dir(&half)?;
         make_dir(&half)?;
         write_json(&half.join("spec.json"), &spec)?;
+        reached(Point::Specified);
         for (_, name) in spec.anonymous_volumes {
             let anonymous_of = Some(config.group.clone());
             volumes::create(&self.roots, &VolumeConfig { name, anonymous_of, ..VolumeConfig::default() })?;
         }
+        reached(Point::VolumesMade);
         make_dir(&place.run)?;
-        std::fs::rename(&half, &place.data).map_err(|e| file_error("cannot make", &place.data, e))
+        std::fs::rename(&half, &place.data).map_err(|e| file_error("cannot make", &place.data, e))?;
+        reached(Point::Made);
+        Ok(())
+    }
+
+    /// As long as this is held, and no longer than its holder lives, a one-off container that removes itself
+    /// stays when it has ended: somebody has still to learn how.
+    pub fn attend(&self, group: &str, id: &str) -> Result<File> {
+        let place = self.group(group)?.place(id)?;
+        make_dir(&place.run)?;
+        let path = place.attended();
+        let file = File::create(&path).map_err(|e| file_error("cannot open", &path, e))?;
+        flock(&file, FlockOperation::LockShared).map_err(failed("cannot lock a container"))?;
+        Ok(file)
     }
 
     /// Makes ready what starting containers of the group takes, with `networks` also for those on
     /// networks; it stays until [`Core::release`], or the end of this process. A hint: what cannot be
     /// had now is told by the start that needs it.
     pub fn prepare(&self, group: &str, networks: bool) -> Result<()> {
-        let connection = client::prepare(&self.group(group)?, networks);
-        *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+        let group = self.group(group)?;
+        let roots = self.roots.clone();
+        let anchor = networks.then(|| std::thread::spawn(move || anchor::connect(&roots).ok()));
+        let keeper = client::prepare(&group, networks);
+        let anchor = anchor.and_then(|anchor| anchor.join().ok()?);
+        *self.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(Prepared { keeper, anchor });
         Ok(())
     }
 
@@ -375,10 +410,13 @@ impl Core {
 
     /// Stop signal, grace (its own when `None`), SIGKILL; the restart policy ends too.
     pub fn stop(&self, group: &str, id: &str, grace: Option<Duration>) -> Result<()> {
+        /// From the kill to the end of the log.
+        const LONGEST: Duration = Duration::from_secs(30);
         let group = self.group(group)?;
         let place = group.place(id)?;
         let spec = place.spec()?;
         Self::end_policy(&group, id, &place)?;
+        reached(Point::PolicyEnded);
         let Some(process) = place.state()?.and_then(|state| state.process) else { return Ok(()) };
         if let Some(pidfd) = signal::pidfd(&process) {
             let grace = grace.unwrap_or(spec.config.stop_grace);
@@ -386,13 +424,20 @@ impl Core {
             let failed = |source| Error::System { what: "cannot signal the container".to_owned(), source };
             if !grace.is_zero() && !hopeless {
                 signal::send(&pidfd, spec.config.stop_signal).map_err(failed)?;
+                reached(Point::Signalled);
                 thaw(&place)?;
-                wait_for_end(&pidfd, grace)?;
+                signal::wait_for_end(&pidfd, grace)?;
             }
             signal::send(&pidfd, libc::SIGKILL).map_err(failed)?;
             thaw(&place)?;
         }
-        self.wait(&group.name, id, Until::Exited, Some(Duration::from_secs(30)), &|| false).map(drop)
+        // Over a socket: the end of a watch of files takes the kernel longer (SRCU) than all the rest.
+        if client::await_end(&group, id, LONGEST)
+            && place.state()?.is_none_or(|state| matches!(state.phase, Stage::Exited { .. }))
+        {
+            return Ok(());
+        }
+        self.wait(&group.name, id, Until::Exited, Some(LONGEST), &|| false).map(drop)
     }
 
     /// Freezes every process of a running container; it shows as paused until it is thawed.
@@ -468,15 +513,21 @@ impl Core {
             return Err(Error::Conflict(format!("container {name} runs: stop it first")));
         }
         client::ask_living(&group, &Request::Forget { id: id.to_owned() })?;
+        reached(Point::Forgotten);
         group.cgroup(id).as_deref().map_or(Ok(()), cgroup::remove)?;
+        reached(Point::CgroupRemoved);
         remove_dir(&place.run)?;
+        reached(Point::RunRemoved);
         let grave = aside(&place, id, if anonymous_volumes { WITH_VOLUMES } else { WITHOUT_VOLUMES });
         if place.data.exists() {
             std::fs::rename(&place.data, &grave).map_err(|e| file_error("cannot remove", &place.data, e))?;
         }
+        reached(Point::PutAside);
         let names = spec.iter().flat_map(|spec| named_volumes(&spec.config));
         let buried = self.bury(&grave).and_then(|()| self.unmount_volumes(names));
+        reached(Point::Buried);
         let released = network::release(&self.roots, id);
+        reached(Point::Released);
         remove_empty(&group)?;
         buried.and(released)
     }
@@ -608,20 +659,52 @@ impl Core {
         client::ask(&self.group(group)?, &Request::Exec { id: id.to_owned(), exec: exec.clone() })
     }
 
-    /// The files of a container as it sees them; of one that does not run, without what it mounts. No
-    /// path may be walked below it but with the descriptor as root: the container changes it.
-    pub fn files(&self, group: &str, id: &str) -> Result<OwnedFd> {
+    /// The files of a container as it sees them; of one that does not run, with its volumes and what it
+    /// binds. No path may be walked below it but with the descriptor as root: the container changes it.
+    pub fn files(&self, group: &str, id: &str) -> Result<Files> {
         let place = self.group(group)?.place(id)?;
-        let config = place.spec()?.config;
+        let spec = place.spec()?;
+        let config = &spec.config;
         if let Some(process) = place.state()?.and_then(|state| state.process) {
             let root = rootfs::open_path(format!("/proc/{}/root/.", process.pid).as_ref())?;
             // What was opened was that of this process only if it lives still.
             if process.lives() {
-                return Ok(root);
+                return Ok(root.into());
             }
         }
         let (upper, work) = rootfs::upper_dirs(&config.rootfs.upper, &place.data)?;
-        rootfs::open_detached(&config.rootfs.layers, &upper, &work)
+        let layers = &config.rootfs.layers;
+        if config.mounts.is_empty() {
+            return rootfs::open_detached(layers, &upper, &work).map(Files::from);
+        }
+        rootfs::open_whole(layers, &upper, &work, &place.data, |root| self.shown(&spec, root))
+    }
+
+    /// What a container that does not run would see at its mounts, but for what is in memory only.
+    fn shown(&self, spec: &Spec, root: BorrowedFd<'_>) -> Result<Vec<Shown>> {
+        let mut shown = Vec::new();
+        for mount in &spec.config.mounts {
+            let source = match &mount.kind {
+                MountKind::Volume { name, .. } => {
+                    volumes::ready(&self.roots, name)?;
+                    worker::volume_of(&self.roots, spec, mount, root)?
+                }
+                MountKind::Anonymous { .. } => worker::volume_of(&self.roots, spec, mount, root)?,
+                // What is not there any more is not seen either.
+                MountKind::Bind { path, .. } => rootfs::open_path(path).ok(),
+                MountKind::Layers { .. } | MountKind::Tmpfs { .. } => None,
+            };
+            let (target, read_only) = (mount.target.clone(), mount.read_only);
+            shown.extend(source.map(|source| Shown { target, read_only, source }));
+        }
+        Ok(shown)
+    }
+
+    /// What a container has changed of its layers, as overlayfs writes it: the directory is its own still.
+    pub fn changes(&self, group: &str, id: &str) -> Result<PathBuf> {
+        let place = self.group(group)?.place(id)?;
+        let config = place.spec()?.config;
+        Ok(rootfs::upper_dirs(&config.rootfs.upper, &place.data)?.0)
     }
 
     /// What a running container uses now; `None` when it does not run.
@@ -811,6 +894,12 @@ fn aside(place: &Place, id: &str, mark: &str) -> PathBuf {
     place.data.with_file_name(format!(".{id}.{mark}"))
 }
 
+/// The container of a name that stands aside.
+pub fn is_aside(name: &str) -> Option<&str> {
+    let (id, mark) = name.strip_prefix('.')?.split_once('.')?;
+    [WITH_VOLUMES, WITHOUT_VOLUMES].contains(&mark).then_some(id)
+}
+
 /// A volume for each anonymous mount: that of the container it replaces, or a new one.
 fn anonymous_volumes(config: &ContainerConfig, replaced: Option<&Spec>) -> Vec<(String, String)> {
     let old = replaced.map(|spec| spec.anonymous_volumes.as_slice()).unwrap_or_default();
@@ -879,23 +968,6 @@ fn named_volumes(config: &ContainerConfig) -> impl Iterator<Item = &str> {
         MountKind::Volume { name, .. } => Some(name.as_str()),
         _ => None,
     })
-}
-
-fn wait_for_end(pidfd: &OwnedFd, grace: Duration) -> Result<()> {
-    let deadline = Deadline::new(Some(grace));
-    while let Ok(left) = deadline.left(grace) {
-        let mut fds = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
-        let time = rustix::event::Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match rustix::event::poll(&mut fds, Some(&time)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => return Ok(()),
-            Err(e) => return Err(failed("cannot wait for the container")(e)),
-        }
-    }
-    Ok(())
 }
 
 /// A group without containers leaves no directory.

@@ -392,13 +392,16 @@ pub fn resolv_conf(host: &str, asked: &Dns, ours: bool) -> String {
         [only] if only == "." => {}
         domains => lines.push(format!("search {}", domains.join(" "))),
     }
-    if asked.options.is_empty() {
-        lines.extend(of_host(&["options"]));
-    } else {
-        lines.push(format!("options {}", asked.options.join(" ")));
+    let mut options = asked.options.clone();
+    if options.is_empty() {
+        let lines = of_host(&["options"]);
+        options.extend(lines.iter().flat_map(|line| line.split_whitespace().skip(1)).map(ToOwned::to_owned));
     }
-    if ours && !lines.iter().any(|line| line.contains("ndots:")) {
-        lines.push("options ndots:0".to_owned());
+    if ours && !options.iter().any(|option| option.starts_with("ndots:")) {
+        options.push("ndots:0".to_owned());
+    }
+    if !options.is_empty() {
+        lines.push(format!("options {}", options.join(" ")));
     }
     lines.into_iter().map(|line| line + "\n").collect()
 }
@@ -557,7 +560,7 @@ mod tests {
             options: vec!["use-vc".into()],
         };
         let search = "search a.example b.example\noptions use-vc";
-        assert_eq!(ours(host, &asked), format!("nameserver 127.0.0.11\n{search}\noptions ndots:0\n"));
+        assert_eq!(ours(host, &asked), format!("nameserver 127.0.0.11\n{search} ndots:0\n"));
         assert_eq!(resolv_conf(host, &asked, false), format!("nameserver 192.0.2.7\n{search}\n"));
         let bare = Dns { search: vec![".".into()], ..Dns::default() };
         assert_eq!(resolv_conf(host, &bare, false), "nameserver 192.0.2.1\noptions ndots:2\n");

@@ -20,7 +20,7 @@ use rustix::{
     },
 };
 
-use super::{Error, Result, state::file_error};
+use super::{Error, Result, failpoint, state::file_error};
 
 const OURSELVES: &str = "/proc/self/exe";
 
@@ -50,6 +50,7 @@ pub fn entry(name: &str) -> Result<(Command, Option<OwnedFd>)> {
     let path = sealed.as_ref().map_or(path, |fd| format!("/proc/self/fd/{}", fd.as_raw_fd()).into());
     let mut command = Command::new(path);
     command.arg0("ficelle").arg(name).env_clear().stdin(Stdio::null()).stderr(Stdio::null());
+    failpoint::hand_on(&mut command);
     Ok((command, sealed))
 }
 
@@ -70,7 +71,11 @@ fn overlaid(path: &Path) -> std::result::Result<OwnedFd, Errno> {
     fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID;
     let mounted = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    openat(&mounted, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+    let program = openat(&mounted, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())?;
+    // Whoever closes a mount that is attached nowhere waits until nobody walks through it (RCU), some
+    // milliseconds. Where there can be no thread for it the closure is dropped, and the mount with it.
+    let _ = std::thread::Builder::new().spawn(move || drop(mounted));
+    Ok(program)
 }
 
 /// Where there are no overlays of that kind: a sealed copy in memory.

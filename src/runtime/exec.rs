@@ -16,7 +16,7 @@ use rustix::{
 
 use super::{
     ContainerConfig, Error, ExecConfig, Result, cgroup,
-    process::{self, ExecFailure, Program, tell},
+    process::{self, ExecFailure, FailedAt, Program, tell},
     signal,
     state::{Identity, failed},
     users::{self, User},
@@ -32,6 +32,8 @@ pub struct Exec {
     rlimits: Vec<(i32, libc::rlimit64)>,
     /// Its streams are a terminal, which becomes that of its session.
     tty: bool,
+    /// How soon it is ended when memory is short; as its caller when absent.
+    oom_score_adj: Option<i32>,
 }
 
 /// It runs: a child of the caller, who must reap it.
@@ -40,6 +42,9 @@ pub struct Running {
     pub pidfd: OwnedFd,
 }
 
+/// The step that fails when the caller named a directory that is not there.
+const DIRECTORY: &str = "cannot enter the working directory";
+
 impl Exec {
     /// As the container's own program is run, but for what `exec` says otherwise.
     pub fn new(config: &ContainerConfig, process: &Identity, exec: &ExecConfig) -> Result<Self> {
@@ -47,17 +52,16 @@ impl Exec {
         let root = super::rootfs::open_path(root.as_ref())?;
         let user = exec.user.as_ref().unwrap_or(&config.user);
         let user = users::resolve(root.as_fd(), user, &config.groups)?;
-        let hostname = config.hostname.clone().unwrap_or_else(|| worker::short_id(&config.id));
         let mut asked = config.clone();
-        asked.tty |= exec.tty;
+        asked.tty = exec.tty;
         for variable in &exec.env {
-            let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
-            asked.env.retain(|known| name(known) != name(variable));
-            asked.env.push(variable.clone());
+            asked.env.retain(|known| worker::name_of(known) != worker::name_of(variable));
+            // A name alone takes the variable away.
+            asked.env.extend(variable.contains('=').then(|| variable.clone()));
         }
-        let mut program = Program::new(&exec.args, &worker::environment(&asked, &user, &hostname))?;
+        let mut program = Program::new(&exec.args, &worker::environment(&asked, &user))?;
         program.capabilities = if exec.privileged {
-            process::capability_set(&process::CAPABILITIES.map(str::to_owned))?
+            process::EVERY_CAPABILITY
         } else {
             process::capability_set(&config.capabilities)?
         };
@@ -77,7 +81,7 @@ impl Exec {
             .filter_map(|limit| Some((process::rlimit(&limit.kind)?, limit)))
             .map(|(kind, limit)| (kind, libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard }))
             .collect();
-        Ok(Self { program, user, cwd, rlimits, tty: exec.tty })
+        Ok(Self { program, user, cwd, rlimits, tty: exec.tty, oom_score_adj: config.oom_score_adj })
     }
 
     /// Whom it runs as.
@@ -90,12 +94,13 @@ impl Exec {
         let container = signal::pidfd(process)
             .ok_or_else(|| Error::Condition("the container does not run any more".to_owned()))?;
         let cgroups = cgroup::of_process(process.pid)?;
+        let users = of_other_users(process);
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
         // SAFETY: the caller has a single thread, so the child may go on as an ordinary program.
         match unsafe { libc::fork() } {
             -1 => Err(Error::System { what: "cannot fork".into(), source: std::io::Error::last_os_error() }),
             0 => {
-                let failure = self.enter(&container, &cgroups, streams, &writer);
+                let failure = self.enter(&container, users, &cgroups, streams, &writer);
                 tell(writer.as_raw_fd(), &Told::Failed(failure));
                 // SAFETY: leaves without running what belongs to the process it was forked from.
                 unsafe { libc::_exit(1) }
@@ -113,37 +118,50 @@ impl Exec {
     fn enter(
         &self,
         container: &OwnedFd,
+        users: ThreadNameSpaceType,
         cgroups: &[PathBuf],
         streams: &[OwnedFd; 3],
         report: &OwnedFd,
     ) -> ExecFailure {
-        let step =
-            |step: &str, e: rustix::io::Errno| ExecFailure { step: step.into(), errno: e.raw_os_error() };
+        let step = |step: &str, e: rustix::io::Errno| ExecFailure {
+            of: if step == DIRECTORY { FailedAt::Program } else { FailedAt::Engine },
+            step: step.into(),
+            errno: e.raw_os_error(),
+        };
         // Nobody in there may look into our memory before it is gone.
         // SAFETY: integers only.
         unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
         if cgroup::enter(cgroups, 0).is_err() {
-            return ExecFailure { step: "cannot enter the control groups".into(), errno: libc::EIO };
+            return step("cannot enter the control groups", rustix::io::Errno::IO);
         }
-        let all = ThreadNameSpaceType::MOUNT
+        let all = users
+            | ThreadNameSpaceType::MOUNT
             | ThreadNameSpaceType::PROCESS_ID
             | ThreadNameSpaceType::NETWORK
             | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
             | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
             | ThreadNameSpaceType::CONTROL_GROUP;
+        if let Some(score) = self.oom_score_adj
+            && let Err(e) = std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            // A lower one than the caller's own is root's to give.
+            && e.kind() != std::io::ErrorKind::PermissionDenied
+        {
+            let errno = rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::IO);
+            return step("cannot set the score for want of memory", errno);
+        }
         if let Err(e) = move_into_thread_name_spaces(container.as_fd(), all) {
             return step("cannot enter the container", e);
         }
         let flags = libc::c_ulong::from((libc::CLONE_PARENT | libc::SIGCHLD).cast_unsigned());
         // SAFETY: as fork, of a process with one thread; the new one is a child of our parent.
         match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
-            -1 => ExecFailure {
-                step: "cannot fork".into(),
-                errno: std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO),
-            },
+            -1 => {
+                let error = std::io::Error::last_os_error();
+                step("cannot fork", rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))
+            }
             0 => {
                 let failure = match self.inside(streams) {
-                    Ok(()) => self.program.become_it(),
+                    Ok(()) => self.program.named(&rustix::system::uname()).become_it(),
                     Err((what, e)) => step(what, e),
                 };
                 tell(report.as_raw_fd(), &Told::Failed(failure));
@@ -162,6 +180,7 @@ impl Exec {
     fn inside(&self, streams: &[OwnedFd; 3]) -> Result<(), (&'static str, rustix::io::Errno)> {
         let in_step = |step: &'static str| move |e| (step, e);
         rustix::process::setsid().map_err(in_step("cannot make a session"))?;
+        process::leave_keyring().map_err(in_step("cannot leave the keys of the host"))?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         rustix::stdio::dup2_stdin(&streams[0])
             .and_then(|()| rustix::stdio::dup2_stdout(&streams[1]))
@@ -173,11 +192,22 @@ impl Exec {
         }
         // SAFETY: marks what is above the streams to close on exec; nothing is closed now.
         unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
-        rustix::process::chdir(&self.cwd).map_err(in_step("cannot enter the working directory"))?;
+        rustix::process::chdir(&self.cwd).map_err(in_step(DIRECTORY))?;
         for (kind, limit) in &self.rlimits {
             process::set_rlimit(*kind, limit).map_err(in_step("cannot set a limit"))?;
         }
         process::switch_user(&self.user).map_err(in_step("cannot become the user"))
+    }
+}
+
+/// The user namespace of a process when it is another than ours: nobody can enter their own.
+fn of_other_users(process: &Identity) -> ThreadNameSpaceType {
+    let namespace = |of: &str| rustix::fs::stat(format!("/proc/{of}/ns/user")).ok().map(|stat| stat.st_ino);
+    let theirs = namespace(&process.pid.to_string());
+    if theirs.is_some() && theirs != namespace("self") {
+        ThreadNameSpaceType::USER
+    } else {
+        ThreadNameSpaceType::empty()
     }
 }
 

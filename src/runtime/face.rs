@@ -18,8 +18,9 @@ use serde_json::{Value, json};
 
 use super::{
     Error, Result, cgroup,
+    config::ALL_CAPABILITIES,
     launcher::bundle::{Bundles, Extra, Making},
-    process, signal,
+    signal,
     state::{file_error, write_json},
 };
 use crate::model::signal_number;
@@ -444,7 +445,7 @@ impl Attendance {
 
 /// OCI runtime specification, "Feature structure".
 fn features() -> Value {
-    let capabilities = process::CAPABILITIES.as_slice();
+    let capabilities: Vec<String> = ALL_CAPABILITIES.iter().map(|name| format!("CAP_{name}")).collect();
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.0",

@@ -8,7 +8,7 @@ use std::{io, os::fd::RawFd};
 
 use rustix::process::{WaitOptions, wait};
 
-use super::process::{ExecFailure, Program, reset_signals, set_name, tell};
+use super::process::{ExecFailure, FailedAt, Program, replace_arguments, reset_signals, set_name, tell};
 
 /// Makes standard input the controlling terminal of this session.
 pub fn take_terminal() {
@@ -34,6 +34,7 @@ pub fn run(program: &Program, report: RawFd) -> ExecFailure {
             // SAFETY: nothing else of this process uses the descriptor.
             unsafe { libc::close(report) };
             set_name("ficelle-init");
+            replace_arguments("ficelle-init");
             let code = attend(pid, &signals);
             // SAFETY: ends this process without running what belongs to the one it was forked from.
             unsafe { libc::_exit(code) }
@@ -96,5 +97,9 @@ fn reap(program: i32) -> Option<i32> {
 }
 
 fn failed(step: &str, error: &io::Error) -> ExecFailure {
-    ExecFailure { step: step.to_owned(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+    ExecFailure {
+        of: FailedAt::Engine,
+        step: step.to_owned(),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    }
 }

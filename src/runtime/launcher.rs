@@ -28,7 +28,7 @@ use serde_json::Value;
 use super::{
     Error, Result, cgroup, init,
     keeper::close_all_but,
-    process::{ExecFailure, Program, tell},
+    process::{self, ExecFailure, FailedAt, Program, tell},
     signal,
     state::{Identity, failed, make_dir, remove_dir, write_json},
 };
@@ -48,6 +48,8 @@ pub struct Launch {
     pub protect_cgroups: bool,
     /// What of them is still to be mounted.
     pub cgroups: cgroup::View,
+    /// Directories made for devices; libcontainer lets everybody write there.
+    pub device_dirs: Vec<PathBuf>,
     /// A terminal of its own is to be its controlling one.
     pub stdio: Stdio,
 }
@@ -80,13 +82,15 @@ pub struct Libcontainer;
 
 impl Launcher for Libcontainer {
     fn create(&self, launch: Launch) -> Result<Box<dyn Created>> {
-        let Launch { id, document, scratch, program, init, protect_cgroups, cgroups, stdio } = launch;
+        let Launch { id, document, scratch, program, init, protect_cgroups, cgroups, device_dirs, stdio } =
+            launch;
         // What an attempt that was killed left would be in the way.
         remove_dir(&scratch)?;
         make_dir(&scratch)?;
         write_json(&scratch.join("config.json"), &document)?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
-        let program = Exec { program, init, protect_cgroups, cgroups, report: writer.as_raw_fd() };
+        let program =
+            Exec { program, init, protect_cgroups, cgroups, device_dirs, report: writer.as_raw_fd() };
         let wrong = |error: &dyn std::error::Error| Error::Helper(told("cannot make the container", error));
 
         let builder = ContainerBuilder::new(id, SyscallType::default())
@@ -125,10 +129,8 @@ struct Waiting {
 impl Drop for Waiting {
     /// Who was never told to begin would wait for ever.
     fn drop(&mut self) {
-        if self.writer.is_some()
-            && let Some(pidfd) = signal::pidfd(&self.process)
-        {
-            let _ = signal::send(&pidfd, libc::SIGKILL);
+        if self.writer.is_some() {
+            signal::kill(&self.process);
         }
     }
 }
@@ -176,8 +178,25 @@ struct Exec {
     init: bool,
     protect_cgroups: bool,
     cgroups: cgroup::View,
+    device_dirs: Vec<PathBuf>,
     /// Closes on exec.
     report: RawFd,
+}
+
+impl Exec {
+    /// What libcontainer leaves to be done inside.
+    fn finish(&self) -> Result<(), (&'static str, rustix::io::Errno)> {
+        process::leave_keyring().map_err(|e| ("cannot leave the keys of the host", e))?;
+        for dir in &self.device_dirs {
+            let mode = rustix::fs::Mode::from_raw_mode(0o755);
+            rustix::fs::chmod(dir, mode).map_err(|e| ("cannot set the mode of a directory of /dev", e))?;
+        }
+        let in_step = |e| ("cannot show the control groups", e);
+        if !self.cgroups.show().map_err(in_step)? && self.protect_cgroups {
+            cgroup::seal_mounts().map_err(in_step)?;
+        }
+        Ok(())
+    }
 }
 
 impl Executor for Exec {
@@ -188,14 +207,9 @@ impl Executor for Exec {
         // What the worker holds (ports, the namespace of the bridges, the directories it mounted) must
         // not be found in `/proc/1/fd` of the container, nor outlive the keeper in an init.
         close_all_but(&mut [self.report]);
-        let shown = self.cgroups.show();
-        let sealed = match shown {
-            Ok(false) if self.protect_cgroups => cgroup::seal_mounts(),
-            other => other.map(drop),
-        };
-        let failure = match sealed {
-            Err(e) => {
-                ExecFailure { step: "cannot show the control groups".to_owned(), errno: e.raw_os_error() }
+        let failure = match self.finish() {
+            Err((step, e)) => {
+                ExecFailure { of: FailedAt::Engine, step: step.to_owned(), errno: e.raw_os_error() }
             }
             Ok(()) if self.init => init::run(&self.program, self.report),
             Ok(()) => self.program.become_it(),

@@ -25,10 +25,26 @@ pub struct GroupLock {
 impl GroupLock {
     /// Waits for another holder; `waiting` is called once with its description.
     pub(super) fn take(group: Group, purpose: &str, waiting: &mut dyn FnMut(&str)) -> Result<Self> {
-        let dir = group.roots.run.join("p");
-        make_dir(&dir)?;
-        let path = dir.join(format!(".{}.lock", group.name));
-        let mut file = lock(&path, |file| waiting(&holder(file)))?;
+        let path = Self::path(&group);
+        let file = lock(&path, |file| waiting(&holder(file)))?;
+        Ok(Self::held(file, path, group, purpose))
+    }
+
+    /// `None` when somebody holds it.
+    pub(super) fn try_take(group: Group, purpose: &str) -> Result<Option<Self>> {
+        let path = Self::path(&group);
+        let file = open(&path)?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !is_at(&file, &path) {
+            return Ok(None);
+        }
+        Ok(Some(Self::held(file, path, group, purpose)))
+    }
+
+    fn path(group: &Group) -> PathBuf {
+        group.roots.run.join("p").join(format!(".{}.lock", group.name))
+    }
+
+    fn held(mut file: File, path: PathBuf, group: Group, purpose: &str) -> Self {
         let note = format!("{purpose} (pid {})", std::process::id());
         let write = |file: &mut File| {
             file.set_len(0)?;
@@ -37,7 +53,7 @@ impl GroupLock {
         };
         // On a full disk others hear no name; a `down` that makes room must go on.
         let _ = write(&mut file);
-        Ok(Self { file, path, group })
+        Self { file, path, group }
     }
 }
 
@@ -56,14 +72,7 @@ impl Drop for GroupLock {
 pub(super) fn lock(path: &Path, mut taken: impl FnMut(&File)) -> Result<File> {
     let mut told = false;
     loop {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(|e| file_error("cannot open", path, e))?;
+        let file = open(path)?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             if !told {
                 taken(&file);
@@ -72,12 +81,28 @@ pub(super) fn lock(path: &Path, mut taken: impl FnMut(&File)) -> Result<File> {
             rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))
                 .map_err(failed(format!("cannot lock `{}`", path.display())))?;
         }
-        let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| a.ino() == b.ino() && a.dev() == b.dev();
-        match (file.metadata(), std::fs::metadata(path)) {
-            (Ok(ours), Ok(theirs)) if same(&ours, &theirs) => return Ok(file),
-            _ => {}
+        if is_at(&file, path) {
+            return Ok(file);
         }
     }
+}
+
+fn open(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    loop {
+        make_dir(path.parent().unwrap_or(path))?;
+        match options.open(path) {
+            // The directory was empty, and the last group's end has taken it away.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            opened => return opened.map_err(|e| file_error("cannot open", path, e)),
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| a.ino() == b.ino() && a.dev() == b.dev();
+    matches!((file.metadata(), std::fs::metadata(path)), (Ok(ours), Ok(theirs)) if same(&ours, &theirs))
 }
 
 fn holder(mut file: &File) -> String {

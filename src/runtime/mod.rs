@@ -18,7 +18,9 @@ mod error;
 mod exe;
 mod exec;
 mod face;
+pub mod failpoint;
 mod files;
+mod gc;
 mod health;
 mod init;
 pub mod ipam;
@@ -58,9 +60,10 @@ pub use self::{
     cdi::first_kind as described_devices,
     cgroup::{Missing, knows as knows_limit, missing as limits_missing},
     config::{
-        ALL_CAPABILITIES, ContainerConfig, Content, Device, Endpoint, ExecConfig, FileConfig, HealthConfig,
-        IpcNamespace, Ipv6Config, LogConfig, MountConfig, MountKind, NetworkConfig, NetworkNamespace, OneOff,
-        PidNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Seccomp, Upper, VolumeConfig, VolumeMount,
+        ALL_CAPABILITIES, ContainerConfig, Content, DEFAULT_CAPABILITIES, Device, Endpoint, ExecConfig,
+        FileConfig, HealthConfig, IpcNamespace, Ipv6Config, LogConfig, MountConfig, MountKind, NetworkConfig,
+        NetworkNamespace, OneOff, PidNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Seccomp, Upper,
+        VolumeConfig, VolumeMount,
     },
     core::{
         Attachment, BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest,
@@ -68,6 +71,9 @@ pub use self::{
     },
     error::{Error, Result},
     exe::{program, use_program},
+    gc::Debris,
+    process::available_capabilities,
+    rootfs::Files,
     terminal::resize,
     usage::{ProcessRecord, Usage},
 };

@@ -18,6 +18,7 @@ pub use self::namespace::{host_gateway, loopback_only, prepare, reconnect};
 pub use super::ipam::Lease;
 use super::{
     Endpoint, Error, Ipv6Config, NetworkConfig, Result, Roots, anchor,
+    failpoint::{Point, reached},
     ipam::{self, Ground, Ground6, Subnet, Subnet6},
     netlink::Netlink,
     nft,
@@ -145,6 +146,7 @@ pub fn remove(roots: &Roots, name: &str) -> Result<()> {
     if let Some(anchor) = anchor::existing(roots)? {
         anchor.remove_bridge(&bridge_name(&network.asked))?;
     }
+    reached(Point::BridgeRemoved);
     let path = path_of(roots, name);
     match fs::remove_file(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -408,6 +410,7 @@ fn write(path: &Path, value: &impl Serialize, durable: Durable) -> Result<()> {
         file.write_all(&text)?;
         if durable == Durable::Yes {
             file.sync_all()?;
+            reached(Point::NetworkAside);
         }
         fs::rename(&aside, path)
     };

@@ -6,6 +6,7 @@ mod encode;
 use std::{fmt, io, net::Ipv4Addr, os::fd::AsRawFd};
 
 use netlink_sys::Socket;
+use serde::{Deserialize, Serialize};
 
 use self::encode::{
     Batch, Chain, Family, Header, IFNAME, META_IIF, META_IIFNAME, META_L4PROTO, META_OIF, META_OIFNAME, Rule,
@@ -68,12 +69,24 @@ pub fn permit_out(uplink: &str) -> io::Result<()> {
 }
 
 /// Rules of the host that end with this value, or with its process.
-pub struct HostRules(Socket);
+pub struct HostRules {
+    owner: Socket,
+    table: String,
+}
+
+impl HostRules {
+    /// Takes the rules out.
+    pub fn clear(&self) -> io::Result<()> {
+        let mut batch = Batch::new(Family::Ip);
+        batch.delete_table(&self.table);
+        batch.transact_over(&self.owner).map(drop)
+    }
+}
 
 /// Rules in a chain of somebody else, to be taken out again.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Guests {
-    chain: &'static str,
+    chain: String,
     handles: Vec<[u8; 8]>,
 }
 
@@ -86,6 +99,11 @@ const OPEN_TO_GUESTS: [&str; 2] = ["DOCKER-USER", "FORWARD"];
 /// one table accepts another can still drop, and Docker and ufw drop what they do not know.
 pub fn ask_iptables(link: &str) -> io::Result<Option<Guests>> {
     for chain in OPEN_TO_GUESTS {
+        // A transaction that fails would tell as well, after the kernel has waited for every reader of
+        // rules (RCU).
+        if !encode::has_chain(Family::Ip, IPTABLES, chain)? {
+            continue;
+        }
         let mut batch = Batch::new(Family::Ip);
         for direction in [META_IIFNAME, META_OIFNAME] {
             let mut rule = Rule::default();
@@ -95,7 +113,7 @@ pub fn ask_iptables(link: &str) -> io::Result<Option<Guests>> {
             batch.guest(IPTABLES, chain, rule);
         }
         match batch.transact() {
-            Ok((_, handles)) => return Ok(Some(Guests { chain, handles })),
+            Ok((_, handles)) => return Ok(Some(Guests { chain: chain.to_owned(), handles })),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(error) => return Err(error),
         }
@@ -108,7 +126,7 @@ impl Guests {
     pub fn leave(self) -> io::Result<()> {
         let mut batch = Batch::new(Family::Ip);
         for handle in &self.handles {
-            batch.delete_rule(IPTABLES, self.chain, handle);
+            batch.delete_rule(IPTABLES, &self.chain, handle);
         }
         match batch.commit() {
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
@@ -117,9 +135,26 @@ impl Guests {
     }
 }
 
+impl Guests {
+    /// Those that are there still: a table that was made anew counts its rules from the beginning, so each must
+    /// name `link`.
+    pub fn left(mut self, link: &str) -> io::Result<Option<Self>> {
+        let text = [link.as_bytes(), &[0]].concat();
+        let mut left = Vec::new();
+        for handle in self.handles {
+            let rule = encode::read_rule(Family::Ip, IPTABLES, &self.chain, &handle)?;
+            if rule.is_some_and(|rule| rule.windows(text.len()).any(|part| part == text)) {
+                left.push(handle);
+            }
+        }
+        self.handles = left;
+        Ok((!self.handles.is_empty()).then_some(self))
+    }
+}
+
 impl fmt::Debug for HostRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("HostRules").field(&self.0.as_raw_fd()).finish()
+        f.debug_tuple("HostRules").field(&self.owner.as_raw_fd()).finish()
     }
 }
 
@@ -141,6 +176,17 @@ pub fn lead_out(link: &str, source: Ipv4Addr, fenced: &[u32]) -> io::Result<Host
     let mut into = Rule::default();
     into.meta(META_OIFNAME).equal(&name(link)).drop();
     batch.rule(table, "forward", into);
+    // Docker's networks are as closed to ours as to each other: only what Docker itself leads there passes.
+    // Its bridges are `docker0`, `docker_gwbridge`, and `br-` with twelve digits.
+    for (bridge, longest) in [("docker", false), ("br-", true)] {
+        let mut apart = Rule::default();
+        apart.meta(META_IIFNAME).equal(&name(link)).meta(META_OIFNAME).equal(bridge.as_bytes());
+        if longest {
+            apart.longest_name();
+        }
+        apart.direct().drop();
+        batch.rule(table, "forward", apart);
+    }
     if !fenced.is_empty() {
         batch.set(table, "fenced", TYPE_IFINDEX, 4);
         fenced.iter().for_each(|index| batch.element(table, "fenced", &index.to_ne_bytes()));
@@ -148,7 +194,8 @@ pub fn lead_out(link: &str, source: Ipv4Addr, fenced: &[u32]) -> io::Result<Host
         rule.meta(META_IIF).in_set("fenced").meta(META_OIF).in_set("fenced").drop();
         batch.rule(table, "forward", rule);
     }
-    batch.commit().map(HostRules)
+    let owner = batch.commit()?;
+    Ok(HostRules { owner, table: table.clone() })
 }
 
 /// In the anchor's namespace: frames between ports of this bridge pass.

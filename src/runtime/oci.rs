@@ -53,8 +53,8 @@ pub struct DeviceNode {
     pub access: String,
 }
 
-/// What loading the filter and giving up capabilities takes; dropped before the program runs.
-const FOR_THE_EXECUTOR: [&str; 2] = ["CAP_SYS_ADMIN", "CAP_SETPCAP"];
+/// What loading the filter, giving up capabilities and mending /dev takes; dropped before the program runs.
+const FOR_THE_EXECUTOR: [&str; 3] = ["CAP_SYS_ADMIN", "CAP_SETPCAP", "CAP_FOWNER"];
 
 const MASKED: [&str; 11] = [
     "/proc/acpi",
@@ -193,8 +193,9 @@ fn mounts(config: &ContainerConfig, resolved: &Resolved) -> Vec<Value> {
             mounts.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]));
         }
     }
+    let access = if config.read_only { "ro" } else { "rw" };
     for (target, source) in &resolved.files {
-        mounts.push(mount(target, "bind", &source.to_string_lossy(), &["bind", "rprivate"]));
+        mounts.push(mount(target, "bind", &source.to_string_lossy(), &["bind", "rprivate", access]));
     }
     let mut own: Vec<Value> = config
         .mounts
@@ -467,7 +468,10 @@ pub(super) mod tests {
     #[test]
     fn the_executor_gets_what_it_needs_once() {
         let process = process(&config(), &resolved(Vec::new()).user);
-        assert_eq!(process["capabilities"]["bounding"], json!(["CAP_CHOWN", "CAP_SETPCAP", "CAP_SYS_ADMIN"]));
+        assert_eq!(
+            process["capabilities"]["bounding"],
+            json!(["CAP_CHOWN", "CAP_SETPCAP", "CAP_SYS_ADMIN", "CAP_FOWNER"])
+        );
         assert_eq!(process["capabilities"]["inheritable"], json!([]));
         assert_eq!(process["capabilities"]["ambient"], json!([]));
     }

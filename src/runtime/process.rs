@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result};
+use super::{Error, Result, config::ALL_CAPABILITIES};
 
 /// A program ready to be executed, with all memory it needs.
 #[derive(Clone, Debug)]
@@ -30,8 +30,18 @@ pub struct Program {
 /// Why a program could not be executed; crosses process boundaries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecFailure {
+    pub of: FailedAt,
     pub step: String,
     pub errno: i32,
+}
+
+/// Whose failure it is, as the exit codes of docker tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailedAt {
+    /// The way into the container: 125.
+    Engine,
+    /// What the caller named, the program or its directory: 127 where it is missing, else 126.
+    Program,
 }
 
 impl Program {
@@ -61,6 +71,17 @@ impl Program {
             no_new_privileges: false,
             filter: Vec::new(),
         })
+    }
+
+    /// With the name of the machine it runs on, unless its environment has another.
+    #[must_use]
+    pub fn named(&self, machine: &rustix::system::Uname) -> Self {
+        let mut named = self.clone();
+        if !named.env.iter().any(|variable| variable.as_bytes().starts_with(b"HOSTNAME=")) {
+            let variable = [b"HOSTNAME=", machine.nodename().to_bytes()].concat();
+            named.env.extend(CString::new(variable));
+        }
+        named
     }
 
     /// Never returns when all went well.
@@ -108,7 +129,7 @@ impl Program {
                 }
             }
         }
-        ExecFailure { step: format!("cannot run `{}`", self.name), errno }
+        ExecFailure { of: FailedAt::Program, step: format!("cannot run `{}`", self.name), errno }
     }
 }
 
@@ -116,11 +137,16 @@ impl Program {
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl ExecFailure {
-    /// 127 for a missing program, 126 for one that may not or cannot be executed.
     pub fn into_error(self) -> Error {
-        let code = if matches!(self.errno, libc::ENOENT | libc::ENOTDIR) { 127 } else { 126 };
+        let code = match (self.of, self.errno) {
+            (FailedAt::Engine, _) => 125,
+            (FailedAt::Program, libc::ENOENT | libc::ENOTDIR) => 127,
+            (FailedAt::Program, _) => 126,
+        };
         let reason = match self.errno {
-            libc::ENOENT => "no such file in the container (or its interpreter is missing)".to_owned(),
+            libc::ENOENT if self.of == FailedAt::Program => {
+                "no such file in the container (or its interpreter is missing)".to_owned()
+            }
             libc::ENOEXEC => "it is no program for this machine".to_owned(),
             errno => io::Error::from_raw_os_error(errno).to_string(),
         };
@@ -130,7 +156,8 @@ impl ExecFailure {
 
 fn failure(step: &str) -> impl FnOnce(io::Error) -> ExecFailure {
     let step = step.to_owned();
-    move |error| ExecFailure { step, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+    let of = FailedAt::Engine;
+    move |error| ExecFailure { of, step, errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
 fn pointers(texts: &[CString]) -> Vec<*const libc::c_char> {
@@ -252,6 +279,19 @@ fn change_capabilities(change: impl FnOnce(&mut [CapabilityData; 2])) -> io::Res
     Ok(())
 }
 
+/// Into a session keyring of its own: that of the caller holds keys of the host (session-keyring(7)). A kernel
+/// may know no keys; a user who has as many as it may stays in the keyring of the keeper, which left the host's.
+pub fn leave_keyring() -> rustix::io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: no name is given, so no memory is read.
+    let joined = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<u8>()) };
+    match last_errno() {
+        _ if joined >= 0 => Ok(()),
+        rustix::io::Errno::NOSYS | rustix::io::Errno::DQUOT => Ok(()),
+        error => Err(error),
+    }
+}
+
 /// Becomes a user and keeps the capabilities to confine itself further; a program that is executed
 /// by another user than root has none of them.
 pub fn switch_user(user: &super::users::User) -> rustix::io::Result<()> {
@@ -313,58 +353,37 @@ pub fn rlimit(name: &str) -> Option<i32> {
     i32::try_from(number).ok()
 }
 
-/// Capability numbers by name, in the kernel's order.
-pub const CAPABILITIES: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
-
-/// The bit set of capabilities by name.
+/// The bit set of capabilities by name (`CAP_CHOWN`).
 pub fn capability_set(names: &[String]) -> Result<u64> {
-    names.iter().try_fold(0, |set, name| match CAPABILITIES.iter().position(|known| known == name) {
+    let number = |name: &String| {
+        let name = name.strip_prefix("CAP_")?;
+        ALL_CAPABILITIES.iter().position(|known| *known == name)
+    };
+    names.iter().try_fold(0, |set, name| match number(name) {
         Some(number) => Ok(set | 1 << number),
         None => Err(Error::Invalid(format!("no capability `{name}`"))),
     })
 }
+
+/// The names, without `CAP_`, of the capabilities that a container can be given here: those this kernel knows,
+/// less those outside root's bounding set (capabilities(7)). A user namespace starts with all of them.
+#[must_use]
+pub fn available_capabilities() -> Vec<&'static str> {
+    let bound = rustix::process::geteuid().is_root() && !super::rootless::is_confined();
+    ALL_CAPABILITIES
+        .into_iter()
+        .zip(0..)
+        .filter(|(_, number): &(&str, libc::c_int)| {
+            // SAFETY: integers only; -1 is a number that the kernel does not know.
+            let held = unsafe { libc::prctl(libc::PR_CAPBSET_READ, *number, 0, 0, 0) };
+            held == 1 || (held == 0 && !bound)
+        })
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// The bit set of all capabilities that Linux knows.
+pub const EVERY_CAPABILITY: u64 = (1 << ALL_CAPABILITIES.len()) - 1;
 
 /// Writes a whole message to a pipe; a reader that is gone is no concern of the writer.
 pub fn tell(pipe: RawFd, message: &impl Serialize) {
@@ -378,6 +397,26 @@ pub fn tell(pipe: RawFd, message: &impl Serialize) {
             Err(rustix::io::Errno::INTR) => {}
             Err(_) => return,
         }
+    }
+}
+
+/// Replaces the arguments that others see of this process (`/proc/PID/cmdline`) with one word, as far as there
+/// is room: they name directories of the host.
+pub fn replace_arguments(word: &str) {
+    // proc_pid_stat(5): arg_start and arg_end are the fields 48 and 49; the second, in brackets, may hold anything.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let range: Vec<usize> = fields.skip(45).take(2).filter_map(|field| field.parse().ok()).collect();
+    let &[start, end] = range.as_slice() else { return };
+    if start == 0 || end <= start {
+        return;
+    }
+    // SAFETY: the kernel put the arguments there, in memory that is this process's own and writable; nobody
+    // reads them any more.
+    let memory = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, end - start) };
+    memory.fill(0);
+    for (byte, new) in memory.iter_mut().zip(word.bytes()) {
+        *byte = new;
     }
 }
 
@@ -410,13 +449,14 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_127_and_one_that_cannot_run_126() {
-        let code = |errno| match (ExecFailure { step: String::new(), errno }).into_error() {
+        let code = |of, errno| match (ExecFailure { of, step: String::new(), errno }).into_error() {
             Error::Exec { code, .. } => code,
             other => panic!("{other}"),
         };
-        assert_eq!(code(libc::ENOENT), 127);
-        assert_eq!(code(libc::EACCES), 126);
-        assert_eq!(code(libc::ENOEXEC), 126);
+        assert_eq!(code(FailedAt::Program, libc::ENOENT), 127);
+        assert_eq!(code(FailedAt::Program, libc::EACCES), 126);
+        assert_eq!(code(FailedAt::Program, libc::ENOEXEC), 126);
+        assert_eq!(code(FailedAt::Engine, libc::ENOENT), 125);
     }
 
     #[test]

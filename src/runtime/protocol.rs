@@ -19,6 +19,9 @@ use super::{
     state::{Identity, Spec, failed},
 };
 
+/// A keeper says so of a request that its version has not got.
+pub const NOT_UNDERSTOOD: &str = "the keeper does not understand";
+
 /// Asked of a keeper, one per connection.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
@@ -33,6 +36,8 @@ pub enum Request {
     Start { id: String },
     /// From now on no policy brings it back; answered when no start of it is under way.
     Stop { id: String },
+    /// Answered when its end is written down, with all that it wrote.
+    Ended { id: String },
     /// Runs a further program that nobody listens to; answered when it was executed.
     Exec { id: String, exec: ExecConfig },
     /// Answered with the master of its terminal.

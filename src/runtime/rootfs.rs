@@ -2,9 +2,13 @@
 //! the caller's own mount namespace so that the host's never sees it.
 
 use std::{
+    ffi::OsString,
     fs,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    path::{Path, PathBuf},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStringExt,
+    },
+    path::{Component, Path, PathBuf},
 };
 
 use rustix::{
@@ -24,9 +28,10 @@ use super::{
 };
 
 /// Leaves the host's mount namespace: from here on mounts of this process are its own, while those
-/// the host makes or removes are still followed. Only for a process with a single thread.
+/// the host makes or removes are still followed. Only for a process with a single thread, or a thread that
+/// ends soon.
 pub fn own_mounts() -> Result<()> {
-    // SAFETY: a new mount namespace invalidates nothing that Rust relies on; one thread only.
+    // SAFETY: a new mount namespace invalidates nothing that Rust relies on; it is this thread's only.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(failed("cannot leave the mount namespace"))?;
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .map_err(failed("cannot separate mounts from those of the host"))
@@ -114,6 +119,89 @@ pub fn open_detached(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<Ow
     mounted.map_err(failed("cannot mount the root filesystem"))
 }
 
+/// A tree of files as a container sees them, for as long as this is held.
+#[derive(Debug)]
+pub struct Files {
+    root: OwnedFd,
+    /// The mount namespace in which something is mounted below the root.
+    _mounts: Option<OwnedFd>,
+}
+
+impl From<OwnedFd> for Files {
+    fn from(root: OwnedFd) -> Self {
+        Self { root, _mounts: None }
+    }
+}
+
+impl AsFd for Files {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
+/// What is to be seen at a path of a container.
+pub struct Shown {
+    pub target: String,
+    pub read_only: bool,
+    pub source: OwnedFd,
+}
+
+/// The same with what the container mounts, in a mount namespace of its own. `at` is any directory: it is
+/// covered there, and there alone. `shown` is given the root.
+pub fn open_whole(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    at: &Path,
+    shown: impl FnOnce(BorrowedFd<'_>) -> Result<Vec<Shown>> + Send,
+) -> Result<Files> {
+    let build = || {
+        let root = open_detached(layers, upper, work)?;
+        own_mounts()?;
+        move_mount(&root, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .map_err(failed("cannot mount the root filesystem"))?;
+        // Without the second flag the target would be looked up by a name.
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        for Shown { target, read_only, source } in shown(root.as_fd())? {
+            let target = place_for(root.as_fd(), &target, source.as_fd())?;
+            move_mount(&copied(source.as_fd())?, "", &target, "", flags)
+                .map_err(failed("cannot mount a volume"))?;
+            if read_only {
+                // The descriptor is of what is covered now: its path leads to what covers it.
+                let path = fs::read_link(format!("/proc/self/fd/{}", target.as_raw_fd()));
+                let path = path.map_err(|source| Error::System {
+                    what: "cannot find a mount again".to_owned(),
+                    source,
+                })?;
+                let read_only = MountFlags::BIND | MountFlags::RDONLY;
+                rustix::mount::mount_remount(path, read_only, c"")
+                    .map_err(failed("cannot protect a mount"))?;
+            }
+        }
+        let mounts = open_path("/proc/thread-self/ns/mnt".as_ref())?;
+        Ok(Files { root, _mounts: Some(mounts) })
+    };
+    // A thread has mounts of its own; the others of this process keep theirs.
+    std::thread::scope(|scope| scope.spawn(build).join())
+        .unwrap_or_else(|_| Err(Error::Helper("bug while opening the files of a container".to_owned())))
+}
+
+/// Where something is mounted: a directory or a file, as it is itself.
+fn place_for(root: BorrowedFd<'_>, target: &str, source: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let stat = rustix::fs::fstat(source).map_err(failed("cannot examine a mount source"))?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        return make_dirs(root, target, 0, 0);
+    }
+    if let Ok(there) = open_inside(root, target, OFlags::PATH | OFlags::CLOEXEC) {
+        return Ok(there);
+    }
+    let (parent, name) = target.rsplit_once('/').unwrap_or(("", target));
+    let parent = make_dirs(root, parent, 0, 0)?;
+    let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    openat(&parent, name, flags, Mode::from_raw_mode(0o644))
+        .map_err(failed("cannot make a file in the container"))
+}
+
 fn detached(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in layers {
@@ -154,13 +242,18 @@ fn mount_old(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path)
 
 /// Attaches what stands at `source` (an `O_PATH` descriptor: no path is walked again) at `target`.
 pub fn attach(source: BorrowedFd<'_>, target: &Path) -> Result<()> {
+    let what = || format!("cannot mount at `{}`", target.display());
+    let tree = copied(source)?;
+    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed(what()))
+}
+
+/// What is mounted there, once more, to be mounted elsewhere.
+fn copied(source: BorrowedFd<'_>) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH
         | OpenTreeFlags::AT_RECURSIVE;
-    let what = || format!("cannot mount at `{}`", target.display());
-    let tree = open_tree(source, "", flags).map_err(failed(what()))?;
-    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed(what()))
+    open_tree(source, "", flags).map_err(failed("cannot copy a mount"))
 }
 
 /// Refuses a root filesystem whose /dev, /proc or /sys is a link: what is mounted there could land
@@ -184,7 +277,7 @@ pub fn make_dirs(root: BorrowedFd<'_>, path: &str, uid: u32, gid: u32) -> Result
     let mut at = openat2(root, ".", flags, Mode::empty(), ResolveFlags::IN_ROOT).map_err(failed(what()))?;
     let mut walked = String::new();
     for part in Path::new(path).components() {
-        let std::path::Component::Normal(name) = part else { continue };
+        let Component::Normal(name) = part else { continue };
         walked.push('/');
         walked.push_str(&name.to_string_lossy());
         // From the root again: a link on the way may be absolute.
@@ -224,11 +317,76 @@ pub fn open_path(path: &Path) -> Result<OwnedFd> {
     })
 }
 
+/// Where a path leads below `root`, through its links, whether or not there is anything.
+pub fn led_to(root: BorrowedFd<'_>, path: &str) -> Result<PathBuf> {
+    /// As many as the kernel follows.
+    const MOST: usize = 40;
+    let parts = |path: &Path| -> Vec<OsString> {
+        path.components()
+            .rev()
+            .filter(|part| !matches!(part, Component::RootDir | Component::CurDir))
+            .map(|part| part.as_os_str().to_owned())
+            .collect()
+    };
+    let mut open = parts(Path::new(path));
+    let mut at = PathBuf::from("/");
+    let mut links = 0;
+    while let Some(part) = open.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&part);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let link = openat2(root, &next, flags, Mode::empty(), resolve)
+            .and_then(|found| rustix::fs::readlinkat(found, "", Vec::new()));
+        // What is no link, or is not there.
+        let Ok(link) = link else {
+            at = next;
+            continue;
+        };
+        links += 1;
+        if links > MOST {
+            return Err(Error::Invalid(format!("`{path}` leads through too many links")));
+        }
+        let link = PathBuf::from(OsString::from_vec(link.into_bytes()));
+        if link.is_absolute() {
+            at = PathBuf::from("/");
+        }
+        open.extend(parts(&link));
+    }
+    Ok(at)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn a_path_leads_where_its_links_lead_and_never_out() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("dir")).unwrap();
+        for (name, to) in
+            [("way", "/proc/sys"), ("dir/up", "../../../proc"), ("a", "b"), ("b", "a"), ("in", "dir")]
+        {
+            symlink(to, root.path().join(name)).unwrap();
+        }
+        let root = open_path(root.path()).unwrap();
+        for (path, led) in [
+            ("/data/x", "/data/x"),
+            ("/way/net", "/proc/sys/net"),
+            ("/dir/up/self", "/proc/self"),
+            ("/in/up", "/proc"),
+            ("/in/./x/../y", "/dir/y"),
+            ("/../..", "/"),
+        ] {
+            assert_eq!(led_to(root.as_fd(), path).unwrap(), Path::new(led), "{path}");
+        }
+        assert!(led_to(root.as_fd(), "/a/x").is_err(), "links in a circle");
+    }
 
     #[test]
     fn directories_are_made_inside_even_through_hostile_links() {

@@ -18,10 +18,10 @@ use rustix::{
 };
 
 use super::{
-    ContainerConfig, Error, Exit, NetworkNamespace, Result, Roots, Upper, cgroup, exe, keeper, process,
+    ContainerConfig, Error, Exit, NetworkNamespace, Result, Roots, Upper, cgroup, exe, gc, keeper, process,
     protocol::{self, Report, RunOrder, RunResult, Wire},
     rootfs, signal,
-    state::{Group, Place, Spec, failed, make_dir, plain_name, remove_dir},
+    state::{Group, Place, Spec, failed, plain_name, remove_dir},
     worker,
 };
 
@@ -133,7 +133,7 @@ fn carry_out(socket: &OwnedFd, roots: &Roots, spec: Spec) -> Result<i32> {
     let cgroup = Group::new(roots, &spec.config.group)?.cgroup(&id);
     let dir = roots.run.join("once").join(&id);
     let place = Place { run: dir.clone(), data: dir.clone(), keeper: dir.join("keeper.json") };
-    make_dir(&dir)?;
+    let _held = gc::hold_run(&dir, &spec.config.group)?;
     let made = made_by_mounts(&spec.config);
     let upper = spec.config.rootfs.upper.clone();
     let result = attend(socket, roots, &place, spec, cgroup.as_deref());

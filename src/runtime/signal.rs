@@ -4,6 +4,7 @@
 use std::{
     fs,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 use rustix::{
@@ -11,13 +12,24 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::{Error, Result, state::Identity};
+use super::{
+    Error, Result,
+    state::{Identity, failed},
+    wait::Deadline,
+};
 
 /// A descriptor of the process, if it is still the same one.
 pub fn pidfd(identity: &Identity) -> Option<OwnedFd> {
     let pidfd = pidfd_open(Pid::from_raw(identity.pid)?, PidfdFlags::empty()).ok()?;
     // Checked after opening: what lives now is what we have opened.
     identity.lives().then_some(pidfd)
+}
+
+/// SIGKILL, if it is still the same process.
+pub fn kill(identity: &Identity) {
+    if let Some(pidfd) = pidfd(identity) {
+        let _ = send(&pidfd, libc::SIGKILL);
+    }
 }
 
 /// Sends a signal by number.
@@ -38,6 +50,23 @@ pub fn send(pidfd: &OwnedFd, signal: i32) -> std::io::Result<()> {
         error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
         error => Err(error),
     }
+}
+
+/// Until the process has ended, or the time is over.
+pub fn wait_for_end(pidfd: &OwnedFd, time: Duration) -> Result<()> {
+    let deadline = Deadline::new(Some(time));
+    while let Ok(left) = deadline.left(time) {
+        let left = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(e) => return Err(failed("cannot wait for the end of a process")(e)),
+        }
+    }
+    Ok(())
 }
 
 /// Blocks signals and makes a descriptor that tells of them.
@@ -126,7 +155,7 @@ pub fn is_dropped(pid: i32, signal: i32) -> bool {
         match hearing(pid, signal) {
             Hearing::Deaf => return true,
             Hearing::Perhaps => return false,
-            Hearing::Busy => std::thread::sleep(std::time::Duration::from_millis(5)),
+            Hearing::Busy => std::thread::sleep(Duration::from_millis(5)),
         }
     }
     false

@@ -12,7 +12,10 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{BoundPort, ContainerConfig, Error, Exit, Health, Result, Roots, cgroup};
+use super::{
+    BoundPort, ContainerConfig, Error, Exit, Health, Result, Roots, cgroup,
+    failpoint::{Point, reached},
+};
 
 /// What `create` decided; `spec.json` in the data tree, never changed afterwards.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,6 +78,8 @@ pub struct Identity {
     pub boot: String,
 }
 
+/// In a container's run directory, below what the launcher has there: nobody watches that.
+const STARTING: &str = "launch/process";
 /// In a container's run directory: the parent that was asked for.
 const CGROUP_PARENT: &str = "cgroup-parent";
 
@@ -163,6 +168,30 @@ impl Place {
         if spec.config.log.kept { self.data.join("log") } else { self.run.join("log") }
     }
 
+    /// The process that will be the container's, before it executes its program and the keeper hears of it.
+    pub fn write_starting(&self, process: &Identity) -> Result<()> {
+        write_json(&self.run.join(STARTING), process)
+    }
+
+    /// The process that was last started, whether or not the keeper heard of it.
+    pub fn starting(&self) -> Option<Identity> {
+        read_json(&self.run.join(STARTING)).ok().flatten()
+    }
+
+    /// How its main process ended, while that is not in its state yet.
+    pub fn ended(&self) -> Option<Ended> {
+        read_json(&self.run.join("exit")).ok().flatten()
+    }
+
+    pub fn write_ended(&self, ended: &Ended) -> Result<()> {
+        write_json(&self.run.join("exit"), ended)
+    }
+
+    /// The lock of those who have still to learn how a one-off container ended.
+    pub fn attended(&self) -> PathBuf {
+        self.run.join("attended")
+    }
+
     /// What everybody sees from now on.
     pub fn write_state(&self, state: &State) -> Result<()> {
         write_json(&self.run.join("state.json"), state)
@@ -209,7 +238,7 @@ impl Place {
     /// A running container whose process is gone: its end was written but not yet taken over, or
     /// nobody saw it.
     fn settle(&self, state: &mut State) {
-        let ended: Option<Ended> = read_json(&self.run.join("exit")).ok().flatten();
+        let ended = self.ended();
         state.phase = Stage::Exited { exit: ended.and_then(|e| e.exit) };
         state.finished = ended.map(|e| e.finished);
         state.out_of_memory = ended.is_some_and(|e| e.out_of_memory);
@@ -293,11 +322,17 @@ pub fn entries(dir: &Path) -> Result<Vec<String>> {
 
 /// Makes a directory and its parents, for us alone.
 pub fn make_dir(path: &Path) -> Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|e| file_error("cannot make directory", path, e))
+    /// Another group's end may take a parent away that was empty at that moment.
+    const ATTEMPTS: usize = 100;
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
+            Ok(()) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && attempts < ATTEMPTS => {}
+            Err(e) => return Err(file_error("cannot make directory", path, e)),
+        }
+    }
 }
 
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
@@ -324,6 +359,9 @@ pub fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<()> {
         let _ = fs::remove_file(&temporary);
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(content)?;
+        if name == "state.json" {
+            reached(Point::StateAside);
+        }
         fs::rename(&temporary, path)
     };
     write().map_err(|e| {

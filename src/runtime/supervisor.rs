@@ -23,12 +23,14 @@ use tokio::{
 };
 
 use super::{
-    BoundPort, Error, Result, Roots, anchor, cgroup, client, dns, exe, health, logs, memory,
+    BoundPort, Error, Result, Roots, anchor, cgroup, client, dns, exe,
+    failpoint::{Point, reached},
+    health, logs, memory,
     ports::Proxy,
     process,
     protocol::{self, Drained, Notice},
     signal,
-    state::{Ended, Group, Identity, Place, Spec, failed, file_error, write_json},
+    state::{Ended, Group, Identity, Place, Spec, failed, file_error},
 };
 
 /// Name of the entry, and of its arguments: the two roots and the group. Standard input is the socket
@@ -63,6 +65,7 @@ pub fn entry(arguments: &[String]) -> i32 {
     let _ = process::unblock_signals();
     let roots = Roots { run: run.into(), data: data.into() };
     let Ok(group) = Group::new(&roots, group) else { return 2 };
+    reached(Point::SupervisorBegins);
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return 1 };
     match LocalSet::new().block_on(&runtime, supervise(group)) {
         Ok(()) => 0,
@@ -131,11 +134,14 @@ async fn supervise(group: Group) -> Result<()> {
                     container.publish(proxy, &ports, descriptors, address);
                 }
                 watched.insert(id, container);
+                reached(Point::Watching);
             }
             Some((Notice::Ended { id, exit, restarting }, _)) => {
+                reached(Point::EndHeard);
                 if let Some(container) = watched.remove(&id).or_else(|| Watched::late(&group, &id).ok()) {
                     container.finish(exit, restarting);
                 }
+                reached(Point::LogWhole);
                 protocol::send(socket.get_ref().as_fd(), &Drained { id }, &[])?;
             }
         }
@@ -143,7 +149,8 @@ async fn supervise(group: Group) -> Result<()> {
 }
 
 /// The keeper is gone. When it had nothing left to keep, so do we; else another is started, which
-/// ends us when it holds all that we do. Should that fail, the ends of containers are written down here.
+/// ends us when it holds all that we do. Meanwhile, and should that fail, the ends of containers are
+/// written down here: nobody else learns them.
 async fn bridge(
     group: &Group,
     watched: HashMap<String, Watched>,
@@ -152,20 +159,49 @@ async fn bridge(
     if watched.is_empty() {
         return Ok(());
     }
+    reached(Point::Bereft);
+    let ends: Vec<_> = watched
+        .into_iter()
+        .map(|(id, mut container)| {
+            let (place, cgroup) = (group.place(&id), group.cgroup(&id));
+            let pidfd = container.pidfd.take();
+            let end = tokio::task::spawn_local(async move { write_end(&place?, cgroup, pidfd).await });
+            (container, end)
+        })
+        .collect();
     // Killed together with the keeper, the anchor would come back with a namespace without bridges.
     let _kept = anchor.as_ref().and_then(|(_, netns)| anchor::keep(&group.roots, netns.as_fd()).ok());
-    let _ = client::ensure(group);
-    for (id, container) in watched {
-        let exit = match &container.pidfd {
-            Some(pidfd) => orphan_end(pidfd).await?,
-            None => None,
-        };
-        let out_of_memory = group.cgroup(&id).is_some_and(|path| cgroup::ran_out_of_memory(&path));
-        let ended = Ended { exit, finished: SystemTime::now(), out_of_memory };
-        write_json(&group.place(&id)?.run.join("exit"), &ended)?;
-        container.finish(exit, false);
+    let heirs = group.clone();
+    if let Ok(Ok(())) = tokio::task::spawn_blocking(move || client::ensure(&heirs)).await {
+        return Ok(());
+    }
+    let finishing: Vec<_> = ends
+        .into_iter()
+        .map(|(container, end)| {
+            tokio::task::spawn_local(async move {
+                let exit = end.await.ok().and_then(Result::ok).flatten();
+                container.finish(exit, false);
+            })
+        })
+        .collect();
+    for finished in finishing {
+        let _ = finished.await;
     }
     Ok(())
+}
+
+/// Waits for the end of a container and writes it down, unless the keeper has done so before it was gone.
+async fn write_end(place: &Place, cgroup: Option<String>, pidfd: Option<OwnedFd>) -> Result<Option<i32>> {
+    let exit = match pidfd {
+        Some(pidfd) => orphan_end(&pidfd).await?,
+        None => None,
+    };
+    if let Some(ended) = place.ended() {
+        return Ok(ended.exit);
+    }
+    let out_of_memory = cgroup.is_some_and(|path| cgroup::ran_out_of_memory(&path));
+    place.write_ended(&Ended { exit, finished: SystemTime::now(), out_of_memory })?;
+    Ok(exit)
 }
 
 /// How a process ended whose parent is whoever reaps orphans.

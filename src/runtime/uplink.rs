@@ -1,7 +1,8 @@
 //! The way out for root: a cable from the anchor's namespace to the host, over which the host's kernel
 //! forwards. Everything it changes on the host goes away with the anchor: the link with the namespace,
 //! our rules with the process, those among others' when it ends. Forwarding is turned off again by the
-//! last of us if it was off before the first, and nobody else came to need it.
+//! last of us if it was off before the first, and nobody else came to need it. What an anchor that was killed
+//! could not take back stands in a note beside its socket, for whoever comes next.
 
 mod helper;
 
@@ -9,13 +10,18 @@ use std::{
     fs, io,
     net::Ipv4Addr,
     os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
 };
+
+use serde::{Deserialize, Serialize};
 
 use self::helper::Helper;
 use super::{
+    Error, Result, anchor,
     ipam::{Subnet, overlap},
     netlink::{self, Link, Netlink, Plug},
     netns, nft, rootless,
+    state::{Identity, read_json, write_json},
 };
 
 /// A way out of the anchor's namespace, until dropped.
@@ -28,12 +34,12 @@ pub enum WayOut {
 }
 
 impl WayOut {
-    /// Leads from the namespace `inner` to that of the calling thread.
-    pub fn open(inner: &OwnedFd) -> io::Result<Self> {
+    /// Leads from the namespace `inner` to that of the calling thread. `run` is the tree of the anchor.
+    pub fn open(run: &Path, inner: &OwnedFd) -> io::Result<Self> {
         if rootless::is_confined() {
             Helper::open(inner).map(Self::Helper)
         } else {
-            Uplink::open(inner).map(Self::Cable)
+            Uplink::open(run, inner).map(Self::Cable)
         }
     }
 
@@ -66,6 +72,77 @@ pub struct Uplink {
     guests: Option<nft::Guests>,
     /// Set when forwarding was off before the first uplink: the links that there were, uplinks aside.
     before: Option<Vec<u32>>,
+    /// Of what must be taken back.
+    note: PathBuf,
+}
+
+/// What a way out changed on the host that does not go with its process.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    anchor: Identity,
+    link: String,
+    guests: Option<nft::Guests>,
+    before: Option<Vec<u32>>,
+}
+
+const NOTE: &str = "uplink.json";
+
+/// Takes back what an anchor of this tree left that was killed, unless `dry`; what that was.
+pub fn mend(run: &Path, dry: bool) -> Result<Vec<String>> {
+    let path = run.join(NOTE);
+    if rootless::is_confined() || !path.exists() {
+        return Ok(Vec::new());
+    }
+    let _lock = anchor::hold_still(run)?;
+    let Some(note) = read_json::<Note>(&path)? else { return Ok(Vec::new()) };
+    let failed = |source: io::Error| Error::System {
+        what: "cannot take back a way out of the networks".into(),
+        source,
+    };
+    // As long as its link is there a new anchor of those who use it takes over.
+    let (uplinks, _) = sorted(Netlink::open().and_then(|mut host| host.links()).map_err(failed)?);
+    if uplinks.iter().any(|uplink| uplink.name == note.link) {
+        return Ok(Vec::new());
+    }
+    note.mend(&path, dry).map_err(failed)
+}
+
+impl Note {
+    fn mend(self, path: &Path, dry: bool) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        if self.anchor.lives() {
+            return Ok(found);
+        }
+        let same_boot = self.anchor.boot
+            == Identity::of(std::process::id().cast_signed()).map_or_else(String::new, |me| me.boot);
+        let guests = self.guests.filter(|_| same_boot).map(|guests| guests.left(&self.link));
+        if let Some(guests) = guests.transpose()?.flatten() {
+            found.push(format!("rules of iptables for the link {}", self.link));
+            if !dry {
+                guests.leave()?;
+            }
+        }
+        let links = sorted(Netlink::open()?.links()?);
+        if same_boot
+            && let Some(before) = &self.before
+            && unneeded(before, &links)
+            && fs::read_to_string(FORWARDING)?.trim() == "1"
+        {
+            found.push(format!("{FORWARDING}, which was 0"));
+            if !dry {
+                fs::write(FORWARDING, "0")?;
+            }
+        }
+        if !dry {
+            fs::remove_file(path)?;
+        }
+        Ok(found)
+    }
+}
+
+/// A link that was not there may belong to somebody who found forwarding on and relies on it.
+fn unneeded(before: &[u32], (uplinks, others): &(Vec<Link>, Vec<Link>)) -> bool {
+    uplinks.is_empty() && others.iter().all(|link| before.contains(&link.index))
 }
 
 impl Uplink {
@@ -73,7 +150,13 @@ impl Uplink {
     ///
     /// # Errors
     /// The kernel refuses; then nothing stays.
-    pub fn open(inner: &OwnedFd) -> io::Result<Self> {
+    pub fn open(run: &Path, inner: &OwnedFd) -> io::Result<Self> {
+        let note = run.join(NOTE);
+        // Others of this tree neither mend nor begin meanwhile.
+        let _lock = anchor::hold_still(run).map_err(io::Error::other)?;
+        if let Some(left) = read_json::<Note>(&note).map_err(io::Error::other)? {
+            left.mend(&note, false)?;
+        }
         let mut host = Netlink::open()?;
         let (uplinks, others) = sorted(host.links()?);
         let off = fs::read_to_string(FORWARDING)?.trim() == "0";
@@ -82,12 +165,13 @@ impl Uplink {
             false => uplinks.iter().find_map(|uplink| read_note(&uplink.alias)),
         };
         let mut this =
-            Self { name: format!("{OUTER}{}", std::process::id()), rules: None, guests: None, before };
+            Self { name: format!("{OUTER}{}", std::process::id()), rules: None, guests: None, before, note };
         let (here, there) = addresses(&host.networks()?)?;
         this.connect(&mut host, inner, here, there)?;
         let fenced = this.before.as_deref().unwrap_or_default();
         this.rules = Some(nft::lead_out(&this.name, there, fenced)?);
         this.guests = nft::ask_iptables(&this.name)?;
+        this.write_note()?;
         if off {
             fs::write(FORWARDING, "1")?;
         }
@@ -130,20 +214,30 @@ impl Uplink {
         })?
     }
 
+    fn write_note(&self) -> io::Result<()> {
+        let Some(anchor) = Identity::of(std::process::id().cast_signed()) else { return Ok(()) };
+        let (link, guests, before) = (self.name.clone(), self.guests.clone(), self.before.clone());
+        write_json(&self.note, &Note { anchor, link, guests, before }).map_err(io::Error::other)
+    }
+
     fn close(&mut self) -> io::Result<()> {
-        self.rules = None;
+        let rules = self.rules.take();
+        // Taken out as a transaction: a table that only goes with its socket makes the kernel wait for
+        // every reader of rules (RCU), and the removal of the link with it.
+        let cleared = rules.as_ref().map_or(Ok(()), nft::HostRules::clear);
         let left = self.guests.take().map_or(Ok(()), nft::Guests::leave);
         let mut host = Netlink::open()?;
         let cut = host.delete_if_there(&self.name);
-        // A link that was not there may belong to somebody who found forwarding on and relies on it.
-        let (uplinks, others) = sorted(host.links()?);
+        drop(rules);
         if let Some(before) = self.before.take()
-            && uplinks.is_empty()
-            && others.iter().all(|link| before.contains(&link.index))
+            && unneeded(&before, &sorted(host.links()?))
         {
             fs::write(FORWARDING, "0")?;
         }
-        left.and(cut)
+        if left.is_ok() {
+            let _ = fs::remove_file(&self.note);
+        }
+        cleared.and(left).and(cut)
     }
 }
 

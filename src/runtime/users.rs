@@ -48,7 +48,9 @@ pub fn resolve(root: BorrowedFd<'_>, user: &str, groups: &[String]) -> Result<Us
         Some(group) => group_id(&table, group)?,
         None => entry.as_ref().map_or(Ok(0), |entry| checked("group", name, entry.gid.into()))?,
     };
-    let mut supplementary = Vec::new();
+    // Its own, too, as with Docker: a program could otherwise give it up and be kept out of nothing that
+    // denies this group (CVE-2022-36109).
+    let mut supplementary = vec![gid];
     if group.is_none()
         && let Some(entry) = &entry
     {
@@ -189,11 +191,11 @@ mod tests {
             groups: groups.to_vec(),
             home: home.to_owned(),
         };
-        assert_eq!(look(dir.path(), "", &[]).unwrap(), user(0, 0, &[], "/root"));
-        assert_eq!(look(dir.path(), "web", &[]).unwrap(), user(33, 34, &[4, 26], "/srv"));
-        assert_eq!(look(dir.path(), "33", &[]).unwrap(), user(33, 34, &[4, 26], "/srv"));
-        assert_eq!(look(dir.path(), "web:adm", &[]).unwrap(), user(33, 4, &[], "/srv"));
-        assert_eq!(look(dir.path(), "77:88", &["tape", "5"]).unwrap(), user(77, 88, &[5, 26], "/"));
+        assert_eq!(look(dir.path(), "", &[]).unwrap(), user(0, 0, &[0], "/root"));
+        assert_eq!(look(dir.path(), "web", &[]).unwrap(), user(33, 34, &[4, 26, 34], "/srv"));
+        assert_eq!(look(dir.path(), "33", &[]).unwrap(), user(33, 34, &[4, 26, 34], "/srv"));
+        assert_eq!(look(dir.path(), "web:adm", &[]).unwrap(), user(33, 4, &[4], "/srv"));
+        assert_eq!(look(dir.path(), "77:88", &["tape", "5"]).unwrap(), user(77, 88, &[5, 26, 88], "/"));
     }
 
     #[test]

@@ -23,7 +23,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Error, Result, Roots, VolumeConfig, VolumeMount, VolumeRecord};
+use super::{
+    Error, Result, Roots, VolumeConfig, VolumeMount, VolumeRecord,
+    failpoint::{Point, reached},
+};
 
 const META: &str = "meta.json";
 const DATA: &str = "_data";
@@ -84,6 +87,7 @@ pub fn create(roots: &Roots, config: &VolumeConfig) -> Result<()> {
         file.sync_all()
     };
     write().map_err(failed("write", &meta))?;
+    reached(Point::VolumeAside);
     match renameat_with(CWD, aside.path(), CWD, &dir, RenameFlags::NOREPLACE) {
         Ok(()) => {
             let _ = aside.keep(); // Moved: there is nothing at the old path to remove.
@@ -226,7 +230,10 @@ pub fn remove(roots: &Roots, name: &str) -> Result<()> {
     unmount(roots, name)?;
     let grave = all.join(format!(".old-{name}-{}", std::process::id()));
     match fs::rename(&dir, &grave) {
-        Ok(()) => fs::remove_dir_all(&grave).map_err(failed("remove", &grave)),
+        Ok(()) => {
+            reached(Point::VolumeBuried);
+            fs::remove_dir_all(&grave).map_err(failed("remove", &grave))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed("remove volume", &dir)(error)),
     }

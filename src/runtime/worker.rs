@@ -5,7 +5,7 @@
 use std::{
     fs,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{fs::PermissionsExt, net::UnixListener},
     },
     path::{Path, PathBuf},
@@ -21,7 +21,9 @@ use super::{
     BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots, Seccomp,
     Upper,
     anchor::Anchor,
-    cdi, cgroup, devices, dns, files,
+    cdi, cgroup, check, devices, dns,
+    failpoint::{Point, reached},
+    files,
     launcher::{Launch, Launcher, Libcontainer, Stdio},
     links,
     network::{self, Lease},
@@ -29,7 +31,7 @@ use super::{
     ports,
     process::{self, DEFAULT_PATH, Program},
     protocol::{Report, Started, Wire, borrow, send},
-    rootfs, rootless, seccomp, sharing,
+    rootfs, rootless, seccomp, sharing, signal,
     state::{Identity, Place, Spec, failed, file_error, make_dir, write_file},
     terminal,
     users::{self, User},
@@ -64,7 +66,12 @@ pub fn fork(socket: &OwnedFd, job: impl FnOnce() -> Result<(Report, Vec<OwnedFd>
             process::set_name("ficelle-worker");
             let (report, descriptors) =
                 job().unwrap_or_else(|error| (Report::Failed(Wire::from(&error)), Vec::new()));
-            let code = i32::from(send(socket.as_fd(), &report, &borrow(&descriptors)).is_err());
+            let sent = send(socket.as_fd(), &report, &borrow(&descriptors));
+            if let (Err(_), Report::Started(Started { process, .. })) = (&sent, &report) {
+                // The keeper is gone: nobody would know of it.
+                signal::kill(process);
+            }
+            let code = i32::from(sent.is_err());
             // SAFETY: leaves without running what belongs to the process it was forked from.
             unsafe { libc::_exit(code) }
         }
@@ -72,13 +79,14 @@ pub fn fork(socket: &OwnedFd, job: impl FnOnce() -> Result<(Report, Vec<OwnedFd>
     }
 }
 
-/// Forks a process that does `job` and that nobody hears. The caller has one thread.
+/// Forks a process that does `job` and that nobody hears, also when the caller is no more. The caller has
+/// one thread.
 pub fn fork_apart(job: impl FnOnce() -> Result<()>) -> Result<()> {
     // SAFETY: as in `fork`.
     match unsafe { libc::fork() } {
         -1 => Err(Error::System { what: "cannot fork".into(), source: std::io::Error::last_os_error() }),
         0 => {
-            process::set_name("ficelle-worker");
+            process::set_name("ficelle-remover");
             let code = i32::from(job().is_err());
             // SAFETY: as in `fork`.
             unsafe { libc::_exit(code) }
@@ -102,6 +110,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         Some(ports) => (ports, Vec::new()),
         None => bind(&config.ports)?,
     };
+    reached(Point::PortsBound);
 
     // In the namespace that all containers come from, so that they share what a volume mounts.
     for name in volume_names(&spec) {
@@ -115,14 +124,17 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let shared_memory = sharing::shared_memory(&roots, config, &place.run.join("shm"))?;
     let contents = files::write(&config.files, &place.run.join("files"))?;
     let root = mount_root(config, &place)?;
+    reached(Point::RootMounted);
     let fd = rootfs::open_path(&root)?;
     rootfs::refuse_links(fd.as_fd())?;
     let user = users::resolve(fd.as_fd(), &config.user, &config.groups)?;
     make_cwd(fd.as_fd(), config)?;
+    check_targets(config, fd.as_fd())?;
     let sources = mount_sources(&roots, &spec, &place, fd.as_fd())?;
     let hostname = hostname(&roots, config)?;
     let leases = leases(&roots, config)?;
     let network = network(&roots, config, anchor.as_ref(), &leases)?;
+    reached(Point::Connected);
     let names = match &network {
         Some(namespace) if !leases.is_empty() => {
             dns::Sockets::open(namespace.as_fd())?.into_descriptors().into()
@@ -132,12 +144,16 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let files = etc_files(&roots, config, anchor.as_ref(), &leases, &place, &hostname)?;
 
     let mut config = config.clone();
-    config.env = environment(&config, &user, &hostname);
+    config.env = environment(&config, &user);
+    if !config.env.iter().any(|variable| variable.starts_with("HOSTNAME=")) {
+        config.env.push(format!("HOSTNAME={hostname}"));
+    }
     if config.link_variables {
-        let own = |variable: &String| variable.split('=').next().map(ToOwned::to_owned);
-        let set: Vec<_> = config.env.iter().map(own).collect();
+        let set: Vec<String> = config.env.iter().map(|variable| name_of(variable).to_owned()).collect();
         let told = links::variables(&roots, &config)?;
-        config.env.extend(told.into_iter().filter(|variable| !set.contains(&own(variable))));
+        config
+            .env
+            .extend(told.into_iter().filter(|variable| !set.iter().any(|name| name == name_of(variable))));
     }
     let resolved = Resolved {
         rootfs: root,
@@ -172,6 +188,13 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         cgroup::prepare(cgroup)?;
         cgroup::honour(cgroup, &mut document["linux"]["resources"]);
     }
+    let entered = match &cgroup {
+        Some(cgroup) if cgroups.is_complete() => cgroup::enter_new(cgroup, &document["linux"]["resources"])?,
+        _ => None,
+    };
+    if let (Some(linux), true) = (document["linux"].as_object_mut(), entered.is_some()) {
+        linux.remove("resources");
+    }
     let created = Libcontainer.create(Launch {
         id: config.id.clone(),
         document,
@@ -180,10 +203,16 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         init: config.init,
         protect_cgroups,
         cgroups,
+        device_dirs: directories_of(&resolved.devices),
         stdio,
     })?;
     let process = created.process().clone();
-    if let Some(cgroup) = &cgroup {
+    reached(Point::Created);
+    // Whoever comes when neither we nor the keeper could tell of it ends it.
+    place.write_starting(&process)?;
+    if let Some(entered) = entered {
+        entered.leave()?;
+    } else if let Some(cgroup) = &cgroup {
         if !config.privileged {
             cgroup::fence(cgroup, &devices)?;
         }
@@ -206,6 +235,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         rustix::io::retry_on_intr(|| poll(&mut fds, None)).map_err(failed("cannot wait for the way out"))?;
     }
     created.start()?;
+    reached(Point::Started);
     let address = leases.first().map(|lease| lease.address);
     let restart = config.restart;
     Ok((Report::Started(Started { process, ports, address, dns, restart, terminal }), descriptors))
@@ -239,6 +269,29 @@ fn hostname(roots: &Roots, config: &ContainerConfig) -> Result<String> {
 
 fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// A link of the image must not lead a mount into /proc.
+fn check_targets(config: &ContainerConfig, root: BorrowedFd<'_>) -> Result<()> {
+    for mount in &config.mounts {
+        let led = rootfs::led_to(root, &mount.target)?;
+        check::leaves_the_kernel_in_sight(&mount.target, &led, &mount.kind)?;
+    }
+    for file in &config.files {
+        let kind = MountKind::Tmpfs { size: None, mode: None, options: Vec::new() };
+        check::leaves_the_kernel_in_sight(&file.target, &rootfs::led_to(root, &file.target)?, &kind)?;
+    }
+    Ok(())
+}
+
+/// Those below /dev in which these devices are.
+fn directories_of(devices: &[oci::DeviceNode]) -> Vec<PathBuf> {
+    let parents = devices.iter().flat_map(|device| device.path.ancestors().skip(1));
+    let mut all: Vec<_> =
+        parents.filter(|dir| dir.parent().is_some_and(|up| up.starts_with("/dev"))).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.into_iter().map(Path::to_path_buf).collect()
 }
 
 /// Numbers of the block devices that limits name.
@@ -278,6 +331,7 @@ pub fn take_over(
         descriptors.extend(dns::Sockets::open(namespace.as_fd())?.into_descriptors());
     }
     let address = leases.first().map(|lease| lease.address);
+    reached(Point::TakenOver);
     Ok((Report::TakenOver { ports, address, dns: !leases.is_empty() }, descriptors))
 }
 
@@ -332,7 +386,7 @@ fn open_dir(path: &Path) -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
-fn make_cwd(root: std::os::fd::BorrowedFd<'_>, config: &ContainerConfig) -> Result<()> {
+fn make_cwd(root: BorrowedFd<'_>, config: &ContainerConfig) -> Result<()> {
     check_cwd(&config.cwd)?;
     rootfs::make_dirs(root, &config.cwd, 0, 0).map(drop)
 }
@@ -352,7 +406,7 @@ fn mount_sources(
     roots: &Roots,
     spec: &Spec,
     place: &Place,
-    root: std::os::fd::BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
 ) -> Result<Vec<Option<PathBuf>>> {
     let staging = place.run.join("mounts");
     make_dir(&staging)?;
@@ -360,14 +414,7 @@ fn mount_sources(
     for (number, mount) in spec.config.mounts.iter().enumerate() {
         let source = match &mount.kind {
             MountKind::Tmpfs { .. } => None,
-            MountKind::Volume { name, nocopy, subpath } => {
-                Some(volume(roots, name, &mount.target, *nocopy, subpath.as_deref(), root)?)
-            }
-            MountKind::Anonymous { nocopy } => {
-                let name = spec.anonymous_volumes.iter().find(|(target, _)| target == &mount.target);
-                let (_, name) = name.ok_or_else(|| Error::NoVolume(mount.target.clone()))?;
-                Some(volume(roots, name, &mount.target, *nocopy, None, root)?)
-            }
+            MountKind::Volume { .. } | MountKind::Anonymous { .. } => volume_of(roots, spec, mount, root)?,
             MountKind::Bind { path, create, .. } => Some(bind_source(path, *create)?),
             MountKind::Layers { layers, subpath } => {
                 let at = place.run.join("images").join(number.to_string());
@@ -382,6 +429,26 @@ fn mount_sources(
     Ok(sources)
 }
 
+/// What lies in the volume that is mounted, filled from the image when new; `None` where it mounts none.
+pub fn volume_of(
+    roots: &Roots,
+    spec: &Spec,
+    mount: &super::MountConfig,
+    root: BorrowedFd<'_>,
+) -> Result<Option<OwnedFd>> {
+    match &mount.kind {
+        MountKind::Volume { name, nocopy, subpath } => {
+            volume(roots, name, &mount.target, *nocopy, subpath.as_deref(), root).map(Some)
+        }
+        MountKind::Anonymous { nocopy } => {
+            let name = spec.anonymous_volumes.iter().find(|(target, _)| target == &mount.target);
+            let (_, name) = name.ok_or_else(|| Error::NoVolume(mount.target.clone()))?;
+            volume(roots, name, &mount.target, *nocopy, None, root).map(Some)
+        }
+        MountKind::Bind { .. } | MountKind::Layers { .. } | MountKind::Tmpfs { .. } => Ok(None),
+    }
+}
+
 /// The directory (or what lies at `subpath` in it) of a volume, filled from the image when new.
 fn volume(
     roots: &Roots,
@@ -389,7 +456,7 @@ fn volume(
     target: &str,
     nocopy: bool,
     subpath: Option<&str>,
-    root: std::os::fd::BorrowedFd<'_>,
+    root: BorrowedFd<'_>,
 ) -> Result<OwnedFd> {
     let data = volumes::data_dir(roots, name);
     if !data.exists() {
@@ -479,7 +546,13 @@ fn etc_files(
     }
     let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let resolver = dns::resolv_conf(&host, &config.dns, !leases.is_empty());
-    let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
+    let mut hosts = match &config.network {
+        // Docker gives the host's own as long as nothing is to be added to it.
+        NetworkNamespace::Host if config.extra_hosts.is_empty() => {
+            fs::read_to_string("/etc/hosts").unwrap_or_default()
+        }
+        _ => LOCAL_HOSTS.to_owned(),
+    };
     for (name, behind) in &config.extra_hosts {
         let address = match behind {
             ExtraHost::Address(address) => *address,
@@ -489,7 +562,10 @@ fn etc_files(
     }
     let names = match &config.domainname {
         Some(domain) => format!("{hostname}.{domain} {hostname}"),
-        None => hostname.to_owned(),
+        None => match hostname.split_once('.') {
+            Some((short, _)) => format!("{hostname} {short}"),
+            None => hostname.to_owned(),
+        },
     };
     for lease in leases {
         hosts.push_str(&format!("{}\t{names}\n", lease.address));
@@ -509,16 +585,24 @@ fn etc_files(
         .collect()
 }
 
-/// What a program expects and the image does not say.
-pub fn environment(config: &ContainerConfig, user: &User, hostname: &str) -> Vec<String> {
+/// What every /etc/hosts begins with, as Docker writes it.
+const LOCAL_HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+     ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+
+/// The name of a variable, `NAME=value`.
+pub fn name_of(variable: &str) -> &str {
+    variable.split_once('=').map_or(variable, |(name, _)| name)
+}
+
+/// What a program expects and the image does not say, but for HOSTNAME.
+pub fn environment(config: &ContainerConfig, user: &User) -> Vec<String> {
     let mut env = config.env.clone();
     let mut add = |name: &str, value: &str| {
-        if !env.iter().any(|variable| variable.split('=').next() == Some(name)) {
+        if !env.iter().any(|variable| name_of(variable) == name) {
             env.push(format!("{name}={value}"));
         }
     };
     add("PATH", DEFAULT_PATH);
-    add("HOSTNAME", hostname);
     add("HOME", &user.home);
     if config.tty {
         add("TERM", "xterm");
@@ -613,10 +697,7 @@ mod tests {
         let user = User { uid: 1, gid: 1, groups: Vec::new(), home: "/home/u".into() };
         let mut config = config();
         config.env = vec!["B=2".into(), "HOME=/mine".into(), "A=1".into(), "PATHS=x".into()];
-        let env = environment(&config, &user, "h");
-        assert_eq!(
-            env,
-            ["B=2", "HOME=/mine", "A=1", "PATHS=x", &format!("PATH={DEFAULT_PATH}"), "HOSTNAME=h"]
-        );
+        let env = environment(&config, &user);
+        assert_eq!(env, ["B=2", "HOME=/mine", "A=1", "PATHS=x", &format!("PATH={DEFAULT_PATH}")]);
     }
 }

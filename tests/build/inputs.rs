@@ -3,10 +3,10 @@
 
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader},
+    io::BufReader,
     net::TcpListener,
     os::unix::net::UnixListener,
-    process::Command,
+    process::{Command, Stdio},
     thread,
 };
 
@@ -100,7 +100,7 @@ fn repository(dir: &Path) -> (Server, String) {
     (server, first)
 }
 
-fn given(id: &str, value: &str) -> BuildSecret {
+pub(super) fn given(id: &str, value: &str) -> BuildSecret {
     let value = Some(Hidden(value.to_owned()));
     BuildSecret { id: id.to_owned(), source: SecretSource::Environment { name: "X".into(), value } }
 }
@@ -166,6 +166,53 @@ fn an_agent_answers_in_the_step() {
     assert!(outcome.path("agent").is_none() && outcome.path("run/buildkit").is_none());
     let missing = workshop.build("FROM base\nRUN --mount=type=ssh,required true\n");
     assert!(missing.error().to_string().ends_with("ssh agent default: not found"));
+}
+
+/// The agent of OpenSSH on the host, asked by its own client in the step.
+#[test]
+fn a_real_agent_tells_its_keys_in_the_step() {
+    let workshop = workshop!();
+    if !Path::new("/usr/bin/ssh-agent").exists() {
+        println!("SKIPPED: no ssh-agent (apt-get install openssh-client)");
+        return;
+    }
+    let path = |name: &str| workshop.dir.path().join(name);
+    let quiet = |mut command: Command| {
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let mut keygen = quiet(Command::new("ssh-keygen"));
+    keygen.args(["-t", "ed25519", "-N", "", "-C", "the comment of the key", "-f"]).arg(path("key"));
+    assert!(keygen.status().unwrap().success());
+    let mut agent = quiet(Command::new("ssh-agent"));
+    let mut agent = agent.args(["-D", "-a"]).arg(path("agent")).spawn().unwrap();
+    wait_until(|| path("agent").exists());
+    let added = quiet(Command::new("ssh-add")).arg(path("key")).env("SSH_AUTH_SOCK", path("agent")).status();
+
+    // The client with its libraries and their loader.
+    let libraries = Command::new("ldd").arg("/usr/bin/ssh-add").output().unwrap().stdout;
+    fs::create_dir(workshop.context().join("tool")).unwrap();
+    let mut loader = String::new();
+    for library in
+        String::from_utf8(libraries).unwrap().split_whitespace().filter(|word| word.starts_with('/'))
+    {
+        let name = Path::new(library).file_name().unwrap().to_str().unwrap();
+        fs::copy(library, workshop.context().join("tool").join(name)).unwrap();
+        if name.starts_with("ld-") || name.starts_with("ld.") {
+            name.clone_into(&mut loader);
+        }
+    }
+    fs::copy("/usr/bin/ssh-add", workshop.context().join("tool/ssh-add")).unwrap();
+    let client = format!("/tool/{loader} --library-path /tool /tool/ssh-add");
+    let text = format!("FROM base\nCOPY tool /tool\nRUN --mount=type=ssh,required {client} -l\n");
+    let outcome = workshop.build_with(&text, |build| {
+        build.ssh.insert("default".into(), Some(path("agent").to_str().unwrap().into()));
+    });
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    assert!(added.unwrap().success());
+    outcome.image();
+    assert!(outcome.output()[0].contains("the comment of the key"), "{:?}", outcome.output());
 }
 
 #[test]

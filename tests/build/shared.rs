@@ -152,3 +152,43 @@ fn the_language_samples_build_and_run() {
     let again = python.ficelle(&["build", "wordcount"]).ok();
     assert!(again.stderr.contains("CACHED"), "{}", again.stderr);
 }
+
+#[test]
+fn the_ruby_sample_tests_and_runs_its_application() {
+    let Some(machine) = Machine::with(&["ruby"]) else { return };
+    let ruby = machine.sample("ruby-onbuild", "late");
+    let said = ruby.ficelle(&["up", "--build", "--no-log-prefix"]).ok();
+    assert!(
+        said.stdout.contains(" 21 days: The Periodic Table\n 16 days: The Leopard\n"),
+        "{}{}",
+        said.stdout,
+        said.stderr
+    );
+    // A test that fails is a build that fails, with its place and what it said.
+    fs::write(ruby.dir.join("test/wrong.rb"), "raise 'not today'\n").unwrap();
+    let failed = ruby.ficelle(&["build", "late"]).fails();
+    assert!(
+        failed.stderr.contains("not today") && failed.stderr.contains("exited with code 1"),
+        "{}",
+        failed.stderr
+    );
+}
+
+#[test]
+fn the_php_sample_is_checked_tested_and_served() {
+    let Some(machine) = Machine::with(&["php"]) else { return };
+    let php = machine.sample("php-stages", "page");
+    php.ficelle(&["up", "--build", "--detach", "--wait"]).ok();
+    let ask = |degrees: &str| {
+        let address = format!("http://localhost:8080/?c={degrees}");
+        let code = format!(
+            "echo file_get_contents('{address}', false, stream_context_create(['http' => ['ignore_errors' => true]]));"
+        );
+        php.ficelle(&["exec", "-T", "page", "php", "-r", &code]).ok().stdout
+    };
+    assert_eq!(ask("100"), "212\n");
+    assert_eq!(ask("-300"), "colder than can be\n");
+    let left = php.ficelle(&["exec", "-T", "page", "ls", "/srv", "/var/log/build"]).ok().stdout;
+    assert_eq!(left, "/srv:\nindex.php\ntemperature.php\n\n/var/log/build:\nchecked\ntested\n");
+    php.ficelle(&["down"]).ok();
+}

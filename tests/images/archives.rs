@@ -139,6 +139,63 @@ fn an_image_for_another_machine_says_so() {
     assert_eq!(other.foreign().as_deref(), Some("linux/s390x"));
 }
 
+#[test]
+fn images_are_listed_by_filters_and_removed_by_id() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: the store of the engine needs root");
+        return;
+    }
+    let f = Fixture::new();
+    let run = |arguments: &[&str]| {
+        let done = ficelle(f.dir.path(), arguments);
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(done.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&done.stderr));
+        text
+    };
+    let refused = |arguments: &[&str], words: &str| {
+        let done = ficelle(f.dir.path(), arguments);
+        let text = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!done.status.success() && text.contains(words), "{arguments:?}: {text}");
+    };
+    let other = Made::new(vec![layer(&[("other", "content")])]);
+    for (made, tag) in [(two_layers(), "web:1"), (other, "team/db:15")] {
+        let archive = f.file("a.tar", &made.docker_archive(&[tag]));
+        run(&["image", "load", "-i", archive.to_str().unwrap()]);
+    }
+    run(&["image", "tag", "web:1", "web:2"]);
+    let id = two_layers().id();
+    let short = &id[7..19];
+    let names = |filters: &[&str]| {
+        let arguments: Vec<&str> =
+            ["image", "ls", "--format", "json"].iter().chain(filters).copied().collect();
+        let lines = run(&arguments);
+        let name = |line: &str| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            format!("{}:{}", row["Repository"].as_str().unwrap(), row["Tag"].as_str().unwrap())
+        };
+        lines.lines().map(name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&[]), ["team/db:15", "web:1", "web:2"]);
+    assert_eq!(names(&["web"]), ["web:1", "web:2"]);
+    assert_eq!(names(&["web:2"]), ["web:2"]);
+    assert_eq!(names(&["--filter", "reference=*/d*"]), ["team/db:15"]);
+    assert_eq!(names(&["--filter", "reference=*", "-f", "dangling=false"]), ["web:1", "web:2"]);
+    assert_eq!(names(&["--filter", "dangling=true"]), [""; 0]);
+    refused(&["image", "ls", "--filter", "size=1"], "those there are: reference=NAME");
+    refused(&["image", "ls", "--filter", "before=nothing"], "no image `nothing`");
+    assert_eq!(run(&["image", "ls", "-q", "web"]), format!("{short}\n"), "an image once");
+    assert_eq!(run(&["image", "ls", "-q", "--no-trunc", "web"]), format!("{id}\n"));
+    refused(&["image", "rm", short], "has several names: web:1, web:2");
+    assert_eq!(names(&[]).len(), 3);
+    assert_eq!(run(&["image", "rm", "-f", short]), "Untagged: web:1\nUntagged: web:2\n");
+    let db = run(&["image", "ls", "-q"]);
+    assert_eq!(run(&["image", "rm", db.trim()]), "Untagged: team/db:15\n");
+    refused(&["image", "rm", short], "help: `ficelle image ls`");
+    assert_eq!(run(&["image", "ls", "-q"]), "");
+    let store = Store::open(f.dir.path().join("data/images"));
+    assert_eq!(fs::read_dir(store.root().join("layers")).unwrap().count(), 0);
+}
+
 fn ficelle(root: &std::path::Path, arguments: &[&str]) -> std::process::Output {
     Command::new(env!("CARGO_BIN_EXE_ficelle")).arg("--root").arg(root).args(arguments).output().unwrap()
 }

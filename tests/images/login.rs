@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Fixture,
-    faults::{FakeRegistry, reply},
+    fake::{FakeRegistry, reply},
     registry::RealRegistry,
     two_layers,
 };
@@ -41,7 +41,7 @@ pub(super) fn both(done: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
 }
 
-fn root() -> bool {
+pub(super) fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         eprintln!("SKIPPED: the store of the engine needs root");
@@ -212,6 +212,59 @@ fn a_locked_project_takes_no_other_image() {
     assert!(drifted.status.code() == Some(3) && said.contains(&old) && said.contains(&new), "{said}");
     assert!(run(&["lock"]).status.success());
     assert!(run(&["create", "--locked", "--dry-run"]).status.success());
+}
+
+/// The same of what a Dockerfile starts from.
+#[test]
+fn a_locked_project_builds_on_no_other_base() {
+    if !root() {
+        return;
+    }
+    let Some(registry) = RealRegistry::start("", "") else { return };
+    registry.push(&two_layers(), "library/app", "1", "");
+    let home = tempfile::tempdir().unwrap();
+    fs::write(
+        home.path().join("compose.yaml"),
+        "name: based\nservices:\n  base:\n    image: made-here\n    build: {context: .}\n  \
+         top:\n    build: {context: ., dockerfile: Dockerfile.top, additional_contexts: {made-here: 'service:base'}}\n",
+    )
+    .unwrap();
+    let write = |name: &str, text: &str| fs::write(home.path().join(name), text).unwrap();
+    write("Dockerfile", "FROM app:1\nCOPY Dockerfile /\n");
+    write("Dockerfile.top", "FROM made-here\n");
+    let mirrors = format!("docker.io=http://{}", registry.host);
+    let run = |arguments: &[&str]| ficelle(home.path(), arguments, "", &[("FICELLE_MIRRORS", &mirrors)]);
+    assert!(run(&["lock"]).status.success());
+    let old = two_layers().oci().1["digest"].as_str().unwrap().to_owned();
+    let lock: serde_json::Value =
+        serde_json::from_slice(&fs::read(home.path().join("ficelle.lock")).unwrap()).unwrap();
+    assert_eq!(lock["images"], serde_json::json!({"app:1": old}), "what is built here has no registry");
+    // Fetched as the locked one, and found as such.
+    for _ in 0..2 {
+        let built = run(&["up", "--locked", "--build", "--no-start"]);
+        assert!(built.status.success(), "{}", both(&built));
+    }
+    let other = super::make::Made::new(vec![super::make::layer(&[("new", "x")])]);
+    let new = other.oci().1["digest"].as_str().unwrap().to_owned();
+    registry.push(&other, "library/app", "1", "");
+    assert!(
+        run(&["up", "--locked", "--build", "--no-start"]).status.success(),
+        "the store has the locked one"
+    );
+    let drifts = |wanted: &str| {
+        let drifted = run(&["up", "--locked", "--build", "--no-start"]);
+        let said = both(&drifted);
+        assert_eq!(drifted.status.code(), Some(3), "{said}");
+        assert!(said.contains(wanted) && said.contains("ficelle lock"), "{said}");
+    };
+    // Brought by somebody else, then lost: neither the store's nor the registry's is taken.
+    assert!(run(&["image", "pull", "app:1"]).status.success());
+    drifts(&new);
+    assert!(run(&["image", "rm", "app:1"]).status.success());
+    drifts(&old);
+    write("Dockerfile", "FROM elsewhere:2\n");
+    drifts("image `elsewhere:2` is not in ficelle.lock");
+    assert!(run(&["down"]).status.success());
 }
 
 #[test]

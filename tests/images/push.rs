@@ -6,7 +6,7 @@ use ficelle::image::{ImageError, Pushed, Registries, Store};
 
 use super::{
     Fixture,
-    faults::{FakeRegistry, Reply, reply},
+    fake::{FakeRegistry, Reply, reply},
     make::{Made, digest, layer},
     name, quiet,
     registry::{RealRegistry, pull},
@@ -231,7 +231,7 @@ fn an_upload_that_is_cut_goes_on_where_it_ended() {
                         // A part is kept, and the connection breaks.
                         let part = request.body.len() / 3;
                         store.extend_from_slice(&request.body[..part]);
-                        Reply(Vec::new())
+                        Reply::raw(Vec::new())
                     } else {
                         store.extend_from_slice(&request.body);
                         reply("202 Accepted", &at(store.len()), b"")
@@ -303,49 +303,4 @@ fn an_upload_that_is_sent_elsewhere_takes_no_credentials_along() {
     push(&f.store, &registries, &target).unwrap();
     assert!(other.asked(|request| request.method == "PUT") >= 3);
     assert_eq!(other.asked(|request| request.header("authorization").is_some()), 0);
-}
-
-/// Not a test: pushes as the environment says.
-#[test]
-#[ignore = "run by other tests"]
-fn push_in_a_process() {
-    if let (Some(root), Ok(image)) = (std::env::var_os("TEST_STORE"), std::env::var("TEST_IMAGE")) {
-        push(&Store::open(root.into()), &Registries::default(), &image).unwrap();
-    }
-}
-
-#[test]
-fn killed_at_any_moment_a_push_leaves_a_usable_store() {
-    let Some(registry) = RealRegistry::start("", "") else { return };
-    let f = Fixture::new();
-    let made = Made::new(vec![odd_layer(6 << 20), layer(&[("small", "x")])]);
-    f.loaded(&made, "local");
-    let target = format!("{}/app:1", registry.host);
-    tagged(&f, "local", &target);
-    for round in 0..8u64 {
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "images::push::push_in_a_process", "--ignored", "--nocapture"])
-            .env("TEST_STORE", f.store.root())
-            .env("TEST_IMAGE", &target)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        let leases = f.store.root().join("leases");
-        while fs::read_dir(&leases).map_or(0, Iterator::count) == 0 && child.try_wait().unwrap().is_none() {
-            std::thread::yield_now();
-        }
-        let until = std::time::Instant::now() + std::time::Duration::from_millis(round * round * 6);
-        while std::time::Instant::now() < until {
-            std::thread::yield_now();
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    let store = Store::open(f.store.root().to_owned());
-    push(&store, &Registries::default(), &target).unwrap();
-    assert_eq!(pull(&Fixture::new().store, &Registries::default(), &target).unwrap().id, made.id());
-    store.collect(&[]).unwrap();
-    assert_eq!(f.entries("tmp"), [""; 0], "the dead leave nothing behind");
-    assert_eq!(f.entries("locks"), [""; 0]);
 }

@@ -15,7 +15,7 @@ use ficelle::{
     model::ImageRef,
 };
 
-use super::{Fixture, faults::read_request, make::Made, name, quiet, two_layers};
+use super::{Fixture, fake::read_request, make::Made, name, quiet, two_layers};
 
 pub(super) fn pull(store: &Store, registries: &Registries, image: &str) -> Result<Image, ImageError> {
     pull_for(store, registries, image, None)
@@ -297,7 +297,7 @@ fn pull_in_a_process() {
     }
 }
 
-fn openssl(dir: &Path, arguments: &str) -> bool {
+pub(super) fn openssl(dir: &Path, arguments: &str) -> bool {
     let done = Command::new("openssl").args(arguments.split_whitespace()).current_dir(dir).output();
     match done {
         Ok(done) if done.status.success() => true,

@@ -104,6 +104,37 @@ fn the_way_out_leads_where_the_host_goes_and_nothing_stays_of_it() {
 }
 
 #[test]
+fn the_way_out_does_not_lead_into_networks_of_docker() {
+    let Some(stage) = stage() else { return };
+    let host = Host::new();
+    mirror(&host.far, 80);
+    stage.network("open", false);
+    let anchor = host.within(|| anchor::connect(&stage.roots)).unwrap();
+    let web = stage.container(&anchor, "web-1", "web", &["open"]);
+    anchor.open_way_out().unwrap();
+    let mut before = "eth1";
+    for (name, reached) in
+        [("docker0", false), ("br-0123456789ab", false), ("br-lan", true), ("docker_gwbridge", false)]
+    {
+        for args in [&["set", before, "down"][..], &["set", before, "name", name], &["set", name, "up"]] {
+            tool(host.netns.as_fd(), "ip", &[&["link"], args].concat());
+        }
+        if reached {
+            assert_eq!(web.fetch(FAR, 80).unwrap(), "203.0.113.1");
+        } else {
+            assert!(web.cannot_reach(FAR, 80), "{name}");
+        }
+        before = name;
+    }
+    // What Docker publishes it redirects itself, and that passes.
+    let rules = "add table ip d; add chain ip d in { type nat hook prerouting priority -100; }; \
+                 add rule ip d in ip daddr 198.51.100.1 tcp dport 8080 dnat to 203.0.113.2:80";
+    tool(host.netns.as_fd(), "nft", &[rules]);
+    assert_eq!(web.fetch(Ipv4Addr::new(198, 51, 100, 1), 8080).unwrap(), "203.0.113.1");
+    tool(host.netns.as_fd(), "nft", &["delete table ip d"]);
+}
+
+#[test]
 fn forwarding_that_was_on_or_that_somebody_came_to_need_stays_on() {
     let Some(stage) = stage() else { return };
     let host = Host::new();
@@ -174,6 +205,33 @@ fn a_killed_anchor_leaves_neither_rule_nor_link_on_the_host() {
     kill_anchor(&stage);
     drop((anchor, web));
     eventually("the link goes with the namespace", || (host.rules(), host.links()) == before);
+}
+
+#[test]
+fn what_the_last_anchor_left_when_it_was_killed_is_taken_back_by_the_next_command() {
+    let Some(stage) = stage() else { return };
+    let host = Host::new();
+    let iptables = |args: &str| {
+        let args: Vec<&str> = args.split(' ').collect();
+        host.within(|| Command::new("iptables-nft").args(args).output())
+            .map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    iptables("-P FORWARD DROP");
+    let before = iptables("-S");
+    let anchor = host.within(|| anchor::connect(&stage.roots)).unwrap();
+    anchor.open_way_out().unwrap();
+    kill_anchor(&stage);
+    drop(anchor);
+    eventually("the link goes with the namespace", || !host.links().contains("ficup"));
+    assert!(host.forwards());
+    let core = Core::new(stage.roots.clone());
+    let told = host.within(|| core.sweep(true)).unwrap();
+    assert!(told.iter().any(|left| left.what.contains("ip_forward")), "{told:?}");
+    assert!(host.forwards(), "a dry run only tells");
+    host.within(|| core.sweep(false)).unwrap();
+    assert!(!host.forwards());
+    assert_eq!(iptables("-S"), before);
+    assert_eq!(host.within(|| core.sweep(true)).unwrap(), []);
 }
 
 #[test]

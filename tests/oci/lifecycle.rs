@@ -172,6 +172,124 @@ fn further_programs_run_inside() {
 }
 
 #[test]
+fn further_programs_are_where_the_first_is() {
+    let Some(mut bundle) = bundle() else { return };
+    bundle.mount(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs", "options": ["size=64k"]}));
+    let bundle = bundle.running("echo seen >/mnt/file; sleep 100");
+    let group = |pid: &str| fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let said = bundle.words(&["exec", "ID", "cat", "/proc/self/cgroup"]);
+    assert_eq!(said.stdout, group(&bundle.pid().to_string()), "the same control groups");
+    while bundle.words(&["exec", "ID", "cat", "/mnt/file"]).stdout != "seen\n" {}
+    let document = bundle.path().join("affinity.json");
+    let process = json!({"user": {"uid": 0, "gid": 0}, "args": ["grep", "Cpus_allowed_list", "/proc/self/status"],
+                         "env": ["PATH=/bin"], "cwd": "/", "execCPUAffinity": {"initial": "0", "final": "0"}});
+    fs::write(&document, process.to_string()).unwrap();
+    let said = bundle.words(&["exec", "--process", document.to_str().unwrap(), "ID"]);
+    assert_eq!(said.stdout, "Cpus_allowed_list:\t0\n", "{said:?}");
+}
+
+/// `ficelle oci` with these words, and a file as its descriptor 3.
+fn with_descriptor(bundle: &super::Bundle, file: &std::path::Path, words: &str) -> String {
+    let words = words.replace("ID", &bundle.id).replace("BUNDLE", bundle.path().to_str().unwrap());
+    let script = format!(
+        "exec 3<{}; exec {} oci --root {} {words}",
+        file.display(),
+        env!("CARGO_BIN_EXE_ficelle"),
+        bundle.state().display()
+    );
+    let done = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
+}
+
+#[test]
+fn descriptors_are_kept_as_many_as_asked_for_and_no_others() {
+    let Some(mut bundle) = bundle() else { return };
+    let file = bundle.dir.path().join("given");
+    fs::write(&file, "through the descriptor\n").unwrap();
+    bundle.script("cat /proc/self/fd/3 2>/dev/null || echo none").write();
+    assert_eq!(
+        with_descriptor(&bundle, &file, "run --bundle BUNDLE --preserve-fds 1 ID"),
+        "through the descriptor\n"
+    );
+    assert_eq!(with_descriptor(&bundle, &file, "run --bundle BUNDLE ID"), "none\n");
+    let bundle = bundle.running("sleep 100");
+    let look = "ID sh -c 'cat /proc/self/fd/3 2>/dev/null || echo none'";
+    assert_eq!(
+        with_descriptor(bundle, &file, &format!("exec --preserve-fds 1 {look}")),
+        "through the descriptor\n"
+    );
+    assert_eq!(with_descriptor(bundle, &file, &format!("exec {look}")), "none\n");
+}
+
+#[test]
+fn a_program_can_be_sent_into_a_frozen_container_and_waits_there() {
+    let Some(mut bundle) = bundle() else { return };
+    let bundle = bundle.running("sleep 100");
+    bundle.ok("pause ID");
+    std::thread::scope(|scope| {
+        let sent = scope.spawn(|| bundle.words(&["exec", "--ignore-paused", "ID", "echo", "thawed"]));
+        // Its way in may itself be frozen, at any point of it.
+        bundle.ok("resume ID");
+        assert_eq!(sent.join().unwrap().stdout, "thawed\n");
+    });
+}
+
+#[test]
+fn a_document_that_changes_after_the_creation_changes_nothing() {
+    let Some(mut bundle) = bundle() else { return };
+    bundle.script("hostname >/tmp/said; sleep 100").write();
+    bundle.ok("create --bundle BUNDLE ID");
+    bundle.set("/hostname", json!("other")).script("echo other >/tmp/said").write();
+    bundle.ok("start ID");
+    let told = bundle.rootfs().join("tmp/said");
+    while fs::read_to_string(&told).unwrap_or_default().is_empty() {}
+    assert_eq!(fs::read_to_string(told).unwrap(), "inside\n");
+    assert_eq!(bundle.status(), "running");
+}
+
+#[test]
+fn what_a_document_has_besides_is_passed_over_and_rights_that_cannot_be_given_are_told() {
+    super::hold(&[
+        (
+            "properties of nobody",
+            |b| {
+                b.set("/unknown", json!({"a": [1]}))
+                    .set("/linux/unknown", json!("b"))
+                    .set("/process/unknown", json!(2));
+            },
+            "echo goes on",
+            "goes on",
+        ),
+        (
+            "annotations",
+            |b| {
+                b.set("/annotations", json!({"org.example.key": "", "a": "b"}));
+            },
+            "echo goes on",
+            "goes on",
+        ),
+        (
+            "the order of reading and writing",
+            |b| {
+                b.set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_BE", "priority": 6}));
+            },
+            "/bin/busybox ionice",
+            "best-effort: prio 6",
+        ),
+    ]);
+    let Some(mut bundle) = bundle() else { return };
+    for set in ["bounding", "permitted", "effective"] {
+        let all: Vec<_> = (0..41).map(|number| super::NAMES[number]).collect();
+        bundle.set(&format!("/process/capabilities/{set}"), json!(all));
+    }
+    let said = bundle.script("grep CapBnd /proc/self/status | cut -f2").run();
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let own = own.lines().find_map(|line| line.strip_prefix("CapBnd:")).unwrap().trim();
+    assert_eq!(said.stdout.trim(), own, "{said:?}");
+    assert_eq!(said.stderr.is_empty(), own == "000001ffffffffff", "{said:?}");
+}
+
+#[test]
 fn a_terminal_is_handed_over() {
     let Some(mut bundle) = bundle() else { return };
     bundle.set("/process/terminal", json!(true)).script("tty >/tmp/tty; sleep 100").write();

@@ -23,6 +23,11 @@ impl Process {
         (fields[0] != "Z").then_some(Self { pid, started: fields.get(19)?.parse().ok()? })
     }
 
+    /// One that runs now.
+    pub fn of(pid: i32) -> Option<Self> {
+        Self::read(pid)
+    }
+
     pub fn is_alive(self) -> bool {
         Self::read(self.pid) == Some(self)
     }
@@ -38,6 +43,19 @@ impl Process {
         if self.is_alive() {
             let _ =
                 Command::new("kill").args(["-KILL", &self.pid.to_string()]).stderr(Stdio::null()).status();
+        }
+    }
+
+    /// Until it is let go on.
+    pub fn stop(self) {
+        let _ = Command::new("kill").args(["-STOP", &self.pid.to_string()]).stderr(Stdio::null()).status();
+    }
+
+    /// Lets a stopped process go on.
+    pub fn go_on(self) {
+        if self.is_alive() {
+            let _ =
+                Command::new("kill").args(["-CONT", &self.pid.to_string()]).stderr(Stdio::null()).status();
         }
     }
 
@@ -83,11 +101,22 @@ pub fn processes_below(root: &Path) -> Vec<Process> {
         fs::read(format!("/proc/{pid}/{file}"))
             .is_ok_and(|bytes| bytes.windows(root.len()).any(|window| window == root))
     };
-    let ours = |process: &Process| {
-        process.pid != own
-            && ["cmdline", "environ", "mountinfo"].iter().any(|file| names_it(process.pid, file))
+    // A mount that we see ourselves, everybody sees: it tells nothing of a process.
+    let files: &[&str] = if names_it(own, "mountinfo") {
+        &["cmdline", "environ"]
+    } else {
+        &["cmdline", "environ", "mountinfo"]
     };
+    let ours = |process: &Process| process.pid != own && files.iter().any(|file| names_it(process.pid, file));
     processes().into_iter().filter(ours).collect()
+}
+
+/// Whether the kernel tells who is not the parent how a process ended: by a pidfd, since Linux 6.15.
+pub fn tells_ends_of_orphans() -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
 }
 
 /// Mounts of this namespace at or from below `root`.
@@ -106,6 +135,15 @@ pub fn cgroups_with(words: &[String]) -> Vec<PathBuf> {
         }
     });
     found
+}
+
+/// Whether a process is in the group, or in one below it.
+pub fn is_populated(cgroup: &Path) -> bool {
+    let mut groups = vec![cgroup.to_owned()];
+    walk(cgroup, &mut |path, is_dir| groups.extend(is_dir.then(|| path.to_owned())));
+    groups
+        .iter()
+        .any(|group| fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|pids| !pids.is_empty()))
 }
 
 /// Calls `visit` with every path below `dir` and whether it is a directory. What vanishes meanwhile is

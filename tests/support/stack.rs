@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A state tree with some images in it.
 pub struct Machine {
     dir: tempfile::TempDir,
+    /// Where the state tree is, if not beside the projects.
+    disk: Option<Disk>,
     network: Option<Network>,
     /// Commands are an ordinary user's; root's when `None`.
     user: Option<User>,
@@ -55,6 +57,16 @@ impl Machine {
     }
 
     fn build(images: &[&str], network: Option<Network>, who: Who) -> Option<Self> {
+        Self::build_on(None, images, network, who)
+    }
+
+    /// Another machine of the same user, whose disk holds no more than this (`48m`).
+    pub fn on_a_disk_of(&self, size: &str, images: &[&str]) -> Self {
+        let who = if self.user.is_some() { Who::User } else { Who::Root };
+        Self::build_on(Some(size), images, None, who).expect("where this machine is, another can be")
+    }
+
+    fn build_on(disk: Option<&str>, images: &[&str], network: Option<Network>, who: Who) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             return skipped("needs root");
         }
@@ -66,6 +78,7 @@ impl Machine {
             return skipped(&format!("no {}: `make images` builds it", missing.display()));
         }
         let dir = tempfile::Builder::new().prefix("ficelle-").tempdir().unwrap();
+        let disk = disk.map(Disk::new);
         let user = match who {
             Who::Root => None,
             Who::User if !Path::new("/usr/bin/newuidmap").exists() => {
@@ -73,9 +86,10 @@ impl Machine {
             }
             Who::User => Some(User::new(dir.path())),
         };
-        let machine = Self { dir, network, user, projects: RefCell::default() };
+        let machine = Self { dir, disk, network, user, projects: RefCell::default() };
         fs::create_dir(machine.root()).unwrap();
         machine.hand_over(machine.dir.path());
+        machine.hand_over(&machine.root());
         for archive in archives {
             machine.command(&machine.root(), &["image", "load", "-i", archive.to_str().unwrap()]).ok();
         }
@@ -83,7 +97,51 @@ impl Machine {
     }
 
     pub fn root(&self) -> PathBuf {
-        self.dir.path().join("state")
+        self.disk.as_ref().map_or(self.dir.path(), Disk::path).join("state")
+    }
+
+    /// Fills the disk of [`Machine::on_a_disk_of`] to the last byte; the file that does.
+    pub fn fill(&self) -> PathBuf {
+        let path = self.disk.as_ref().expect("Machine::on_a_disk_of").path().join("zeros");
+        let mut file = fs::File::create(&path).unwrap();
+        for size in [64 << 10, 1] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+        path
+    }
+
+    /// A directory beside the state tree that the commands may write to.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        let dir = self.dir.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        self.hand_over(&dir);
+        dir
+    }
+
+    /// What is left after the machine was down: no process, no mount, nothing of `run`, and what was
+    /// written down was in another run of the machine.
+    pub fn reboot(&self) {
+        let gone = within(PATIENCE, || {
+            let left = host::processes_below(&self.root());
+            // At one moment: nobody is to see the end of another.
+            left.iter().for_each(|process| process.stop());
+            left.iter().for_each(|process| process.kill_if_there());
+            if left.is_empty() { Ok(()) } else { Err(left) }
+        });
+        gone.unwrap();
+        for line in host::mounts_below(&self.root()).iter().rev() {
+            let at = line.split(' ').nth(4).unwrap_or_default();
+            assert!(Command::new("umount").args(["--lazy", at]).status().unwrap().success());
+        }
+        fs::remove_dir_all(self.root().join("run")).unwrap();
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        host::walk(&self.root().join("data/p"), &mut |path, _| {
+            if path.ends_with("last.json") {
+                let text = fs::read_to_string(path).unwrap();
+                assert!(text.contains(boot.trim()) || text.contains("exited"), "{text}");
+                fs::write(path, text.replace(boot.trim(), "00000000-1111-2222-3333-444444444444")).unwrap();
+            }
+        });
     }
 
     pub fn network(&self) -> &Network {
@@ -106,7 +164,7 @@ impl Machine {
     }
 
     /// What the test wrote there belongs to who runs the commands.
-    fn hand_over(&self, path: &Path) {
+    pub fn hand_over(&self, path: &Path) {
         if self.user.is_some() {
             let owner = format!("{0}:{0}", User::UID);
             let done = Command::new("chown").args(["-R", &owner]).arg(path).status().unwrap();
@@ -165,7 +223,8 @@ impl Drop for Machine {
             let _ = self.command(dir, &["-p", name, "down", "-v", "-t", "0", "--remove-orphans"]).run();
         }
         // What a failed test left: these are ours, they name our directory.
-        for process in host::processes_below(self.dir.path()) {
+        let dirs = [self.dir.path().to_owned(), self.root()];
+        for process in dirs.iter().flat_map(|dir| host::processes_below(dir)) {
             let _ = Command::new("kill").args(["-KILL", &process.pid.to_string()]).status();
         }
         for line in host::mounts_below(self.dir.path()).iter().rev() {
@@ -176,6 +235,32 @@ impl Drop for Machine {
             // Rather a directory too many than files deleted through a mount.
             self.dir.disable_cleanup(true);
         }
+    }
+}
+
+/// A file system in memory.
+struct Disk {
+    dir: tempfile::TempDir,
+}
+
+impl Disk {
+    fn new(size: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("disk-").tempdir().unwrap();
+        let options = format!("mode=0755,size={size}");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(dir.path()).status();
+        assert!(mounted.unwrap().success());
+        Self { dir }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["--lazy"]).arg(self.dir.path()).status();
     }
 }
 
@@ -235,6 +320,12 @@ pub struct Project<'a> {
     pub name: String,
     /// A free one, for what the project publishes.
     pub port: u16,
+}
+
+impl<'a> Project<'a> {
+    pub fn machine(&self) -> &'a Machine {
+        self.machine
+    }
 }
 
 impl Project<'_> {
@@ -320,13 +411,19 @@ impl Project<'_> {
         let processes = host::processes_below(&root).into_iter();
         let mut traces: Vec<_> = processes.map(|process| format!("process {}", process.describe())).collect();
         traces.extend(host::mounts_below(&root).into_iter().map(|mount| format!("mount {mount}")));
-        // Another test may have a project of this name at work, as root.
         let mut groups = words.split_off(1);
+        let ids = groups.clone();
+        // Another test may have a project of this name at work, as root.
         if self.machine.user.is_none() {
             groups.push(format!("/ficelle/{}", self.name));
         }
         words.extend(groups.iter().cloned());
-        traces.extend(host::cgroups_with(&groups).iter().map(|path| format!("cgroup {}", path.display())));
+        // One with processes and without an id of ours may be of a project of that name in another state tree.
+        let ours = |path: &PathBuf| {
+            ids.iter().any(|id| path.to_string_lossy().contains(id)) || !host::is_populated(path)
+        };
+        let left = host::cgroups_with(&groups).into_iter().filter(ours);
+        traces.extend(left.map(|path| format!("cgroup {}", path.display())));
         traces.extend(self.files_with(&words).iter().map(|path| format!("file {}", path.display())));
         traces
     }
@@ -423,6 +520,27 @@ impl Run {
         self
     }
 
+    /// Its standard output, to a file.
+    pub fn into_file(mut self, path: &Path) -> Self {
+        self.command.stdout(fs::File::create(path).unwrap());
+        self
+    }
+
+    /// With a limit of prlimit(1).
+    pub fn under(self, limit: &str) -> Self {
+        let mut command = Command::new("prlimit");
+        command.args([limit, "--"]).arg(self.command.get_program()).args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.current_dir(self.command.get_current_dir().unwrap());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { command, line: self.line }
+    }
+
     pub fn run(mut self) -> Done {
         let child = self.command.spawn().unwrap();
         let pid = child.id();
@@ -502,6 +620,28 @@ impl Started {
             lines
         });
         lines.recv_timeout(patience).ok()
+    }
+
+    pub fn process(&self) -> Process {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        Process::of(pid).unwrap_or(Process { pid, started: 0 })
+    }
+
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// What it said that was not read as lines.
+    pub fn rest(&mut self) -> String {
+        use std::io::Read as _;
+        let mut said = Vec::new();
+        if let Some(mut stdout) = self.child.stdout.take() {
+            let _ = stdout.read_to_end(&mut said);
+        }
+        if let Some(mut stderr) = self.child.stderr.take() {
+            let _ = stderr.read_to_end(&mut said);
+        }
+        String::from_utf8_lossy(&said).into_owned()
     }
 
     pub fn kill(&mut self) {

@@ -202,12 +202,37 @@ fn owners_modes_times_and_hard_links_arrive() {
     case.owner = Some(Owner { uid: 5, gid: 6 });
     case.mode = Some(ModeChange::parse("u=rwX,go=").unwrap());
     case.copy(&["d"], "/y/z").unwrap();
-    for (name, mode) in [("y", 0o755), ("y/z", 0o700), ("y/z/e", 0o700), ("y/z/f", 0o700)] {
+    for (name, mode) in [("y", 0o755), ("y/z", 0o755), ("y/z/e", 0o700), ("y/z/f", 0o700)] {
         let meta = fs::metadata(case.image.path().join(name)).unwrap();
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o777), (5, 6, mode), "{name}");
     }
     let link = fs::symlink_metadata(case.image.path().join("y/z/s")).unwrap();
     assert_eq!((link.uid(), link.gid()), (5, 6));
+}
+
+#[test]
+fn kept_parents_are_like_those_of_the_source() {
+    let mut case = Case::new(&["a/b/c/f=1", "a/b/g=2"], &["to/b/"]);
+    case.parents = true;
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (name, bits) in [("a", 0o750), ("a/b", 0o711), ("a/b/c", 0o705)] {
+        mode(&case.context.path().join(name), bits);
+    }
+    case.copy(&["a/b/c/f"], "/new").unwrap();
+    case.copy(&["a/./b/c"], "/to").unwrap();
+    let table = [
+        ("new", 0o755),
+        ("new/a", 0o750),
+        ("new/a/b", 0o711),
+        ("new/a/b/c", 0o705),
+        ("to/b", 0o755),
+        ("to/b/c", 0o705),
+    ];
+    for (name, bits) in table {
+        let meta = fs::metadata(case.image.path().join(name)).unwrap();
+        assert_eq!(meta.mode() & 0o777, bits, "{name}");
+    }
+    assert!(case.image.path().join("to/b/c/f").exists() && !case.image.path().join("to/b/g").exists());
 }
 
 #[test]

@@ -40,11 +40,20 @@ pub fn parse(text: &str) -> Result<Dockerfile, Vec<Mistake>> {
         stages: Vec::new(),
         lints: lexed.lints,
     };
+    // What follows a FROM with a mistake is in no stage, and that is not its own mistake.
+    let mut headless = false;
     for line in &lexed.lines {
         let escape = file.directives.escape;
-        match instruction(line, escape, &mut file.lints).and_then(|found| place(&mut file, found)) {
-            Ok(()) => {}
-            Err(mistake) => mistakes.push(mistake),
+        match instruction(line, escape, &mut file.lints) {
+            Ok(found) => match place(&mut file, found) {
+                Err(mistake) if !headless => mistakes.push(mistake),
+                _ => {}
+            },
+            Err(mistake) => {
+                let (keyword, _) = words::keyword(&line.text);
+                headless |= line.text[keyword].eq_ignore_ascii_case("from");
+                mistakes.push(mistake);
+            }
         }
     }
     if lexed.lines.is_empty() {

@@ -78,13 +78,15 @@ pub(super) fn quoted_ranges(text: &str, range: Range<usize>, escape: char) -> Ve
     words
 }
 
-/// `["a", "b"]`: `None` when it is no JSON array, an error when not all of it is strings.
+/// `["a", "b"]`: `None` when it is no JSON array, an error when not all of it is strings. What stands behind
+/// it is passed over, as BuildKit does.
 pub(super) fn json(line: &Line, range: Range<usize>) -> Option<Result<Vec<String>, Mistake>> {
     let text = &line.text[range.clone()];
     if !text.starts_with('[') {
         return None;
     }
-    let values: Vec<serde_json::Value> = serde_json::from_str(text).ok()?;
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<Vec<serde_json::Value>>();
+    let values = values.next()?.ok()?;
     let strings = values
         .into_iter()
         .map(|value| match value {
@@ -172,7 +174,7 @@ mod tests {
         assert_eq!(parse("[]"), Some(Ok(vec![])));
         assert_eq!(parse("['a']"), None);
         assert_eq!(parse("[ -f x ]"), None);
-        assert_eq!(parse("[\"a\"] b"), None);
+        assert_eq!(parse("[\"a\"] # b"), Some(Ok(vec!["a".into()])));
         assert!(matches!(parse("[\"a\", 1]"), Some(Err(_))));
     }
 }

@@ -87,6 +87,9 @@ pub(super) fn container(
         restart,
         stop_signal,
         stop_grace_period,
+        pre_start: _,
+        post_start: _,
+        pre_stop: _,
         init,
         tty,
         stdin_open,
@@ -115,10 +118,13 @@ pub(super) fn container(
                 .help("expected a name like SIGTERM, or a number")
         })?,
     };
-    let capabilities = capabilities::effective(cap_add, cap_drop, *privileged).map_err(|unknown| {
-        EngineError::new(ErrorKind::Invalid, format!("`{}` is no Linux capability", unknown.name))
-            .at(at(&format!("{}[{}]", unknown.attribute, unknown.index)))
-    })?;
+    let capabilities =
+        capabilities::effective(cap_add, cap_drop, *privileged, &runtime::available_capabilities()).map_err(
+            |unknown| {
+                EngineError::new(ErrorKind::Invalid, unknown.message())
+                    .at(at(&format!("{}[{}]", unknown.attribute, unknown.index)))
+            },
+        )?;
     if *host_uts && (hostname.is_some() || domainname.is_some()) {
         return Err(EngineError::new(
             ErrorKind::Invalid,

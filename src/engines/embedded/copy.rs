@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
@@ -10,6 +10,7 @@ use super::{Embedded, error};
 use crate::{
     engine::{ContainerId, CopyRequest, EngineError, ErrorKind, Source, Target},
     image::files::{self, Kind, Packing},
+    runtime::Files,
 };
 
 pub(super) async fn copy(engine: &Embedded, request: CopyRequest) -> Result<(), EngineError> {
@@ -36,7 +37,7 @@ pub(super) async fn copy(engine: &Embedded, request: CopyRequest) -> Result<(), 
 
 /// A path below a root.
 struct Place {
-    root: OwnedFd,
+    root: Files,
     path: PathBuf,
     /// As the user knows it.
     shown: PathBuf,
@@ -63,7 +64,7 @@ fn source(engine: &Embedded, project: &str, from: Source) -> Result<Opened, Engi
     })
 }
 
-fn container(engine: &Embedded, project: &str, id: &ContainerId) -> Result<OwnedFd, EngineError> {
+fn container(engine: &Embedded, project: &str, id: &ContainerId) -> Result<Files, EngineError> {
     let files = engine.core.files(project, &id.0);
     files.map_err(|error| error::runtime(&error, "the files of the container cannot be opened"))
 }
@@ -80,7 +81,7 @@ fn host(path: &Path) -> Result<Place, EngineError> {
         (absolute.parent().unwrap_or(&absolute).to_owned(), name)
     };
     let root = open(&directory).map_err(|error| failed(&directory, &error.into()))?;
-    Ok(Place { root, path: name, shown: path.to_owned() })
+    Ok(Place { root: root.into(), path: name, shown: path.to_owned() })
 }
 
 fn failed(path: &Path, error: &io::Error) -> EngineError {

@@ -47,12 +47,16 @@ pub(super) fn image(error: &ImageError, what: impl Into<String>) -> EngineError 
         ImageError::NotFound(_) => ErrorKind::NotFound,
         ImageError::Remote { .. } | ImageError::Unreachable { .. } => ErrorKind::Remote,
         ImageError::Invalid(_) | ImageError::Platform { .. } => ErrorKind::Invalid,
-        ImageError::Drift { .. } => ErrorKind::Drift,
+        ImageError::Drift { .. } | ImageError::NotLocked(_) => ErrorKind::Drift,
         ImageError::InUse(..) => ErrorKind::Conflict,
+        ImageError::Full { .. } => ErrorKind::Exhausted,
         ImageError::File { source, .. } => of_io(source),
     };
     let mut told = EngineError::new(kind, what).caused_by(error);
     told.help.extend_from_slice(error.help());
+    if kind == ErrorKind::Drift {
+        told = told.help("`ficelle lock` writes down what the names stand for now");
+    }
     if kind == ErrorKind::Permission { told.help(PERMISSION) } else { told }
 }
 

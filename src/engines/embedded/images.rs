@@ -46,6 +46,7 @@ pub(super) async fn act(
             let files = image::log_out(&settings, &registry).await.map_err(failed)?;
             Ok(ImageAnswer::LoggedOut { files })
         }
+        ImageAct::Commit(request) => super::commit::commit(engine, *request, progress).await,
         ImageAct::Bases { build } => {
             engine.permitted()?;
             let bases = build::bases(&engine.store, &build).await;
@@ -113,12 +114,13 @@ fn on_store(
         | ImageAct::Push { .. }
         | ImageAct::Digest { .. }
         | ImageAct::Bases { .. }
+        | ImageAct::Commit(_)
         | ImageAct::Login { .. }
         | ImageAct::Logout { .. } => Ok(ImageAnswer::Done),
     }
 }
 
-fn cannot(error: &ImageError, image: &str, what: &str) -> EngineError {
+pub(super) fn cannot(error: &ImageError, image: &str, what: &str) -> EngineError {
     let told = error::image(error, format!("image `{image}` cannot be {what}"));
     match error {
         ImageError::NotFound(_) => told.help("`ficelle image ls` lists the images of the store"),

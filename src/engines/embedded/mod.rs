@@ -3,6 +3,7 @@
 
 mod capabilities;
 mod check;
+mod commit;
 mod config;
 mod copy;
 mod devices;
@@ -10,6 +11,7 @@ mod doctor;
 mod error;
 mod exec;
 mod health;
+mod hook;
 mod images;
 mod inside;
 mod lenders;
@@ -22,7 +24,11 @@ mod resources;
 
 pub(super) use self::error::runtime as failure;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fs::File,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use tokio::sync::{Semaphore, mpsc};
@@ -46,6 +52,8 @@ pub struct Embedded {
     store: Store,
     /// Creations and starts that take the processor: more of them at once only wait for each other.
     places: Arc<Semaphore>,
+    /// Containers that stay until we have learnt how they ended.
+    attended: Arc<Mutex<Vec<File>>>,
 }
 
 const PER_PROCESSOR: usize = 2;
@@ -69,7 +77,12 @@ impl Embedded {
     pub fn new(roots: Roots) -> Self {
         let store = Store::open(roots.data.join("images"));
         let places = std::thread::available_parallelism().map_or(1, usize::from) * PER_PROCESSOR;
-        Self { core: Core::new(roots), store, places: Arc::new(Semaphore::new(places)) }
+        Self {
+            core: Core::new(roots),
+            store,
+            places: Arc::new(Semaphore::new(places)),
+            attended: Arc::default(),
+        }
     }
 
     /// Runs what blocks on a thread of its own.
@@ -81,6 +94,10 @@ impl Embedded {
         tokio::task::spawn_blocking(move || act(&this)).await.map_err(|error| {
             EngineError::new(ErrorKind::Other, "bug in the embedded engine").caused_by(&error)
         })?
+    }
+
+    fn attend(&self, container: File) {
+        self.attended.lock().unwrap_or_else(PoisonError::into_inner).push(container);
     }
 
     /// # Errors
@@ -207,6 +224,20 @@ impl Engine for Embedded {
         found.unwrap_or_default()
     }
 
+    async fn sweep(&self, dry: bool) -> Result<Vec<String>, EngineError> {
+        self.blocking(move |this| {
+            this.permitted()?;
+            let failed = |error| error::runtime(&error, "what was left cannot be cleared away");
+            let mut found: Vec<String> =
+                this.core.sweep(dry).map_err(failed)?.iter().map(ToString::to_string).collect();
+            let failed = |error| error::image(&error, "what was left of images cannot be cleared away");
+            let files = this.store.sweep(dry).map_err(failed)?;
+            found.extend(files.iter().map(|file| format!("images: {}", file.display())));
+            Ok(found)
+        })
+        .await
+    }
+
     async fn exec_detached(&self, request: &ExecRequest) -> Result<(), EngineError> {
         exec::detached(self, request).await
     }
@@ -265,7 +296,8 @@ impl Engine for Embedded {
                 .help("remove the container first, or use `--force` to take the name away"));
             }
             let used = images::needed(this)?;
-            this.store.remove(&image, &used).map_err(failed)
+            let removed = this.store.remove(&image, &used);
+            removed.map_err(|error| images::cannot(&error, &name, "removed"))
         })
         .await
     }

@@ -9,20 +9,21 @@ use std::{
     time::Duration,
 };
 
-use super::{Embedded, config, error, observe, others::Others, resources};
+use super::{Embedded, config, error, hook, observe, others::Others, resources};
 use crate::{
     build::{self, BuildEvent},
     engine::{
         BuildRequest, Condition, ContainerState, CreateContainer, Detail, EngineError, ErrorKind, Op,
         Outcome, Progress, PullRequest, PushRequest, WaitFor,
     },
+    engines::provider,
     image::{Image, ImageError},
     model::{ImageRef, MountSource, Network, PullPolicy, Volume, label},
     runtime::{ContainerConfig, ContainerRecord, Core, Until},
 };
 
-const UNCHANGED: Outcome = Outcome { id: None, unchanged: true };
-const DONE: Outcome = Outcome { id: None, unchanged: false };
+pub(super) const UNCHANGED: Outcome = Outcome { id: None, unchanged: true, variables: Vec::new() };
+pub(super) const DONE: Outcome = Outcome { id: None, unchanged: false, variables: Vec::new() };
 
 pub(super) async fn perform(
     engine: &Embedded,
@@ -34,6 +35,8 @@ pub(super) async fn perform(
         Op::Build(request) => build_image(engine, request, progress).await,
         Op::Push(request) => push(engine, request, progress).await,
         Op::Wait { project, name, until } => wait(engine, project, name, *until, progress).await,
+        Op::Hook(request) => hook::run(engine, request, progress).await,
+        Op::Provide(request) => provider::run(request, progress).await,
         op => {
             // A stop waits for a program's own end, and keeps nobody from anything.
             let _place = match op {
@@ -80,7 +83,9 @@ fn act(engine: &Embedded, op: &Op, progress: &dyn Progress) -> Result<Outcome, E
             .map(|()| DONE)
             .map_err(|error| error::runtime(&error, format!("container {name} cannot be removed"))),
         // Carried out by `perform` itself.
-        Op::Pull(_) | Op::Build(_) | Op::Push(_) | Op::Wait { .. } => Ok(UNCHANGED),
+        Op::Pull(_) | Op::Build(_) | Op::Push(_) | Op::Wait { .. } | Op::Hook(_) | Op::Provide(_) => {
+            Ok(UNCHANGED)
+        }
     }
 }
 
@@ -108,7 +113,7 @@ async fn pull(
     });
     let before = before.await?.map_err(told)?;
     if let (PullPolicy::Missing, Some(there)) = (policy, &before) {
-        return Ok(Outcome { id: Some(there.id.clone()), unchanged: true });
+        return Ok(Outcome { id: Some(there.id.clone()), unchanged: true, ..Outcome::default() });
     }
     let pulled = engine
         .store
@@ -116,7 +121,7 @@ async fn pull(
         .await
         .map_err(told)?;
     let unchanged = before.is_some_and(|before| before.id == pulled.id);
-    Ok(Outcome { id: Some(pulled.id), unchanged })
+    Ok(Outcome { id: Some(pulled.id), unchanged, ..Outcome::default() })
 }
 
 async fn push(
@@ -141,7 +146,7 @@ async fn push(
     for note in pushed.notes {
         progress.report(Detail::Doing(note));
     }
-    Ok(Outcome { id: Some(pushed.digest), unchanged: pushed.unchanged })
+    Ok(Outcome { id: Some(pushed.digest), unchanged: pushed.unchanged, ..Outcome::default() })
 }
 
 /// Hands bytes of a transfer on.
@@ -155,7 +160,7 @@ async fn build_image(
     request: &BuildRequest,
     progress: Arc<dyn Progress>,
 ) -> Result<Outcome, EngineError> {
-    let BuildRequest { project, service, build, image } = request;
+    let BuildRequest { project, service, build, image, locked } = request;
     let path = format!("services.{service}.build");
     engine.permitted()?;
     let mut references = Vec::new();
@@ -182,11 +187,11 @@ async fn build_image(
     ] {
         build.labels.insert(name.to_owned(), value.to_owned());
     }
-    let built = build::build(&engine.store, &engine.core, &build, &references, events).await;
+    let built = build::build(&engine.store, &engine.core, &build, &references, locked.as_ref(), events).await;
     let built = built.map_err(|error| {
         error::build(&error, format!("image `{image}` of service `{service}` cannot be built")).at(&path)
     })?;
-    Ok(Outcome { id: Some(built.id), unchanged: false })
+    Ok(Outcome { id: Some(built.id), unchanged: false, ..Outcome::default() })
 }
 
 fn create_network(
@@ -298,14 +303,17 @@ fn create_container(
     let failed = |error| error::runtime(&error, what()).at(format!("services.{}", create.service));
     let records = engine.core.named(&create.project, &create.name).map_err(failed)?;
     if let Some(made) = records.iter().find(|record| is_made(record, create)) {
-        return Ok(Outcome { id: Some(made.config.id.clone()), unchanged: true });
+        return Ok(Outcome { id: Some(made.config.id.clone()), unchanged: true, ..Outcome::default() });
     }
     let config = configuration(engine, create, &Others::new(&engine.core))?;
     for note in config::ignored(&create.spec) {
         progress.report(Detail::Line(format!("warning: {}: {note}", create.name)));
     }
     engine.core.create(&config).map_err(failed)?;
-    Ok(Outcome { id: Some(config.id), unchanged: false })
+    if create.once.as_ref().is_some_and(|once| once.remove && once.attended) {
+        engine.attend(engine.core.attend(&create.project, &config.id).map_err(failed)?);
+    }
+    Ok(Outcome { id: Some(config.id), unchanged: false, ..Outcome::default() })
 }
 
 /// Whether `record` is what this very operation made before, and was not used since.
@@ -321,7 +329,7 @@ fn is_made(record: &ContainerRecord, create: &CreateContainer) -> bool {
 }
 
 /// Of several containers of this name, the newest: the others are on their way out.
-fn newest(engine: &Embedded, project: &str, name: &str) -> Result<ContainerRecord, EngineError> {
+pub(super) fn newest(engine: &Embedded, project: &str, name: &str) -> Result<ContainerRecord, EngineError> {
     let records = engine
         .core
         .named(project, name)

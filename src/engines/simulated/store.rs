@@ -31,7 +31,7 @@ impl World {
         };
         let unchanged = there == Some(&id);
         self.images.insert(reference, id.clone());
-        Ok(Outcome { id: Some(id), unchanged })
+        Ok(Outcome { id: Some(id), unchanged, variables: Vec::new() })
     }
 
     pub fn push(&mut self, push: &PushRequest) -> Done {
@@ -41,7 +41,7 @@ impl World {
         };
         let before = self.remote.insert(reference, Some(id.clone()));
         let unchanged = before.flatten().as_ref() == Some(&id);
-        Ok(Outcome { id: Some(id), unchanged })
+        Ok(Outcome { id: Some(id), unchanged, variables: Vec::new() })
     }
 
     pub fn build(&mut self, build: &Build, image: &str) -> Done {
@@ -52,7 +52,7 @@ impl World {
         for name in names.collect::<Result<Vec<_>, _>>()? {
             self.images.insert(name, id.clone());
         }
-        Ok(Outcome { id: Some(id), unchanged: false })
+        Ok(Outcome { id: Some(id), unchanged: false, variables: Vec::new() })
     }
 
     pub fn publish(&mut self, image: &str, content: Option<&str>) -> Result<(), EngineError> {

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     engine::{
-        ContainerId, CreateContainer, EngineError, ErrorKind, Health, Op, Outcome, PublishedPort, WaitFor,
+        ContainerId, CreateContainer, EngineError, ErrorKind, Health, HookRequest, Op, Outcome,
+        PublishedPort, WaitFor,
     },
     model::{Condition, Lender, MountSource, NetworkMode, label},
 };
@@ -53,8 +54,8 @@ const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
 
 pub(super) type Done = Result<Outcome, EngineError>;
 
-pub(super) const UNCHANGED: Done = Ok(Outcome { id: None, unchanged: true });
-pub(super) const DONE: Done = Ok(Outcome { id: None, unchanged: false });
+pub(super) const UNCHANGED: Done = Ok(Outcome { id: None, unchanged: true, variables: Vec::new() });
+pub(super) const DONE: Done = Ok(Outcome { id: None, unchanged: false, variables: Vec::new() });
 
 pub(super) fn error(kind: ErrorKind, message: impl Into<String>) -> EngineError {
     EngineError::new(kind, message)
@@ -62,6 +63,17 @@ pub(super) fn error(kind: ErrorKind, message: impl Into<String>) -> EngineError 
 
 pub(super) fn conflict(message: impl Into<String>) -> EngineError {
     error(ErrorKind::Conflict, message)
+}
+
+/// Its program does what anyone can carry out in their head.
+fn hook(request: &HookRequest) -> Done {
+    match Behaviour::of(&request.hook.command).exit.unwrap_or(0) {
+        0 => DONE,
+        code => {
+            Err(error(ErrorKind::Dependency, format!("{} hook exited with status {code}", request.service))
+                .at(request.path()))
+        }
+    }
 }
 
 fn no_container(name: &str) -> EngineError {
@@ -107,6 +119,8 @@ impl World {
             Op::Unpause { id, .. } => self.turn_life(id, Life::Paused, Life::Running),
             Op::Remove { id, volumes, .. } => self.remove(id, *volumes),
             Op::Wait { project, name, until } => self.decide(project, name, *until).unwrap_or(DONE),
+            Op::Hook(request) => hook(request),
+            Op::Provide(_) => DONE,
         }
     }
 
@@ -138,14 +152,14 @@ impl World {
         if let Some(user) = self.containers.iter().find(on_it) {
             return Err(conflict(format!("network {name} is in use by container {}", user.name)));
         }
-        Ok(Outcome { id: None, unchanged: self.networks.remove(name).is_none() })
+        Ok(Outcome { id: None, unchanged: self.networks.remove(name).is_none(), variables: Vec::new() })
     }
 
     fn remove_volume(&mut self, name: &str) -> Done {
         if let Some(user) = self.containers.iter().find(|record| record.mounts(name)) {
             return Err(conflict(format!("volume {name} is in use by container {}", user.name)));
         }
-        Ok(Outcome { id: None, unchanged: self.volumes.remove(name).is_none() })
+        Ok(Outcome { id: None, unchanged: self.volumes.remove(name).is_none(), variables: Vec::new() })
     }
 
     fn create(&mut self, create: &CreateContainer) -> Done {
@@ -156,7 +170,7 @@ impl World {
                 && same.replaces == replaces
                 && same.state == Life::Created;
             if again {
-                return Ok(Outcome { id: Some(same.id.clone()), unchanged: true });
+                return Ok(Outcome { id: Some(same.id.clone()), unchanged: true, variables: Vec::new() });
             }
             if (&same.project, &same.service) != (&create.project, &create.service) {
                 return Err(conflict(format!("the name {} is taken by another container", create.name)));
@@ -200,7 +214,7 @@ impl World {
             anonymous,
             lines: Vec::new(),
         });
-        Ok(Outcome { id: Some(id), unchanged: false })
+        Ok(Outcome { id: Some(id), unchanged: false, variables: Vec::new() })
     }
 
     fn has_what_it_needs(&self, create: &CreateContainer) -> Result<(), EngineError> {
@@ -366,7 +380,7 @@ impl World {
 fn make(there: &mut BTreeMap<String, Labels>, name: &str, labels: &Labels) -> Outcome {
     let unchanged = there.contains_key(name);
     there.entry(name.to_owned()).or_insert_with(|| labels.clone());
-    Outcome { id: None, unchanged }
+    Outcome { id: None, unchanged, variables: Vec::new() }
 }
 
 pub(super) fn clash(one: &PublishedPort, other: &PublishedPort) -> bool {

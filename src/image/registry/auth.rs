@@ -39,6 +39,15 @@ impl Challenge {
         bearer.or(known.first()).cloned()
     }
 
+    /// The registry's reason (RFC 6750 3): `invalid_token`, `insufficient_scope`.
+    pub(super) fn reason(headers: &HeaderMap) -> Option<String> {
+        let values = headers.get_all(header::WWW_AUTHENTICATE);
+        values.iter().find_map(|value| {
+            let (_, rest) = value.to_str().ok()?.trim().split_once(' ')?;
+            parameters(rest).remove("error").filter(|reason| !reason.contains(char::is_control))
+        })
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
         if scheme.eq_ignore_ascii_case("basic") {
@@ -373,6 +382,12 @@ mod tests {
             ("https://x/t".into(), None, None)
         );
         assert_eq!(Challenge::parse("Basic realm=\"x\""), Some(Challenge::Basic));
+        let mut headers = HeaderMap::new();
+        assert_eq!(Challenge::reason(&headers), None);
+        headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"x\""));
+        let expired = "Bearer realm=\"https://x/t\",error=\"invalid_token\"";
+        headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(expired));
+        assert_eq!(Challenge::reason(&headers).as_deref(), Some("invalid_token"));
         for bad in ["Bearer", "Bearer service=x", "Digest realm=x", "", "Bearer realm"] {
             assert_eq!(Challenge::parse(bad), None, "{bad}");
         }

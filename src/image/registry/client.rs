@@ -57,6 +57,31 @@ pub(in crate::image) enum Fault {
     Wrong(ImageError),
 }
 
+/// What is said of a fault, each with its next moves; the registry's own words follow.
+pub(in crate::image) struct Wording {
+    pub(in crate::image) missing: (String, Vec<String>),
+    pub(in crate::image) denied: (String, Vec<String>),
+    pub(in crate::image) unreachable: (String, Vec<String>),
+}
+
+impl Fault {
+    pub(in crate::image) fn told(self, wording: Wording) -> ImageError {
+        let remote = |(what, help): (String, Vec<String>), why: String| ImageError::Remote {
+            message: format!("{what}: {why}"),
+            help,
+        };
+        match self {
+            Self::Wrong(error) => error,
+            Self::Missing(why) => remote(wording.missing, why),
+            Self::Denied(why) => remote(wording.denied, why),
+            Self::Unreachable(why) => {
+                let (what, help) = wording.unreachable;
+                ImageError::Unreachable { message: format!("{what}: {why}"), help, source: why.into() }
+            }
+        }
+    }
+}
+
 /// One repository at one endpoint.
 #[derive(Debug)]
 pub(in crate::image) struct Client {
@@ -108,8 +133,11 @@ impl Client {
             let uri = client.uri("/v2/")?;
             let probe = client.http.send(Method::GET, uri, &headers, Bytes::new());
             let probe = tokio::time::timeout(PROBE, probe).await;
-            if let Ok(Err(HttpError::Connect(_) | HttpError::Broken(_))) | Err(_) = probe {
-                client.scheme = second;
+            match probe {
+                // It speaks TLS, and there is another obstacle.
+                Ok(Err(error)) if error.is_of_tls() => {}
+                Ok(Err(HttpError::Connect(_) | HttpError::Broken(_))) | Err(_) => client.scheme = second,
+                Ok(_) => {}
             }
         }
         Ok(client)
@@ -217,7 +245,7 @@ impl Client {
             if failures >= TRIES || cuts >= MAX_CUTS {
                 return Err(Fault::Unreachable(format!("{what} breaks off again and again: {cut}")));
             }
-            tokio::time::sleep(pause(failures)).await;
+            self.http.pause(pause(failures)).await;
         }
         Ok(())
     }
@@ -362,7 +390,7 @@ impl Client {
                             error.text()
                         )));
                     }
-                    tokio::time::sleep(pause(failures)).await;
+                    self.http.pause(pause(failures)).await;
                 }
             }
         }
@@ -394,7 +422,7 @@ impl Client {
                     return Err(Fault::Unreachable(error.text()));
                 }
                 Err(error) => {
-                    patience.wait(error.text()).await?;
+                    patience.wait(&self.http, error.text()).await?;
                     continue;
                 }
             };
@@ -476,8 +504,9 @@ impl Client {
         let who =
             if self.auth.is_known() { "refuses the stored login" } else { "refuses an anonymous request" };
         let status = response.status();
+        let reason = Challenge::reason(response.headers()).map_or_else(String::new, |why| format!(", {why}"));
         Fault::Denied(format!(
-            "{} {who} for {what} ({status}){}",
+            "{} {who} for {what} ({status}{reason}){}",
             self.name(),
             said(&self.http, response).await
         ))

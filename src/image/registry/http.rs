@@ -26,6 +26,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use rustls::AlertDescription;
 
 use super::{route::Route, settings::Registries, tls};
 use crate::image::ImageError;
@@ -87,14 +88,46 @@ pub(super) enum HttpError {
 }
 
 impl HttpError {
-    /// All causes in one line.
+    /// All causes in one line, and where a certificate would have to stand.
     pub(super) fn text(&self) -> String {
         let (Self::Connect(error) | Self::Broken(error)) = self else {
             let Self::Refused(error) = self else { return String::new() };
             return error.to_string();
         };
-        chain(error.as_ref())
+        let text = chain(error.as_ref());
+        match tls_error(error.as_ref()) {
+            Some(rustls::Error::InvalidCertificate(_)) => format!("{text}; {}", tls::OF_SERVER),
+            Some(rustls::Error::AlertReceived(
+                AlertDescription::CertificateRequired
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnknownCA,
+            )) => format!("{text}; {}", tls::OF_CLIENT),
+            _ => text,
+        }
     }
+
+    /// The other side speaks TLS, and it is TLS that fails.
+    pub(super) fn is_of_tls(&self) -> bool {
+        let (Self::Connect(error) | Self::Broken(error)) = self else { return false };
+        matches!(
+            tls_error(error.as_ref()),
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_))
+        )
+    }
+}
+
+fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        // An error of input or output passes over the one that it was made of.
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let found = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref());
+        if found.is_some() {
+            return found;
+        }
+        next = inner.map_or_else(|| cause.source(), |inner| Some(inner as &(dyn StdError + 'static)));
+    }
+    None
 }
 
 fn chain(error: &(dyn StdError + 'static)) -> String {
@@ -194,7 +227,7 @@ impl Http {
         loop {
             let frame = tokio::time::timeout(self.idle(), body.frame())
                 .await
-                .map_err(|_| HttpError::Broken(format!("no data for {} s", self.idle().as_secs()).into()))?;
+                .map_err(|_| HttpError::Broken(format!("no data for {} s", IDLE_TIMEOUT.as_secs()).into()))?;
             match frame {
                 None => return Ok(None),
                 Some(Err(error)) => return Err(HttpError::Broken(error.into())),
@@ -208,7 +241,12 @@ impl Http {
     }
 
     fn idle(&self) -> Duration {
-        self.settings.idle.unwrap_or(IDLE_TIMEOUT)
+        self.settings.waiting(IDLE_TIMEOUT)
+    }
+
+    /// Waits before a request is sent again.
+    pub(super) async fn pause(&self, time: Duration) {
+        tokio::time::sleep(self.settings.waiting(time)).await;
     }
 
     /// `taken` grows while the server takes the body.
@@ -233,7 +271,7 @@ impl Http {
             match tokio::time::timeout(self.idle(), &mut answer).await {
                 Err(_) if taken.load(Ordering::Relaxed) > before => before = taken.load(Ordering::Relaxed),
                 Err(_) => {
-                    let told = format!("no answer within {} s", self.idle().as_secs());
+                    let told = format!("no answer within {} s", IDLE_TIMEOUT.as_secs());
                     return Err(HttpError::Broken(told.into()));
                 }
                 Ok(Err(error)) if error.is_connect() => return Err(HttpError::Connect(error.into())),

@@ -16,7 +16,7 @@ mod tls;
 mod upload;
 
 pub(super) use auth::login_help;
-pub(super) use client::{Access, Chunk, Client, Fault};
+pub(super) use client::{Access, Chunk, Client, Fault, Wording};
 pub use download::{Download, download};
 pub use login::{LoggedIn, log_in, log_out};
 pub use settings::{Endpoint, Registries};

@@ -42,12 +42,12 @@ impl Patience {
     ///
     /// # Errors
     /// `why`, once too often.
-    pub(super) async fn wait(&mut self, why: String) -> Result<(), Fault> {
+    pub(super) async fn wait(&mut self, http: &Http, why: String) -> Result<(), Fault> {
         self.failures += 1;
         if self.failures >= TRIES {
             return Err(Fault::Unreachable(why));
         }
-        tokio::time::sleep(pause(self.failures)).await;
+        http.pause(pause(self.failures)).await;
         Ok(())
     }
 
@@ -72,7 +72,7 @@ impl Patience {
         if self.failures >= TRIES {
             return Err(Fault::Unreachable(format!("it answers {status}{}", said(http, response).await)));
         }
-        tokio::time::sleep(wait).await;
+        http.pause(wait).await;
         Ok(())
     }
 }

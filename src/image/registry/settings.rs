@@ -39,8 +39,9 @@ pub struct Registries {
     pub proxy: Option<String>,
     /// Hosts, domains and networks that are reached without it, separated by commas.
     pub no_proxy: String,
-    /// How long a server that says nothing is waited for; 60 s when nothing is said.
-    pub idle: Option<Duration>,
+    /// How long a second of waiting lasts: pauses between tries, and what a silent server is given. Only a
+    /// test has reason to make it another than the clock's.
+    pub second: Option<Duration>,
 }
 
 /// An address to ask.
@@ -139,6 +140,11 @@ impl Registries {
     /// Nobody listens in on loopback; everything else needs TLS unless it is said otherwise.
     fn schemes(&self, host: &str) -> Vec<&'static str> {
         if is_loopback(host) || self.is_insecure(host) { vec!["https", "http"] } else { vec!["https"] }
+    }
+
+    /// So many seconds of waiting on the clock.
+    pub(super) fn waiting(&self, time: Duration) -> Duration {
+        self.second.map_or(time, |second| time.mul_f64(second.as_secs_f64()))
     }
 
     pub(super) fn is_insecure(&self, host: &str) -> bool {

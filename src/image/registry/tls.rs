@@ -21,6 +21,12 @@ use rustls::{
 use super::settings::{Registries, is_loopback};
 use crate::image::ImageError;
 
+/// The next moves of somebody whom TLS stops.
+pub(super) const OF_SERVER: &str =
+    "put the certificate of its authority into `certs.d/HOST/ca.crt` below ~/.config/ficelle or /etc/docker";
+pub(super) const OF_CLIENT: &str =
+    "put yours into `certs.d/HOST/client.cert` and `client.key` below ~/.config/ficelle or /etc/docker";
+
 /// The client's side of TLS with one host. An insecure one, or one on loopback that the user gave no
 /// authority for, may show any certificate.
 pub(super) fn config(host: &str, settings: &Registries) -> Result<ClientConfig, ImageError> {

@@ -125,7 +125,9 @@ impl Client {
                     place = place_of(&place, response.headers())?;
                     offset = end_of(response.headers()).unwrap_or(size);
                 }
-                Part::Challenged => patience.wait(format!("{what} needs one login after the other")).await?,
+                Part::Challenged => {
+                    patience.wait(self.http(), format!("{what} needs one login after the other")).await?;
+                }
                 Part::Later(response) => {
                     patience.wait_as_told(self.http(), response).await?;
                     (place, offset) = self.where_it_is(&place, what).await?;
@@ -135,7 +137,7 @@ impl Client {
                     if cuts >= MAX_CUTS {
                         return Err(Fault::Unreachable(format!("{what} breaks off again and again: {why}")));
                     }
-                    patience.wait(format!("{what} breaks off again and again: {why}")).await?;
+                    patience.wait(self.http(), format!("{what} breaks off again and again: {why}")).await?;
                     (place, offset) = self.where_it_is(&place, what).await?;
                 }
             }

@@ -145,7 +145,7 @@ impl Canonical<'_> {
             Some(size) => Some(Node::text(size.to_string(), node.span)),
             None => {
                 let text = node.value.scalar_text().unwrap_or_default();
-                self.unfit(node, path, format!("`{text}` is no size; write it as `64m` or `1.5gb`"))
+                Some(self.unfit(node, path, format!("`{text}` is no size; write it as `64m` or `1.5gb`")))
             }
         }
     }
@@ -172,7 +172,7 @@ impl Canonical<'_> {
             None => {
                 let message =
                     format!("`{text}` is no duration; write a number with its unit, such as `1m30s`");
-                self.unfit(node, path, message)
+                Some(self.unfit(node, path, message))
             }
         }
     }

@@ -65,6 +65,11 @@ impl View {
         Ok(Self { hierarchies, read_only })
     }
 
+    /// Whether the launcher has nothing to mount.
+    pub fn is_complete(&self) -> bool {
+        !self.hierarchies.is_empty()
+    }
+
     /// In the container, which needs CAP_SYS_ADMIN for it; false when the launcher has done it.
     pub fn show(&self) -> Result<bool, Errno> {
         let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RELATIME;

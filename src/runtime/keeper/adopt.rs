@@ -1,6 +1,6 @@
 //! Taking over what a dead keeper of the group left running.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -10,6 +10,7 @@ use rustix::{
 use super::{
     super::{
         RestartConfig, Result,
+        failpoint::{Point, reached},
         restart::Backoff,
         signal,
         state::{Ended, Identity, Place, Stage, State, read_json},
@@ -19,17 +20,29 @@ use super::{
     timespec,
 };
 
+/// How long a supervisor that has lost its keeper may take to write down what ended before its eyes.
+const WITNESS: Duration = Duration::from_secs(5);
+
 impl Keeper {
     /// Takes over what a dead keeper of the group left running.
     pub(super) fn adopt(&mut self) -> Result<()> {
         let old: Option<Identity> = read_json(&self.group.run().join("supervisor.json")).ok().flatten();
         for id in self.group.ids()? {
             let place = self.group.place(&id)?;
-            let Ok(Some(state)) = read_json::<State>(&place.run.join("state.json")) else { continue };
-            if matches!(state.phase, Stage::Exited { .. }) {
-                continue;
+            let state = read_json::<State>(&place.run.join("state.json"));
+            if let Ok(Some(state)) = state
+                && !matches!(state.phase, Stage::Exited { .. })
+            {
+                self.adopt_one(id.clone(), place, state, old.as_ref());
             }
-            self.adopt_one(id, place, state);
+            self.kill_untold(&id);
+        }
+        // One that left by itself has taken that file away.
+        if self.group.run().join("keeper.json").exists() {
+            self.kill_strays();
+        }
+        if !self.containers.is_empty() {
+            reached(Point::KeeperAdopted);
         }
         // Only now that we hold the FIFOs may the last other holder go; what it listened at is free
         // when it is gone.
@@ -53,7 +66,7 @@ impl Keeper {
         Ok(())
     }
 
-    pub(super) fn adopt_one(&mut self, id: String, place: Place, state: State) {
+    fn adopt_one(&mut self, id: String, place: Place, state: State, witness: Option<&Identity>) {
         let spec = place.spec().ok();
         if let Some(spec) = &spec {
             // Before the last other holder of the networks goes. Failing, it is tried once more.
@@ -64,7 +77,7 @@ impl Keeper {
         let restarting = matches!(state.phase, Stage::Restarting { .. });
         let lost = pidfd.is_none() && !restarting;
         let stopped = place.is_stopped();
-        let ended = read_json::<Ended>(&place.run.join("exit")).ok().flatten();
+        let ended = if lost { learn_end(&place, witness) } else { None };
         let mut pipes = open_pipes(&place).unwrap_or_default();
         if spec.as_ref().is_some_and(|spec| spec.config.once.as_ref().is_some_and(|once| once.close_stdin)) {
             // Whoever types has it open, or is gone: then it has ended.
@@ -93,5 +106,18 @@ impl Keeper {
         }
         self.containers.insert(id, held);
         self.expecting = None;
+    }
+}
+
+/// How a container ended that is gone: the old supervisor saw it and is about to write it down.
+fn learn_end(place: &Place, witness: Option<&Identity>) -> Option<Ended> {
+    let deadline = Instant::now() + WITNESS;
+    loop {
+        let ended = place.ended();
+        let told = ended.is_some() || !witness.is_some_and(Identity::lives);
+        if told || Instant::now() > deadline {
+            return ended.or_else(|| place.ended());
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }

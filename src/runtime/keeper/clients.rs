@@ -15,7 +15,8 @@ use std::{
 use super::{
     super::{
         Error, Result,
-        protocol::{self, Reply, Request, Wire},
+        failpoint::{Point, reached},
+        protocol::{self, NOT_UNDERSTOOD, Reply, Request, Wire},
         rootfs,
         state::{Group, Stage, file_error, make_dir, remove_file, write_file},
     },
@@ -40,6 +41,7 @@ impl Keeper {
         if (&client).take(LONGEST).read_to_end(&mut text).is_err() {
             return;
         }
+        reached(Point::KeeperAsked);
         let result = match serde_json::from_slice(&text) {
             Ok(Request::Hello) => Ok(()),
             Ok(Request::Prepare { networks }) => {
@@ -57,6 +59,10 @@ impl Keeper {
             Ok(Request::Settle) => Ok(()),
             Ok(Request::Start { id }) => return self.start(&id, client),
             Ok(Request::Stop { id }) => return self.stop(&id, client),
+            Ok(Request::Ended { id }) => {
+                self.awaiting.push((client, id));
+                return;
+            }
             Ok(Request::Exec { id, exec }) => return self.exec(&id, exec, client),
             Ok(Request::Terminal { id }) => {
                 let held = self.containers.get(&id);
@@ -76,11 +82,18 @@ impl Keeper {
                 Ok(())
             }
             Ok(Request::Forget { id }) => {
+                // Who asks may be killed before it has removed anything: then the end must be known.
+                if let Some(held) = self.containers.get_mut(&id)
+                    && let Some(ending) = held.ending.take()
+                {
+                    held.state.phase = Stage::Exited { exit: ending.ended.exit };
+                    let _ = held.place.write_state(&held.state);
+                }
                 self.containers.remove(&id);
                 self.unwritten.remove(&id);
                 Ok(())
             }
-            Err(e) => Err(Error::Helper(format!("the keeper does not understand: {e}"))),
+            Err(e) => Err(Error::Helper(format!("{NOT_UNDERSTOOD}: {e}"))),
         };
         answer(&mut client, &result);
     }

@@ -1,18 +1,28 @@
 //! How containers end: collected, written down, told when the log is whole, and brought back.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    fs::File,
+    time::{Instant, SystemTime},
+};
 
-use rustix::process::{WaitOptions, wait};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{WaitOptions, wait},
+};
 
 use super::{
     super::{
-        Core, cgroup, network,
+        Core, cgroup,
+        failpoint::{Point, reached},
+        network,
         restart::Next,
         signal,
-        state::{Ended, Stage, remove_file, write_json},
+        state::{Ended, Stage, failed, remove_file},
         worker,
     },
-    DRAIN, Ending, Held, Keeper, Purpose, close_all_but,
+    DRAIN, Ending, Held, Keeper, Purpose,
+    clients::answer,
+    close_all_but,
 };
 
 impl Keeper {
@@ -29,6 +39,10 @@ impl Keeper {
                 status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
             if self.supervisor.as_ref().is_some_and(|supervisor| supervisor.pid == pid) {
                 self.supervisor = None;
+                continue;
+            }
+            if let Some(worker) = self.workers.iter_mut().find(|worker| worker.pid == pid) {
+                worker.gone = true;
                 continue;
             }
             let of = |held: &Held| held.state.process.as_ref().is_some_and(|process| process.pid == pid);
@@ -53,14 +67,17 @@ impl Keeper {
 
     pub(super) fn ended(&mut self, id: &str, exit: Option<i32>) {
         let Some(held) = self.containers.get_mut(id) else { return };
+        reached(Point::Collected);
         let out_of_memory = self.group.cgroup(id).is_some_and(|path| cgroup::ran_out_of_memory(&path));
         held.end(Ended { exit, finished: SystemTime::now(), out_of_memory });
+        reached(Point::EndWritten);
         // Others may share its network namespace; the name server was for it alone.
         held.dns.clear();
         let on_networks = held.address.is_some();
         let _ = remove_file(&held.place.run.join("paused"));
         // The supervisor completes the log meanwhile.
         self.tell_ended(id);
+        reached(Point::EndTold);
         if on_networks {
             let _ = network::set_up(&self.group.roots, id, false);
         }
@@ -88,9 +105,11 @@ impl Keeper {
             self.record(id);
             return;
         }
+        reached(Point::Drained);
         held.state.phase = Stage::Exited { exit };
         held.state.ports.clear();
         self.record(id);
+        reached(Point::Settled);
         let Some(held) = self.containers.remove(id) else { return };
         let _ = remove_file(&held.place.run.join("exit"));
         let once = held.place.spec().ok().and_then(|spec| spec.config.once);
@@ -99,11 +118,28 @@ impl Keeper {
         }
     }
 
-    /// In a process of its own: it waits for the commands that have the group's lock, and for us.
+    /// To those who wait for ends that are written down by now.
+    pub(super) fn tell_ends(&mut self) {
+        let held = &self.containers;
+        self.awaiting.retain_mut(|(client, id)| {
+            let runs = held.contains_key(id);
+            if !runs {
+                answer(client, &Ok(()));
+            }
+            runs
+        });
+    }
+
+    /// In a process of its own: it waits for who attends the container, for the commands that have the
+    /// group's lock, and for us.
     fn remove(&self, id: &str) {
         let (group, id) = (self.group.clone(), id.to_owned());
         let _ = worker::fork_apart(move || {
             close_all_but(&mut []);
+            if let Ok(attended) = File::open(group.place(&id)?.attended()) {
+                flock(&attended, FlockOperation::LockExclusive)
+                    .map_err(failed("cannot wait for a command"))?;
+            }
             let core = Core::new(group.roots.clone());
             let _lock = core.lock(&group.name, "the end of a one-off container", &mut |_| {})?;
             core.remove(&group.name, &id, true)
@@ -149,7 +185,7 @@ impl Keeper {
 impl Held {
     /// The first thing after an end: it is written down.
     pub(super) fn end(&mut self, ended: Ended) {
-        let _ = write_json(&self.place.run.join("exit"), &ended);
+        let _ = self.place.write_ended(&ended);
         let next = if self.stopped || self.place.is_stopped() {
             Next::Stay
         } else {

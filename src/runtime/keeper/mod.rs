@@ -8,6 +8,7 @@ mod anchor;
 mod clients;
 mod ends;
 mod pipes;
+mod strays;
 mod supervision;
 mod workers;
 
@@ -33,7 +34,9 @@ use self::{anchor::WayOut, clients::listen};
 use super::{
     RestartConfig, Result, Roots,
     anchor::Anchor,
-    cgroup, memory, process,
+    cgroup,
+    failpoint::{Point, reached},
+    memory, process,
     protocol::Wire,
     restart::{Backoff, Next},
     signal,
@@ -58,6 +61,8 @@ struct Keeper {
     workers: Vec<Worker>,
     /// Who waits for the end of these workers.
     settling: Vec<(UnixStream, Vec<i32>)>,
+    /// Who waits for the end of a container.
+    awaiting: Vec<(UnixStream, String)>,
     /// Ends of processes whose worker has not told yet what they are.
     unclaimed: HashMap<i32, Option<i32>>,
     /// Copies of states for after the machine was down, written when there is nothing else to do.
@@ -117,6 +122,8 @@ struct Worker {
     clients: Vec<UnixStream>,
     /// Our ends of the container's FIFOs, open before it can write and end.
     pipes: Vec<OwnedFd>,
+    /// It has ended: what it has not told by now it never will.
+    gone: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -139,6 +146,8 @@ pub fn entry(arguments: &[String]) -> i32 {
         -1 => return 1,
         _ => return 0,
     }
+    // What starts from here has no keys of the caller's, whoever's those are.
+    let _ = process::leave_keyring();
     let started = Group::new(&roots, group).and_then(Keeper::new);
     let mut stdout = std::io::stdout();
     match started {
@@ -197,6 +206,7 @@ impl Keeper {
             containers: HashMap::new(),
             workers: Vec::new(),
             settling: Vec::new(),
+            awaiting: Vec::new(),
             unclaimed: HashMap::new(),
             unwritten: HashMap::new(),
             stirred: true,
@@ -207,9 +217,11 @@ impl Keeper {
             way_out: WayOut::Closed(None),
             patrons: Vec::new(),
         };
+        reached(Point::KeeperListens);
         keeper.adopt()?;
         let me = Identity::of(rustix::process::getpid().as_raw_nonzero().get());
         write_json(&keeper.group.run().join("keeper.json"), &me)?;
+        reached(Point::KeeperReady);
         Ok(Some(keeper))
     }
 
@@ -236,6 +248,7 @@ impl Keeper {
             // Reports before ends: an end is claimed by the report that names its process.
             self.hear_workers(&ready.workers);
             self.reap();
+            self.hear_the_dead();
             self.check_adopted(&ready.adopted);
             if ready.supervisor {
                 self.hear_supervisor();
@@ -248,6 +261,7 @@ impl Keeper {
                 self.accept();
             }
             self.check_times();
+            self.tell_ends();
         }
     }
 
@@ -260,6 +274,7 @@ impl Keeper {
     fn leave(&mut self) -> bool {
         let _ = remove_file(&self.group.socket());
         let _ = self.listener.set_nonblocking(true);
+        reached(Point::KeeperDeaf);
         let listener = &self.listener;
         // All of them: who is left in the queue of a listener that is given up must ask again.
         let clients: Vec<UnixStream> =
@@ -281,6 +296,7 @@ impl Keeper {
             drop(supervisor.socket);
             let _ = rustix::process::waitpid(Pid::from_raw(supervisor.pid), WaitOptions::empty());
         }
+        reached(Point::KeeperLeaves);
         for file in ["keeper.json", "supervisor.json"] {
             let _ = remove_file(&self.group.run().join(file));
         }

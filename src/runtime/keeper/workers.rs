@@ -14,6 +14,7 @@ use super::{
     super::{
         Error, ExecConfig, Result, cgroup,
         exec::Exec,
+        failpoint::{Point, reached},
         network,
         protocol::{self, Report, Started, Wire},
         restart::Backoff,
@@ -37,7 +38,8 @@ impl Keeper {
     ) -> Result<(), (Error, Vec<UnixStream>)> {
         match self.try_fork(id, purpose) {
             Ok((pid, socket, pipes)) => {
-                self.workers.push(Worker { pid, socket, id: id.to_owned(), purpose, clients, pipes });
+                let id = id.to_owned();
+                self.workers.push(Worker { pid, socket, id, purpose, clients, pipes, gone: false });
                 Ok(())
             }
             Err(error) => Err((error, clients)),
@@ -70,6 +72,7 @@ impl Keeper {
         kept.extend(way_out.as_ref().map(AsRawFd::as_raw_fd));
         let anchor = &mut self.anchor;
         let pid = worker::fork(&theirs, move || {
+            reached(Point::WorkerBegins);
             // What the keeper holds is not the worker's: its lock and sockets must die with it.
             close_all_but(&mut kept);
             if let (Purpose::TakeOver, Some(State { process: Some(process), ports, .. })) = (purpose, had) {
@@ -79,6 +82,7 @@ impl Keeper {
             let (roots, anchor) = (group.roots, anchor.take());
             worker::start(worker::Job { roots, place, spec, cgroup, stdio, bound, anchor, way_out })
         });
+        reached(Point::WorkerForked);
         Ok((pid?, ours, pipes))
     }
 
@@ -94,6 +98,7 @@ impl Keeper {
                     purpose: Purpose::Exec,
                     clients,
                     pipes: Vec::new(),
+                    gone: false,
                 });
             }
             Err(error) => answer(&mut client, &Err(error)),
@@ -119,7 +124,10 @@ impl Keeper {
         for pid in ready {
             let Some(at) = self.workers.iter().position(|worker| worker.pid == *pid) else { continue };
             let mut worker = self.workers.swap_remove(at);
-            let heard = protocol::receive::<Report>(worker.socket.as_fd());
+            let heard = match rustix::io::ioctl_fionbio(&worker.socket, worker.gone) {
+                Ok(()) => protocol::receive::<Report>(worker.socket.as_fd()),
+                Err(error) => Err(error.into()),
+            };
             self.conclude(&mut worker, heard);
         }
         if self.workers.is_empty() {
@@ -135,11 +143,35 @@ impl Keeper {
         });
     }
 
+    /// Workers that were killed: a process that they left may hold their socket open for ever.
+    pub(super) fn hear_the_dead(&mut self) {
+        loop {
+            let gone: Vec<i32> =
+                self.workers.iter().filter(|worker| worker.gone).map(|worker| worker.pid).collect();
+            if gone.is_empty() {
+                return;
+            }
+            self.hear_workers(&gone);
+        }
+    }
+
     pub(super) fn conclude(
         &mut self,
         worker: &mut Worker,
         heard: std::io::Result<Option<(Report, Vec<OwnedFd>)>>,
     ) {
+        // One that was killed has said nothing; what it was to take over waits still.
+        let silent = match &heard {
+            Ok(heard) => heard.is_none(),
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        };
+        if silent
+            && worker.purpose == Purpose::TakeOver
+            && self.fork_worker(&worker.id, Purpose::TakeOver, Vec::new()).is_ok()
+        {
+            return;
+        }
+        reached(Point::WorkerHeard);
         let result = match heard {
             Ok(Some((Report::Started(started), descriptors))) => {
                 self.started(worker, started, descriptors);
@@ -159,6 +191,9 @@ impl Keeper {
             Ok(Some((Report::Executed, _))) => Ok(()),
             Ok(Some((Report::Failed(wire), _))) => Err(Error::from(wire)),
             Ok(None) => Err(Error::Helper("the worker that starts the program was killed".into())),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                Err(Error::Helper("the worker that starts the program was killed".into()))
+            }
             Err(source) => Err(Error::System { what: "cannot hear the worker".into(), source }),
         };
         match &result {
@@ -212,6 +247,7 @@ impl Keeper {
         };
         self.containers.insert(worker.id.clone(), held);
         self.record(&worker.id);
+        reached(Point::Recorded);
         self.tell_running(&worker.id);
         if let Some(error) = self.no_way_out(&worker.id) {
             self.note(&worker.id, "nothing outside the container's networks can be reached", error);
@@ -224,7 +260,11 @@ impl Keeper {
 
     /// A failed start leaves a container that never ran as it was; a failed restart is an end.
     pub(super) fn not_started(&mut self, worker: &Worker, error: &Error) {
-        // A worker that was killed may have left a process that waits to be started.
+        // A worker that was killed may have left a process that waits to be started, or runs untold.
+        self.kill_untold(&worker.id);
+        if self.workers.is_empty() {
+            self.kill_strays();
+        }
         if let Some(cgroup) = self.group.cgroup(&worker.id) {
             cgroup::kill(&cgroup);
             self.await_removal(cgroup);

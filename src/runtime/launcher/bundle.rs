@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    io::Write as _,
     os::fd::AsFd,
     path::{Path, PathBuf},
 };
@@ -111,10 +112,12 @@ impl Bundles {
         if place.exists() {
             return Err(Error::Conflict(format!("there is a container `{id}` already")));
         }
-        let (spec, confined) = Confined::of(&making.bundle)?;
+        let (mut spec, confined) = Confined::of(&making.bundle)?;
+        let lacking = grant(&mut spec)?;
         check(&spec)?;
         make_cwd(&spec)?;
-        let bundle = if confined.narrow.is_some() { self.wider(id, &spec)? } else { making.bundle.clone() };
+        let widen = confined.narrow.is_some();
+        let bundle = if widen || lacking { self.rewritten(id, &spec, widen)? } else { making.bundle.clone() };
         let made = self
             .builder(id, confined, making.pid_file.as_deref())
             .map(|builder| {
@@ -148,9 +151,9 @@ impl Bundles {
     }
 
     /// A bundle of our own with the same document but for the capabilities that the executor needs.
-    fn wider(&self, id: &str, spec: &Spec) -> Result<PathBuf> {
+    fn rewritten(&self, id: &str, spec: &Spec, widen: bool) -> Result<PathBuf> {
         let mut document = serde_json::to_value(spec).unwrap_or_default();
-        for set in ["bounding", "effective", "permitted"] {
+        for set in ["bounding", "effective", "permitted"].iter().filter(|_| widen) {
             let Some(names) = document["process"]["capabilities"][set].as_array_mut() else { continue };
             for name in FOR_THE_EXECUTOR {
                 if !names.iter().any(|known| known == name) {
@@ -353,6 +356,39 @@ impl Executor for Confined {
     fn setup_envs(&self, envs: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
         default::get_executor().setup_envs(envs)
     }
+}
+
+/// Takes out of the document the capabilities that this machine does not have to give, and says so: a runtime
+/// should not fail for them (runtime specification, "Linux Process").
+fn grant(spec: &mut Spec) -> Result<bool> {
+    let mut process = serde_json::to_value(spec.process()).unwrap_or_default();
+    let available = process::available_capabilities();
+    let mut lacking = std::collections::BTreeSet::new();
+    for names in process["capabilities"].as_object_mut().into_iter().flat_map(|sets| sets.values_mut()) {
+        names.as_array_mut().into_iter().for_each(|names| {
+            names.retain(|name| {
+                let name = name.as_str().unwrap_or_default();
+                let here = available.contains(&name.trim_start_matches("CAP_"));
+                if !here {
+                    lacking.insert(name.to_owned());
+                }
+                here
+            });
+        });
+    }
+    if lacking.is_empty() {
+        return Ok(false);
+    }
+    let names: Vec<_> = lacking.into_iter().collect();
+    // As a log: the container is made.
+    let _ = writeln!(
+        std::io::stderr(),
+        "ficelle oci: warning: not given, for this machine lacks it: {}",
+        names.join(", ")
+    );
+    let process = serde_json::from_value(process).map_err(|e| wrong("cannot read config.json", &e))?;
+    spec.set_process(process);
+    Ok(true)
 }
 
 /// What the launcher takes without a word, or refuses with none that helps.

@@ -16,7 +16,10 @@ use rustix::{
 };
 
 use super::{
-    super::{Error, LogConfig, Result},
+    super::{
+        Error, LogConfig, Result,
+        failpoint::{Point, reached},
+    },
     entry::{ENTRY, Entry, Kind, now},
     segment,
 };
@@ -96,6 +99,7 @@ impl Writer {
                 Ok(0) | Err(Errno::AGAIN) => return Ok(moved),
                 Ok(n) => {
                     moved += n;
+                    reached(Point::Spliced);
                     let length = u32::try_from(n).unwrap_or(u32::MAX);
                     self.push(length, if stderr { Kind::Stderr } else { Kind::Stdout })?;
                 }
@@ -134,6 +138,7 @@ impl Writer {
             return Ok(());
         }
         let (bytes, index) = files(&self.dir, self.number + 1).map_err(io::Error::other)?;
+        reached(Point::Rotating);
         (self.bytes, self.index, self.number) = (bytes, index, self.number + 1);
         (self.offset, self.entries) = (0, 0);
         for number in segment::numbers(&self.dir).map_err(io::Error::other)? {

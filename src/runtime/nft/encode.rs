@@ -14,6 +14,8 @@ pub const TYPE_IFINDEX: u32 = 40;
 pub const TYPE_IFNAME: u32 = 41;
 /// Bits of the state of a connection.
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+/// A bit of its status (IPS_DST_NAT).
+const DESTINATION_CHANGED: u32 = 1 << 5;
 pub const IFNAME: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
@@ -123,14 +125,35 @@ impl Rule {
             data.number(2, 0);
             data.number(1, 1);
         })
-        .expression("bitwise", |data| {
+        .masked(&ESTABLISHED_OR_RELATED.to_ne_bytes())
+        .compare(1, &[0; 4])
+    }
+
+    /// Of a connection that goes where it was sent to, which no other rule redirected.
+    pub fn direct(&mut self) -> &mut Self {
+        self.expression("ct", |data| {
+            data.number(2, 2);
+            data.number(1, 1);
+        })
+        .masked(&DESTINATION_CHANGED.to_ne_bytes())
+        .compare(0, &[0; 4])
+    }
+
+    /// Out of a link whose name is as long as it can be.
+    pub fn longest_name(&mut self) -> &mut Self {
+        let mut last = [0; IFNAME];
+        last[IFNAME - 2] = u8::MAX;
+        self.meta(META_OIFNAME).masked(&last).compare(1, &[0; IFNAME])
+    }
+
+    fn masked(&mut self, mask: &[u8]) -> &mut Self {
+        self.expression("bitwise", |data| {
             data.number(1, 1);
             data.number(2, 1);
-            data.number(3, 4);
-            data.nest(4, |mask| mask.bytes(1, &ESTABLISHED_OR_RELATED.to_ne_bytes()));
-            data.nest(5, |xor| xor.bytes(1, &[0; 4]));
+            data.number(3, u32::try_from(mask.len()).unwrap_or_default());
+            data.nest(4, |nest| nest.bytes(1, mask));
+            data.nest(5, |xor| xor.bytes(1, &vec![0; mask.len()]));
         })
-        .compare(1, &[0; 4])
     }
 
     /// Gives the packet the address of the link that it leaves by.
@@ -157,8 +180,11 @@ impl Rule {
 }
 
 const NEW_TABLE: u16 = 0;
+const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
+const GET_RULE: u16 = 7;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
@@ -171,6 +197,20 @@ const ACK: u16 = 4;
 const ECHO: u16 = 8;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
+
+/// Whether there is this chain, in the network namespace of the calling thread.
+pub fn has_chain(family: Family, table: &str, chain: &str) -> io::Result<bool> {
+    let mut request = Batch { family, bytes: Vec::new(), sequence: 0, acks: 0 };
+    request.message(GET_CHAIN, 0, |message| {
+        message.text(1, table);
+        message.text(3, chain);
+    });
+    match request.send() {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
 
 /// A transaction: all of it happens, or nothing.
 #[derive(Debug)]
@@ -190,6 +230,10 @@ impl Batch {
 
     pub fn table(&mut self, name: &str) {
         self.message(NEW_TABLE, CREATE, |table| table.text(1, name));
+    }
+
+    pub fn delete_table(&mut self, name: &str) {
+        self.message(DELETE_TABLE, 0, |table| table.text(1, name));
     }
 
     pub fn chain(&mut self, table: &str, name: &str, chain: Chain) {
@@ -293,9 +337,24 @@ impl Batch {
     /// The socket it went through and the handles of the rules that were to be told.
     pub fn transact(mut self) -> io::Result<(Socket, Vec<[u8; 8]>)> {
         self.control(BATCH_END);
+        self.send()
+    }
+
+    /// As whoever has opened the socket: a table with an owner is for its owner to change.
+    pub fn transact_over(mut self, socket: &Socket) -> io::Result<Vec<[u8; 8]>> {
+        self.control(BATCH_END);
+        self.send_over(socket)
+    }
+
+    fn send(self) -> io::Result<(Socket, Vec<[u8; 8]>)> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
+        let handles = self.send_over(&socket)?;
+        Ok((socket, handles))
+    }
+
+    fn send_over(self, socket: &Socket) -> io::Result<Vec<[u8; 8]>> {
         socket.send(&self.bytes, 0)?;
         let mut acks = 0;
         let mut handles = Vec::new();
@@ -307,7 +366,33 @@ impl Batch {
                     .filter_map(|(kind, body)| (kind == SUBSYSTEM << 8 | NEW_RULE).then(|| handle(body))?),
             );
         }
-        Ok((socket, handles))
+        Ok(handles)
+    }
+}
+
+/// A rule as the kernel writes it; `None` when there is none of this handle.
+pub fn read_rule(family: Family, table: &str, chain: &str, handle: &[u8; 8]) -> io::Result<Option<Vec<u8>>> {
+    let mut question = Batch { family, bytes: Vec::new(), sequence: 0, acks: 0 };
+    question.message(GET_RULE, 0, |message| {
+        message.text(1, table);
+        message.text(2, chain);
+        message.bytes(3, handle);
+    });
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&question.bytes, 0)?;
+    let mut found = None;
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        let rule = messages(&bytes).find(|(kind, _)| *kind == SUBSYSTEM << 8 | NEW_RULE);
+        found = rule.map(|(_, body)| body.to_vec()).or(found);
+        match acknowledged(&bytes) {
+            Ok(0) => {}
+            Ok(_) => return Ok(found),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        }
     }
 }
 

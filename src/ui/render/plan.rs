@@ -30,6 +30,8 @@ fn step_lines(step: &Step, width: usize, palette: Palette) -> Vec<String> {
         | Op::Kill { .. }
         | Op::Pause { .. }
         | Op::Unpause { .. }
+        | Op::Hook(_)
+        | Op::Provide(_)
         | Op::Wait { .. } => palette.busy("~"),
     };
     let (cause, below) = match &step.cause {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::engine::{Condition, Op, Outcome, WaitFor};
+use crate::engine::{Condition, Op, Outcome, ProviderAct, WaitFor};
 
 /// The thing an operation is about: `Container demo-web-1`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +35,8 @@ pub fn subject(op: &Op) -> Subject {
         | Op::Unpause { name, .. }
         | Op::Remove { name, .. }
         | Op::Wait { name, .. } => ("Container", name),
+        Op::Hook(hook) => ("Container", &hook.name),
+        Op::Provide(request) => ("Service", &request.service),
     };
     Subject { kind, name: name.clone() }
 }
@@ -56,6 +58,12 @@ pub fn doing(op: &Op) -> &'static str {
         Op::Pause { .. } => "Pausing",
         Op::Unpause { .. } => "Unpausing",
         Op::Wait { .. } => "Waiting",
+        Op::Hook(_) => "Running hook",
+        Op::Provide(request) => match request.act {
+            ProviderAct::Up => "Creating",
+            ProviderAct::Down => "Removing",
+            ProviderAct::Stop => "Stopping",
+        },
     }
 }
 
@@ -80,6 +88,12 @@ pub fn done(op: &Op, outcome: &Outcome) -> &'static str {
         Op::Kill { .. } => "Killed",
         Op::Pause { .. } => "Paused",
         Op::Unpause { .. } => "Unpaused",
+        Op::Hook(_) => "Ran hook",
+        Op::Provide(request) => match request.act {
+            ProviderAct::Up => "Created",
+            ProviderAct::Down => "Removed",
+            ProviderAct::Stop => "Stopped",
+        },
         Op::Wait { until, .. } => match until {
             WaitFor::Condition(Condition::ServiceStarted) => "Running",
             WaitFor::Condition(Condition::ServiceHealthy) => "Healthy",

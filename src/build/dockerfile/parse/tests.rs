@@ -240,6 +240,123 @@ fn durations_have_gos_grammar() {
     }
 }
 
+/// [`parse`] of each file of `trees.txt`.
+#[test]
+fn files_are_read_as_the_table_has_them() {
+    let table = include_str!("trees.txt");
+    for case in table.split("\n== ").skip(1) {
+        let (name, rest) = case.split_once('\n').unwrap();
+        let (text, wanted) = rest.split_once("--\n").map(|(text, wanted)| (text, wanted.trim_end())).unwrap();
+        let line_ends = if name.ends_with("of-windows") { "\r\n" } else { "\n" };
+        assert_eq!(tree(&text.replace('\n', line_ends)), wanted, "{name}");
+    }
+}
+
+/// A line for each instruction, or for each mistake.
+fn tree(text: &str) -> String {
+    let lines: Vec<String> = match parse(text) {
+        Err(mistakes) => mistakes
+            .iter()
+            .map(|wrong| format!("{}: {}", super::super::line_of(text, wrong.span.start), wrong.message))
+            .collect(),
+        Ok(file) => {
+            let stages = file.stages.iter().flat_map(|stage| {
+                let from = std::iter::once(stage_line(&stage.from));
+                from.chain(stage.instructions.iter().map(|instruction| line(&instruction.kind)))
+            });
+            file.arguments.iter().map(|argument| line(&argument.kind)).chain(stages).collect()
+        }
+    };
+    lines.join("\n")
+}
+
+fn stage_line(from: &From) -> String {
+    let name = from.name.as_ref().map(|name| format!(" as {:?}", name.text));
+    let platform = from.platform.as_ref().map(|word| format!(" platform {:?}", word.text));
+    format!("from {:?}{}{}", from.image.text, name.unwrap_or_default(), platform.unwrap_or_default())
+}
+
+fn line(kind: &Kind) -> String {
+    let words = |words: &[Word]| words.iter().map(|word| format!(" {:?}", word.text)).collect::<String>();
+    let pairs = |pairs: &[(Word, Word)]| {
+        pairs.iter().map(|(name, value)| format!(" {:?}={:?}", name.text, value.text)).collect::<String>()
+    };
+    match kind {
+        Kind::From(from) => stage_line(from),
+        Kind::Run(run) => run_line(run),
+        Kind::Cmd(command) => format!("cmd {}", command_line(command)),
+        Kind::Entrypoint(command) => format!("entrypoint {}", command_line(command)),
+        Kind::Label(all) => format!("label{}", pairs(all)),
+        Kind::Env(all) => format!("env{}", pairs(all)),
+        Kind::Maintainer(word) => format!("maintainer {:?}", word.text),
+        Kind::Expose(all) => format!("expose{}", words(all)),
+        Kind::Copy(copy) => copy_line(copy),
+        Kind::Volume(all) => format!("volume{}", words(all)),
+        Kind::User(word) => format!("user {:?}", word.text),
+        Kind::Workdir(word) => format!("workdir {:?}", word.text),
+        Kind::Arg(all) => {
+            let value = |value: &Option<Word>| value.as_ref().map(|word| format!("={:?}", word.text));
+            let all = all.iter().map(|(name, v)| format!(" {:?}{}", name.text, value(v).unwrap_or_default()));
+            format!("arg{}", all.collect::<String>())
+        }
+        Kind::OnBuild(word) => format!("onbuild {:?}", word.text),
+        Kind::StopSignal(word) => format!("stopsignal {:?}", word.text),
+        Kind::Health(Health::None) => "health none".into(),
+        Kind::Health(Health::Check { command, interval, timeout, start_period, start_interval, retries }) => {
+            let times = [
+                ("interval", interval),
+                ("timeout", timeout),
+                ("period", start_period),
+                ("start", start_interval),
+            ];
+            let times = times.iter().filter_map(|(name, time)| time.map(|time| format!(" {name} {time}")));
+            let retries = retries.map(|count| format!(" retries {count}")).unwrap_or_default();
+            format!("health cmd {}{}{retries}", command_line(command), times.collect::<String>())
+        }
+        Kind::Shell(all) => format!("shell {all:?}"),
+    }
+}
+
+fn command_line(command: &Command) -> String {
+    match command {
+        Command::Exec(args) => format!("{args:?}"),
+        Command::Shell(line) => format!("{:?}", line.text),
+    }
+}
+
+fn heredoc_line(heredoc: &lex::Heredoc) -> String {
+    let expand = if heredoc.expand { " expand" } else { "" };
+    format!(" here {}{expand} {:?}", heredoc.name, heredoc.content)
+}
+
+fn run_line(run: &Run) -> String {
+    let mut text = format!("run {}", command_line(&run.command));
+    text.extend(run.mounts.iter().map(|word| format!(" --mount {:?}", word.text)));
+    text.extend(run.network.iter().map(|word| format!(" --network {:?}", word.text)));
+    text.extend(run.insecure.iter().map(|_| " --security insecure"));
+    text.extend(run.heredocs.iter().map(heredoc_line));
+    text
+}
+
+fn copy_line(copy: &Copy) -> String {
+    let mut text = String::from(if copy.add { "add" } else { "copy" });
+    text.extend(copy.sources.iter().map(|word| format!(" {:?}", word.text)));
+    text += &format!(" to {:?}", copy.to.text);
+    let valued =
+        [("from", &copy.from), ("chown", &copy.chown), ("chmod", &copy.chmod), ("checksum", &copy.checksum)];
+    text.extend(
+        valued
+            .iter()
+            .filter_map(|(name, word)| word.as_ref().map(|word| format!(" --{name} {:?}", word.text))),
+    );
+    let truths = [("link", copy.link), ("parents", copy.parents), ("keep-git-dir", copy.keep_git_dir)];
+    text.extend(truths.iter().filter(|(_, set)| *set).map(|(name, _)| format!(" --{name}")));
+    text.extend(copy.exclude.iter().map(|word| format!(" --exclude {:?}", word.text)));
+    text.extend(copy.unpack.iter().map(|unpack| format!(" --unpack {unpack}")));
+    text.extend(copy.inline.iter().map(heredoc_line));
+    text
+}
+
 mod properties {
     use proptest::prelude::*;
 
