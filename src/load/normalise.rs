@@ -43,12 +43,6 @@ pub fn defaults(model: &mut Node, all_devices: &Value) {
         if let Some(Value::List(servers)) = service.get_mut("dns").map(|dns| &mut dns.value) {
             servers.retain(|server| server.as_str() != Some(""));
         }
-        let options =
-            service.get_mut("provider").and_then(|provider| provider.get_mut("options")?.as_map_mut());
-        for (_, option) in options.into_iter().flatten().filter(|(_, option)| option.as_str().is_some()) {
-            // Not sooner: of two files a list is laid on a list, while one value replaces another.
-            option.value = Value::List(vec![option.clone()]);
-        }
         for secret in items_mut(service.get_mut("secrets")) {
             if secret.get("target").is_none()
                 && let Some(source) = secret.get_str("source").map(ToOwned::to_owned)
