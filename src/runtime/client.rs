@@ -147,7 +147,8 @@ fn of_another_version(group: &Group) -> Error {
     let keeper = read_json::<Identity>(&group.run().join("keeper.json")).ok().flatten();
     let who = keeper.map_or_else(|| "its process".to_owned(), |keeper| keeper.pid.to_string());
     Error::Unsupported(format!(
-        "the keeper of `{}` is of another version of ficelle; `kill -9 {who}` ends it, the containers run on, and          the next command brings one of this version",
+        "the keeper of `{}` is of another version of ficelle; `kill -9 {who}` ends it, the containers run on, and \
+         the next command brings one of this version",
         group.name
     ))
 }
