@@ -15,11 +15,11 @@ fuzz_target!(|text: &str| {
             return;
         }
     };
-    config::json(&loaded);
-    let printed = config::yaml(&loaded);
+    config::json(&loaded.resolved);
+    let printed = config::yaml(&loaded.resolved);
     let again = load(&options, &Memory::project(&[("compose.yaml", &printed)]));
     match again {
-        Ok(again) => assert_eq!(config::yaml(&again), printed),
+        Ok(again) => assert_eq!(config::yaml(&again.resolved), printed),
         Err(told) => panic!("what was printed is not read:\n{printed}\n{}", told[0]),
     }
 });

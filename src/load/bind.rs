@@ -26,7 +26,7 @@ use super::{
 use crate::model::{
     Build, BuildSecret, Condition, ContainerSpec, Dependency, HealthTest, Healthcheck, Hidden, Hook, Logging,
     Mount, MountSource, Places, Port, PortRange, Project, Protocol, Provider, PullPolicy, RestartPolicy,
-    SecretSource, Service, TmpfsOptions, Ulimit, Volume, VolumeOptions,
+    SecretSource, Service, TmpfsOptions, Ulimit, Volume, VolumeOptions, image_name,
 };
 use files::Contents;
 
@@ -147,7 +147,7 @@ impl Reader<'_, '_> {
 
     fn container(&mut self, name: &str, node: &Node, project: &Project) -> ContainerSpec {
         ContainerSpec {
-            image: text(node, "image").unwrap_or_else(|| format!("{}-{name}", project.name)),
+            image: text(node, "image").unwrap_or_else(|| image_name(&project.name, name)),
             platform: text(node, "platform"),
             command: words(node.get("command")),
             entrypoint: words(node.get("entrypoint")),

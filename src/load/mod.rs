@@ -13,6 +13,7 @@ mod compose;
 pub mod config;
 pub mod diagnostic;
 mod discover;
+mod document;
 pub mod dotenv;
 mod envfiles;
 mod explain;
@@ -46,7 +47,7 @@ use std::{path::PathBuf, rc::Rc};
 pub use diagnostic::{Diagnostic, Paint, Severity};
 pub use discover::finds_nothing;
 pub use explain::Explained;
-pub use options::{Effect, LoadOptions, Loaded, Unsupported};
+pub use options::{Effect, LoadOptions, Loaded, Resolved, Unsupported};
 pub use source::{Source, System};
 pub use views::VariableView;
 
@@ -75,28 +76,71 @@ use tree::{Map, Node, Span};
 /// # Errors
 /// Every mistake of every file, at least one of them an error; warnings are among them.
 pub fn load(options: &LoadOptions, source: &dyn Source) -> Result<Loaded, Vec<Diagnostic>> {
-    let mut loader = Loader::new(options, source);
-    let mut site = discover::discover(options, source, &mut loader.files, &mut loader.diagnostics)?;
-    loader.root.clone_from(&site.root);
-    let mut documents = read_all(&mut loader, &site.files)?;
-    if let Some(text) = &options.overlay {
-        let found = loader.parse_text("<flags>", text).unwrap_or_default();
-        documents.extend(found.into_iter().map(|document| (PathBuf::from("-"), document)));
+    Ok(Unbound::of(options, source)?.bind())
+}
+
+/// The same without what only running it needs.
+///
+/// # Errors
+/// As [`load`].
+pub fn resolve(options: &LoadOptions, source: &dyn Source) -> Result<Resolved, Vec<Diagnostic>> {
+    Ok(Unbound::of(options, source)?.resolved)
+}
+
+/// A resolved project, with what binding it needs.
+struct Unbound<'a> {
+    loader: Loader<'a>,
+    site: Site,
+    name: String,
+    /// Services that no profile turns on.
+    disabled: Map,
+    resolved: Resolved,
+}
+
+impl<'a> Unbound<'a> {
+    fn of(options: &'a LoadOptions, source: &'a dyn Source) -> Result<Self, Vec<Diagnostic>> {
+        let mut loader = Loader::new(options, source);
+        let mut site = discover::discover(options, source, &mut loader.files, &mut loader.diagnostics)?;
+        loader.root.clone_from(&site.root);
+        let mut documents = read_all(&mut loader, &site.files)?;
+        if let Some(text) = &options.overlay {
+            let found = loader.parse_text("<flags>", text).unwrap_or_default();
+            documents.extend(found.into_iter().map(|document| (PathBuf::from("-"), document)));
+        }
+        let name = project_name(&mut loader, &site, &documents)?;
+        site.environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.clone());
+        let scope = Scope {
+            dir: site.root.clone(),
+            environment: Rc::new(site.environment.clone()),
+            chain: Vec::new(),
+            file: PathBuf::new(),
+        };
+        let model = loader.model(documents, &scope);
+        if model.as_map().is_none_or(Map::is_empty) && !loader.diagnostics.has_errors() {
+            let names: Vec<_> = site.files.iter().map(|file| discover::shown(file, &loader.here)).collect();
+            loader
+                .diagnostics
+                .push(Diagnostic::error(format!("empty compose file: `{}`", names.join("`, `"))));
+        }
+        finish(loader, model, site, name)
     }
-    let name = project_name(&mut loader, &site, &documents)?;
-    site.environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.clone());
-    let scope = Scope {
-        dir: site.root.clone(),
-        environment: Rc::new(site.environment.clone()),
-        chain: Vec::new(),
-        file: PathBuf::new(),
-    };
-    let mut model = loader.model(documents, &scope);
-    if model.as_map().is_none_or(Map::is_empty) && !loader.diagnostics.has_errors() {
-        let names: Vec<_> = site.files.iter().map(|file| discover::shown(file, &loader.here)).collect();
-        loader.diagnostics.push(Diagnostic::error(format!("empty compose file: `{}`", names.join("`, `"))));
+
+    /// To the types of the model.
+    fn bind(self) -> Loaded {
+        let Self { loader, site, name, disabled, resolved } = self;
+        let model = &resolved.canonical;
+        let mut unbound = Vec::new();
+        let secrets = model.get("secrets").and_then(Node::as_map);
+        let mut bind = Bind::new(&loader.files, &mut unbound, secrets, &site.environment, &site.root);
+        let mut project = bind.project(model, &disabled, &name);
+        project.places = bind::places(model, &loader.files);
+        if loader.former {
+            legacy::link(&mut project, model);
+        }
+        project.root = site.root;
+        project.files = site.files;
+        Loaded { project, unsupported: unsupported(model, unbound, &loader), resolved }
     }
-    finish(&mut loader, &mut model, &site, &name)
 }
 
 fn read_all(loader: &mut Loader<'_>, files: &[PathBuf]) -> Result<Vec<(PathBuf, Node)>, Vec<Diagnostic>> {
@@ -147,14 +191,15 @@ fn project_name(
     Ok(name)
 }
 
-/// From the merged tree to the project.
+/// From the merged tree to the canonical one.
 fn finish(
-    loader: &mut Loader<'_>,
-    model: &mut Node,
-    site: &Site,
-    name: &str,
-) -> Result<Loaded, Vec<Diagnostic>> {
+    mut loader: Loader<'_>,
+    mut canonical: Node,
+    site: Site,
+    name: String,
+) -> Result<Unbound<'_>, Vec<Diagnostic>> {
     let options = loader.options;
+    let model = &mut canonical;
     loader.diagnostics.decide(model);
     Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
     normalise::defaults(model, &loader.all_devices());
@@ -168,9 +213,9 @@ fn finish(
     }
     compose::inherit_environment(model, &site.environment);
     if options.no_normalize {
-        model.set("name", tree::Value::Text(name.to_owned()));
+        model.set("name", tree::Value::Text(name.clone()));
     } else {
-        normalise::normalise(model, name, &site.environment);
+        normalise::normalise(model, &name, &site.environment);
     }
     let profiles = select::profiles(model);
     let active: &[String] = if options.no_interpolate { &["*".to_owned()] } else { &site.profiles };
@@ -190,31 +235,20 @@ fn finish(
     if !options.all_resources && !options.no_interpolate {
         select::drop_unused(model);
     }
-    let mut unbound = Vec::new();
-    let secrets = model.get("secrets").and_then(Node::as_map);
-    let mut bind = Bind::new(&loader.files, &mut unbound, secrets, &site.environment, &site.root);
-    let mut project = bind.project(model, &disabled, name);
-    project.places = bind::places(model, &loader.files);
-    if loader.former {
-        legacy::link(&mut project, model);
-    }
-    project.root.clone_from(&site.root);
-    project.files.clone_from(&site.files);
     let failed = loader.diagnostics.has_errors();
     let told = loader.diagnostics.take();
     if failed {
         return Err(told);
     }
-    Ok(Loaded {
-        explained: explained(model, site, loader),
-        project,
-        unsupported: unsupported(model, unbound, loader),
-        canonical: std::mem::take(model),
+    let resolved = Resolved {
+        explained: explained(model, &site, &loader),
+        canonical,
         warnings: told,
         environment: site.environment.clone(),
         profiles,
         as_written: options.no_interpolate,
-    })
+    };
+    Ok(Unbound { loader, site, name, disabled, resolved })
 }
 
 /// Why each value is what it is, when that was asked for.
