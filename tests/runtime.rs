@@ -650,7 +650,7 @@ fn a_new_volume_has_what_the_image_has_there_and_is_handed_on() {
     fs::write(machine.layer.join("data/seed"), "from the image").unwrap();
     std::os::unix::fs::chown(machine.layer.join("data/seed"), Some(33), Some(44)).unwrap();
     let mount = |kind| ficelle::runtime::MountConfig { target: "/data".into(), read_only: false, kind };
-    let anonymous = ficelle::runtime::MountKind::Anonymous { nocopy: false };
+    let anonymous = ficelle::runtime::MountKind::Anonymous { nocopy: false, annotations: Default::default() };
     let first = ContainerConfig {
         mounts: vec![mount(anonymous.clone())],
         ..machine.config("web", "cat /data/seed; ls -ln /data; echo more > /data/mine")

@@ -267,6 +267,7 @@ impl Reader<'_, '_> {
         let options = VolumeOptions {
             nocopy: part("volume", "nocopy").is_some_and(|node| node.value == Value::Bool(true)),
             subpath: part("volume", "subpath").and_then(Node::as_str).map(ToOwned::to_owned),
+            labels: pairs(part("volume", "labels")),
         };
         let source = mount.get_str("source").filter(|source| !source.is_empty());
         match (mount.get_str("type").unwrap_or_default(), source) {

@@ -236,15 +236,13 @@ fn explained(model: &Node, site: &Site, loader: &Loader<'_>) -> Vec<Explained> {
 fn unsupported(model: &Node, unbound: Vec<Diagnostic>, loader: &Loader<'_>) -> Vec<Unsupported> {
     let mut found = Vec::new();
     config::walk_unsupported(model, Form::Object(PROJECT), "", &mut found);
-    let rows = found.into_iter().map(|(path, _, span, support)| Unsupported {
-        text: match support {
-            Support::Elsewhere(place) => format!("`{path}` means something {place} only"),
-            Support::Never(why) => format!("`{path}` cannot be: {why}"),
-            _ => format!("`{path}` is not supported yet"),
-        },
-        place: loader.files.place(span),
-        effect: if matches!(support, Support::Elsewhere(_)) { Effect::Ignored } else { Effect::Refused },
-        path,
+    let rows = found.into_iter().filter_map(|(path, _, span, support)| {
+        let (text, effect) = match support {
+            Support::Yes => return None,
+            Support::Elsewhere(place) => (format!("`{path}` means something {place} only"), Effect::Ignored),
+            Support::Never(why) => (format!("`{path}` cannot be: {why}"), Effect::Refused),
+        };
+        Some(Unsupported { text, place: loader.files.place(span), effect, path })
     });
     let values = unbound.into_iter().map(|told| Unsupported {
         path: told.path.clone().unwrap_or_default(),
@@ -252,7 +250,28 @@ fn unsupported(model: &Node, unbound: Vec<Diagnostic>, loader: &Loader<'_>) -> V
         text: told.message,
         effect: Effect::Refused,
     });
-    rows.chain(values).chain(idle_log_options(model, loader)).chain(idle_refreshes(model, loader)).collect()
+    let idle =
+        [idle_log_options, idle_refreshes, idle_labels].into_iter().flat_map(|idle| idle(model, loader));
+    rows.chain(values).chain(idle).collect()
+}
+
+/// Labels that a mount gives a volume with a name: that has its own, from where it is made.
+fn idle_labels(model: &Node, loader: &Loader<'_>) -> Vec<Unsupported> {
+    let services = model.get("services").and_then(Node::as_map).into_iter().flatten();
+    let mounts = services.flat_map(|(service, node)| {
+        let mounts = node.get("volumes").map(Node::items).unwrap_or_default().iter().enumerate();
+        mounts.map(move |(at, mount)| (format!("services.{service}.volumes[{at}].volume.labels"), mount))
+    });
+    let named = mounts.filter(|(_, mount)| mount.get_str("source").is_some_and(|source| !source.is_empty()));
+    let found = named.filter_map(|(path, mount)| {
+        Some(Unsupported {
+            place: loader.files.place(mount.get("volume")?.get("labels")?.span),
+            text: format!("`{path}` has no effect: a volume with a name has the labels of its own"),
+            effect: Effect::Ignored,
+            path,
+        })
+    });
+    found.collect()
 }
 
 /// Times of a refresh that no policy asks for.

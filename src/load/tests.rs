@@ -3,6 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use super::{Diagnostic, Effect, LoadOptions, Loaded, Node, config, load, source::Memory};
+use crate::model::MountSource;
 
 /// Every message about these files, one a line: place, message, further places, help.
 fn told(files: &[(&str, &str)]) -> String {
@@ -854,6 +855,20 @@ fn what_is_not_honoured_is_listed_with_its_place() {
     Refused compose.yaml:6:14: `sometimes` is no restart policy; known are no, always, on-failure[:retries] and unless-stopped
     ");
     assert!(list.iter().any(|entry| entry.effect == Effect::Ignored));
+}
+
+#[test]
+fn labels_and_address_options_that_change_nothing_are_told() {
+    let text = "services:\n  web:\n    image: x\n    volumes:\n      - {type: volume, source: data, target: /data, volume: {labels: {a: b}}}\n      - {type: volume, target: /own, volume: {labels: {a: b}}}\nvolumes: {data: {}}\nnetworks: {default: {ipam: {options: {a: b}}}}\n";
+    let loaded = loaded(&[("compose.yaml", text)]);
+    let list = loaded.unsupported.iter().map(|entry| format!("{:?} {}", entry.effect, entry.short()));
+    insta::assert_snapshot!(list.collect::<Vec<_>>().join("\n"), @r"
+    Ignored compose.yaml:8:30: `networks.default.ipam.options` means something with another address driver only
+    Ignored compose.yaml:5:80: `services.web.volumes[0].volume.labels` has no effect: a volume with a name has the labels of its own
+    ");
+    let mounts = &loaded.project.services["web"].container.mounts;
+    let MountSource::Anonymous { options } = &mounts[1].source else { panic!("{mounts:?}") };
+    assert_eq!(options.labels["a"], "b");
 }
 
 #[test]

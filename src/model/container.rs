@@ -295,6 +295,9 @@ pub struct VolumeOptions {
     /// Do not fill a new volume from the image.
     pub nocopy: bool,
     pub subpath: Option<String>,
+    /// Of a volume that is made with the container.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub labels: IndexMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

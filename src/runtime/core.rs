@@ -359,9 +359,16 @@ impl Core {
         make_dir(&half)?;
         write_json(&half.join("spec.json"), &spec)?;
         reached(Point::Specified);
-        for (_, name) in spec.anonymous_volumes {
+        for (target, name) in spec.anonymous_volumes {
             let anonymous_of = Some(config.group.clone());
-            volumes::create(&self.roots, &VolumeConfig { name, anonymous_of, ..VolumeConfig::default() })?;
+            let annotations = config.mounts.iter().find_map(|mount| match &mount.kind {
+                MountKind::Anonymous { annotations, .. } if mount.target == target => {
+                    Some(annotations.clone())
+                }
+                _ => None,
+            });
+            let annotations = annotations.unwrap_or_default();
+            volumes::create(&self.roots, &VolumeConfig { name, anonymous_of, mount: None, annotations })?;
         }
         reached(Point::VolumesMade);
         make_dir(&place.run)?;
@@ -656,7 +663,9 @@ impl Core {
 
     /// Runs a further program that nobody listens to; returns when it was executed.
     pub fn exec_detached(&self, group: &str, id: &str, exec: &ExecConfig) -> Result<()> {
-        client::ask(&self.group(group)?, &Request::Exec { id: id.to_owned(), exec: exec.clone() })
+        let group = self.group(group)?;
+        group.place(id)?.spec()?;
+        client::ask(&group, &Request::Exec { id: id.to_owned(), exec: exec.clone() })
     }
 
     /// The files of a container as it sees them; of one that does not run, with its volumes and what it
@@ -807,8 +816,8 @@ impl Core {
         network::create(&self.roots, config)
     }
 
-    /// [`Error::Conflict`] while a container is joined to it.
-    pub fn remove_network(&self, name: &str) -> Result<()> {
+    /// Whether it was there; [`Error::Conflict`] while a container is joined to it.
+    pub fn remove_network(&self, name: &str) -> Result<bool> {
         let joined = self.networks()?.into_iter().find(|network| network.config.name == name);
         match joined {
             Some(network) if !network.containers.is_empty() => Err(Error::Conflict(format!(
@@ -833,8 +842,8 @@ impl Core {
         volumes::create(&self.roots, config)
     }
 
-    /// [`Error::Conflict`] while a container uses it.
-    pub fn remove_volume(&self, name: &str) -> Result<()> {
+    /// Whether it was there; [`Error::Conflict`] while a container uses it.
+    pub fn remove_volume(&self, name: &str) -> Result<bool> {
         let users: Vec<String> = self
             .containers(None)?
             .into_iter()

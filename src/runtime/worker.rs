@@ -440,7 +440,7 @@ pub fn volume_of(
         MountKind::Volume { name, nocopy, subpath } => {
             volume(roots, name, &mount.target, *nocopy, subpath.as_deref(), root).map(Some)
         }
-        MountKind::Anonymous { nocopy } => {
+        MountKind::Anonymous { nocopy, .. } => {
             let name = spec.anonymous_volumes.iter().find(|(target, _)| target == &mount.target);
             let (_, name) = name.ok_or_else(|| Error::NoVolume(mount.target.clone()))?;
             volume(roots, name, &mount.target, *nocopy, None, root).map(Some)

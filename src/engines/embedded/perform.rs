@@ -53,14 +53,12 @@ fn act(engine: &Embedded, op: &Op, progress: &dyn Progress) -> Result<Outcome, E
     match op {
         Op::CreateNetwork { project, network, labels } => create_network(engine, project, network, labels),
         Op::RemoveNetwork { name } => match engine.core.remove_network(name) {
-            Ok(()) => Ok(DONE),
-            Err(crate::runtime::Error::NoNetwork(_)) => Ok(UNCHANGED),
+            Ok(there) => Ok(Outcome { unchanged: !there, ..Outcome::default() }),
             Err(error) => Err(error::runtime(&error, format!("network {name} cannot be removed"))),
         },
         Op::CreateVolume { volume, labels, .. } => create_volume(engine, volume, labels),
         Op::RemoveVolume { name } => match engine.core.remove_volume(name) {
-            Ok(()) => Ok(DONE),
-            Err(crate::runtime::Error::NoVolume(_)) => Ok(UNCHANGED),
+            Ok(there) => Ok(Outcome { unchanged: !there, ..Outcome::default() }),
             Err(error) => Err(error::runtime(&error, format!("volume {name} cannot be removed"))),
         },
         Op::Create(create) => create_container(engine, create, progress),
@@ -267,7 +265,10 @@ pub(super) fn image_of(engine: &Embedded, create: &CreateContainer) -> Result<Im
     let path = format!("services.{}.image", create.service);
     let what = || format!("image `{name}` of service `{}` is not in the store", create.service);
     let failed = |error| error::image(&error, what()).at(&path);
-    let observed = engine.store.find_id(&create.image_id).map_err(failed)?;
+    let observed = match create.image_id.as_str() {
+        "" => None,
+        id => engine.store.find_id(id).map_err(failed)?,
+    };
     let found = match observed {
         Some(image) => Some(image),
         None => match name.parse::<ImageRef>() {
@@ -380,6 +381,11 @@ async fn wait(
             progress.report(Detail::Doing(waiting_words(until).to_owned()));
             let cancelled = || flag.load(Ordering::Acquire);
             let waited = engine.core.wait(&project, &record.config.id, goal, deadline, &cancelled);
+            // One that has ended meanwhile was started.
+            let began = || newest(engine, &project, &name).is_ok_and(|now| now.started.is_some());
+            if waited.is_err() && until == WaitFor::Condition(Condition::ServiceStarted) && began() {
+                return Ok(DONE);
+            }
             let after = waited.map_err(|error| unmet(engine, &project, &record, &error))?;
             completed(&after, until)?;
             Ok(DONE)

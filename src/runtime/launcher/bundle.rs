@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::told;
 use crate::runtime::{
-    Error, Result, cgroup, process, rootfs,
+    Error, Result, capability_name, cgroup, process, rootfs,
     seccomp::{self, Profile},
     signal,
     state::{Identity, entries, make_dir, plain_name, read_json, remove_dir, write_json},
@@ -368,7 +368,7 @@ fn grant(spec: &mut Spec) -> Result<bool> {
         names.as_array_mut().into_iter().for_each(|names| {
             names.retain(|name| {
                 let name = name.as_str().unwrap_or_default();
-                let here = available.contains(&name.trim_start_matches("CAP_"));
+                let here = available.contains(&capability_name(name));
                 if !here {
                     lacking.insert(name.to_owned());
                 }
