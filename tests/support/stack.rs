@@ -203,6 +203,16 @@ impl Machine {
         }
     }
 
+    /// A test of this very program once more, as root of a user namespace with the ids of this ordinary user.
+    pub fn test_in_user_namespace(&self, test: &str) -> Run {
+        let user = self.user.as_ref().expect("Machine::of_user");
+        let mut command = self.program(user.become_it.to_str().unwrap());
+        command.args(["unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--"]);
+        command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Run { command, line: test.to_owned() }
+    }
+
     fn command(&self, dir: &Path, args: &[&str]) -> Run {
         fs::create_dir_all(dir).unwrap();
         let mut command = self.ficelle();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     record::time,
-    world::{Done, UNCHANGED, World, conflict, digest, error},
+    world::{Done, World, conflict, digest, error},
 };
 use crate::{
     engine::{EngineError, ErrorKind, ImageInfo, Outcome, PullRequest, PushRequest},
@@ -16,7 +16,9 @@ impl World {
         let reference = full(&pull.image)?;
         let there = self.images.get(&reference);
         match (pull.policy, there) {
-            (PullPolicy::Missing | PullPolicy::Never | PullPolicy::Build, Some(_)) => return UNCHANGED,
+            (PullPolicy::Missing | PullPolicy::Never | PullPolicy::Build, Some(id)) => {
+                return Ok(Outcome { id: Some(id.clone()), unchanged: true, variables: Vec::new() });
+            }
             (PullPolicy::Never | PullPolicy::Build, None) => {
                 return Err(error(ErrorKind::NotFound, format!("image {} is not there", pull.image)));
             }
