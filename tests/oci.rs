@@ -2,9 +2,12 @@
 //! bundles with their own documents, and what a program inside sees. The cases are those of the
 //! suites that runtimes share (OCI runtime-tools, youki's contest), told in our own words.
 
+mod contest;
 mod hooks;
 mod lifecycle;
 mod limits;
+mod memory;
+mod mounts;
 mod namespaces;
 mod process;
 mod root;

@@ -29,7 +29,7 @@ use super::{
     Error, Result, cgroup, init,
     keeper::close_all_but,
     process::{self, ExecFailure, FailedAt, Program, tell},
-    signal,
+    rootfs, signal,
     state::{Identity, failed, make_dir, remove_dir, write_json},
 };
 
@@ -114,7 +114,9 @@ impl Launcher for Libcontainer {
             .pid()
             .and_then(|pid| Identity::of(pid.as_raw()))
             .ok_or_else(|| Error::Helper("the container's process ended before it was started".to_owned()))?;
-        Ok(Box::new(Waiting { container, process, reader: reader.into(), writer: Some(writer) }))
+        let waiting = Waiting { container, process, reader: reader.into(), writer: Some(writer) };
+        rootfs::propagate(waiting.process.pid, &rootfs::propagations(&document))?;
+        Ok(Box::new(waiting))
     }
 }
 

@@ -3,6 +3,7 @@
 //! and calls the launcher; whoever forked it hears one [`Report`].
 
 use std::{
+    collections::HashMap,
     fs,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -116,6 +117,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     for name in volume_names(&spec) {
         volumes::ready(&roots, &name)?;
     }
+    let passing = passing_sources(config)?;
     rootfs::own_mounts()?;
     if cgroup.is_none() {
         cgroup::stand_in()?;
@@ -130,7 +132,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let user = users::resolve(fd.as_fd(), &config.user, &config.groups)?;
     make_cwd(fd.as_fd(), config)?;
     check_targets(config, fd.as_fd())?;
-    let sources = mount_sources(&roots, &spec, &place, fd.as_fd())?;
+    let sources = mount_sources(&roots, &spec, &place, fd.as_fd(), &passing)?;
     let hostname = hostname(&roots, config)?;
     let leases = leases(&roots, config)?;
     let network = network(&roots, config, anchor.as_ref(), &leases)?;
@@ -407,11 +409,19 @@ fn mount_sources(
     spec: &Spec,
     place: &Place,
     root: BorrowedFd<'_>,
+    passing: &HashMap<usize, OwnedFd>,
 ) -> Result<Vec<Option<PathBuf>>> {
     let staging = place.run.join("mounts");
     make_dir(&staging)?;
     let mut sources = Vec::new();
     for (number, mount) in spec.config.mounts.iter().enumerate() {
+        if let Some(tree) = passing.get(&number) {
+            let at = staging.join(number.to_string());
+            make_as(tree, &at)?;
+            rootfs::attach_tree(tree.as_fd(), &at)?;
+            sources.push(Some(at));
+            continue;
+        }
         let source = match &mount.kind {
             MountKind::Tmpfs { .. } => None,
             MountKind::Volume { .. } | MountKind::Anonymous { .. } => volume_of(roots, spec, mount, root)?,
@@ -482,22 +492,40 @@ fn bind_source(path: &Path, create: bool) -> Result<OwnedFd> {
     rootfs::open_path(path)
 }
 
-/// Mounts what is open at `target`, which is made a directory or file as it is.
+/// What is bound so that mounts pass to or from the host, by its number among the mounts.
+fn passing_sources(config: &ContainerConfig) -> Result<HashMap<usize, OwnedFd>> {
+    let mut passing = HashMap::new();
+    for (number, mount) in config.mounts.iter().enumerate() {
+        let MountKind::Bind { path, create, propagation: Some(asked), .. } = &mount.kind else { continue };
+        if let Some(wanted) = rootfs::propagation(asked).filter(|wanted| rootfs::passes(*wanted)) {
+            drop(bind_source(path, *create)?);
+            passing.insert(number, rootfs::passing(path, wanted)?);
+        }
+    }
+    Ok(passing)
+}
+
+/// Mounts what is open at `target`.
 fn stage(source: &OwnedFd, target: &Path) -> Result<PathBuf> {
+    make_as(source, target)?;
+    rootfs::attach(source.as_fd(), target)?;
+    Ok(target.to_owned())
+}
+
+/// A directory or file, as what is open.
+fn make_as(source: &OwnedFd, target: &Path) -> Result<()> {
     let stat = rustix::fs::fstat(source).map_err(failed("cannot examine a mount source"))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
         if target.is_file() {
             fs::remove_file(target).map_err(|e| file_error("cannot remove", target, e))?;
         }
-        make_dir(target)?;
+        make_dir(target)
     } else {
         if target.is_dir() {
             fs::remove_dir(target).map_err(|e| file_error("cannot remove", target, e))?;
         }
-        write_file(target, b"", 0o600)?;
+        write_file(target, b"", 0o600)
     }
-    rootfs::attach(source.as_fd(), target)?;
-    Ok(target.to_owned())
 }
 
 /// The container's places on its networks: those it was given when it was made, or new ones after
