@@ -37,7 +37,7 @@ fn has(controller: &str) -> bool {
 #[test]
 fn what_a_container_may_use_is_written_to_its_groups() {
     let rate = |key: &str| json!({key: [{"major": 7, "minor": 0, "rate": 102_400}]});
-    let cases: [(&str, &str, Value, &str, &str); 24] = [
+    let cases: [(&str, &str, Value, &str, &str); 25] = [
         ("blockIO", "blkio", rate("throttleReadBpsDevice"), "blkio.throttle.read_bps_device", "7:0 102400"),
         ("blockIO", "blkio", rate("throttleWriteBpsDevice"), "blkio.throttle.write_bps_device", "7:0 102400"),
         ("blockIO", "blkio", rate("throttleReadIOPSDevice"), "blkio.throttle.read_iops_device", "7:0 102400"),
@@ -70,6 +70,7 @@ fn what_a_container_may_use_is_written_to_its_groups() {
         ("cpu", "cpuset", json!({"cpus": "0", "mems": "0"}), "cpuset.mems", "0"),
         ("pids", "pids", json!({"limit": 50}), "pids.max", "50"),
         ("pids", "pids", json!({"limit": -1}), "pids.max", "max"),
+        ("pids", "pids", json!({"limit": 0}), "pids.max", "max"),
         ("network", "net_cls", json!({"classID": 1_048_577}), "net_cls.classid", "1048577"),
         (
             "network",
