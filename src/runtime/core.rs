@@ -878,7 +878,12 @@ fn thaw(place: &Place) -> Result<()> {
     }
     if let Some(process) = place.state()?.and_then(|state| state.process) {
         let id = place.data.file_name().unwrap_or_default().to_string_lossy();
-        cgroup::freeze(&cgroup::of_container(process.pid, &id)?, false)?;
+        let groups = cgroup::of_container(process.pid, &id);
+        let thawed = groups.and_then(|groups| cgroup::freeze(&groups, false));
+        // A signal that waited for this may have ended it, and its groups went with it.
+        if process.lives() {
+            thawed?;
+        }
     }
     remove_file(&place.run.join("paused"))
 }
