@@ -42,7 +42,7 @@ pub fn own_mounts() -> Result<()> {
 pub fn propagations(document: &Value) -> Vec<(PathBuf, MountPropagationFlags)> {
     let asked = |mount: &Value| {
         let options = mount["options"].as_array()?.iter().filter_map(Value::as_str);
-        Some((mount["destination"].as_str()?.into(), options.filter_map(propagation).last()?))
+        Some((mount["destination"].as_str()?.into(), options.filter_map(propagation).next_back()?))
     };
     document["mounts"].as_array().into_iter().flatten().filter_map(asked).collect()
 }
