@@ -863,8 +863,8 @@ fn labels_and_address_options_that_change_nothing_are_told() {
     let loaded = loaded(&[("compose.yaml", text)]);
     let list = loaded.unsupported.iter().map(|entry| format!("{:?} {}", entry.effect, entry.short()));
     insta::assert_snapshot!(list.collect::<Vec<_>>().join("\n"), @r"
-    Ignored compose.yaml:8:30: `networks.default.ipam.options` means something with another address driver only
-    Ignored compose.yaml:5:80: `services.web.volumes[0].volume.labels` has no effect: a volume with a name has the labels of its own
+    Ignored compose.yaml:8:29: `networks.default.ipam.options` means something with another address driver only
+    Ignored compose.yaml:5:70: `services.web.volumes[0].volume.labels` has no effect: a volume with a name has the labels of its own
     ");
     let mounts = &loaded.project.services["web"].container.mounts;
     let MountSource::Anonymous { options } = &mounts[1].source else { panic!("{mounts:?}") };
