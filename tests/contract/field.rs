@@ -253,23 +253,7 @@ impl<'a> Field<'a> {
     }
 
     pub fn exec(&self, made: &Made, command: &[&str], stdin: bool) -> Result<Conversation, EngineError> {
-        self.block(self.engine.exec(&self.program(made, command, stdin)))
-    }
-
-    pub fn program(&self, made: &Made, command: &[&str], stdin: bool) -> ExecRequest {
-        ExecRequest {
-            project: made.project.clone(),
-            container: made.id.clone(),
-            name: made.name.clone(),
-            command: command.iter().map(|word| (*word).to_owned()).collect(),
-            environment: Vec::new(),
-            user: None,
-            working_dir: None,
-            privileged: false,
-            tty: false,
-            size: None,
-            stdin,
-        }
+        self.block(self.engine.exec(&program(made, command, stdin)))
     }
 
     pub fn query(&self, containers: &[&Made]) -> LogQuery {
@@ -320,17 +304,34 @@ impl<'a> Field<'a> {
     }
 }
 
+/// A further program in a container, as whom and where its own runs.
+pub fn program(made: &Made, command: &[&str], stdin: bool) -> ExecRequest {
+    ExecRequest {
+        project: made.project.clone(),
+        container: made.id.clone(),
+        name: made.name.clone(),
+        command: command.iter().map(|word| (*word).to_owned()).collect(),
+        environment: Vec::new(),
+        user: None,
+        working_dir: None,
+        privileged: false,
+        tty: false,
+        size: None,
+        stdin,
+    }
+}
+
 /// A health check by this shell command, asked often.
-pub fn check(command: &str) -> Option<Healthcheck> {
+pub fn check(command: &str) -> Healthcheck {
     let often = Some(Duration::from_millis(50));
-    Some(Healthcheck {
+    Healthcheck {
         test: Some(HealthTest::Shell(command.to_owned())),
         interval: often,
         timeout: None,
         retries: Some(2),
         start_period: None,
         start_interval: None,
-    })
+    }
 }
 
 pub fn anonymous_at(target: &str) -> Mount {

@@ -367,7 +367,7 @@ fn a_wait_hears_an_end_that_comes_later(field: &Field<'_>) {
 
 fn a_wait_for_health_ends_with_the_first_good_answer(field: &Field<'_>) {
     let mut wanted = field.wanted("web", IDLE);
-    wanted.spec.healthcheck = check("true");
+    wanted.spec.healthcheck = Some(check("true"));
     let made = field.start(&wanted);
     field.ok(&made.wait_for(Condition::ServiceHealthy));
     assert_eq!(field.see(&made).health, Some(Health::Healthy));
@@ -375,7 +375,7 @@ fn a_wait_for_health_ends_with_the_first_good_answer(field: &Field<'_>) {
 
 fn a_wait_for_health_fails_when_it_is_unhealthy(field: &Field<'_>) {
     let mut wanted = field.wanted("web", IDLE);
-    wanted.spec.healthcheck = check("exit 1");
+    wanted.spec.healthcheck = Some(check("exit 1"));
     let made = field.start(&wanted);
     let error = field.fails(&made.wait_for(Condition::ServiceHealthy), ErrorKind::Dependency);
     assert!(error.to_string().contains("unhealthy"), "{error}");
@@ -385,7 +385,7 @@ fn a_wait_for_health_fails_when_it_is_unhealthy(field: &Field<'_>) {
 
 fn a_wait_for_health_fails_when_it_ends(field: &Field<'_>) {
     let mut wanted = field.wanted("job", &["sh", "-c", "exit 5"]);
-    wanted.spec.healthcheck = check("true");
+    wanted.spec.healthcheck = Some(check("true"));
     let made = field.ended(&wanted);
     let error = field.fails(&made.wait_for(Condition::ServiceHealthy), ErrorKind::Dependency);
     assert!(error.to_string().contains('5'), "{error}");
@@ -398,8 +398,7 @@ fn a_wait_for_health_without_a_check_is_invalid(field: &Field<'_>) {
 
 fn a_disabled_check_is_none(field: &Field<'_>) {
     let mut wanted = field.wanted("web", IDLE);
-    wanted.spec.healthcheck =
-        check("true").map(|check| Healthcheck { test: Some(HealthTest::Disabled), ..check });
+    wanted.spec.healthcheck = Some(Healthcheck { test: Some(HealthTest::Disabled), ..check("true") });
     let made = field.start(&wanted);
     assert_eq!(field.see(&made).health, None);
     field.fails(&made.wait_for(Condition::ServiceHealthy), ErrorKind::Invalid);
@@ -407,7 +406,7 @@ fn a_disabled_check_is_none(field: &Field<'_>) {
 
 fn a_container_that_ended_has_no_health(field: &Field<'_>) {
     let mut wanted = field.wanted("web", IDLE);
-    wanted.spec.healthcheck = check("true");
+    wanted.spec.healthcheck = Some(check("true"));
     let made = field.start(&wanted);
     field.ok(&made.wait_for(Condition::ServiceHealthy));
     field.ok(&made.stop());
@@ -421,7 +420,7 @@ fn readiness_is_running_or_a_good_end(field: &Field<'_>) {
     let bad = field.ended(&field.wanted("bad", &["sh", "-c", "exit 6"]));
     field.fails(&bad.wait(ready), ErrorKind::Dependency);
     let mut checked = field.wanted("checked", IDLE);
-    checked.spec.healthcheck = check("true");
+    checked.spec.healthcheck = Some(check("true"));
     let checked = field.start(&checked);
     field.ok(&checked.wait(ready));
     assert_eq!(field.see(&checked).health, Some(Health::Healthy));
@@ -429,7 +428,7 @@ fn readiness_is_running_or_a_good_end(field: &Field<'_>) {
 
 fn readiness_has_an_end(field: &Field<'_>) {
     let mut wanted = field.wanted("web", IDLE);
-    wanted.spec.healthcheck = check("sleep 1000");
+    wanted.spec.healthcheck = Some(check("sleep 1000"));
     let made = field.start(&wanted);
     let ready = WaitFor::Ready { timeout: Some(Duration::from_millis(100)) };
     field.fails(&made.wait(ready), ErrorKind::Dependency);

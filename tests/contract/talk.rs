@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Case, cases,
-    field::{Field, IDLE, Made, between, told},
+    field::{Field, IDLE, Made, between, program, told},
 };
 
 pub const CASES: &[Case] = cases![
@@ -171,7 +171,7 @@ fn no_program_runs_where_nothing_does(field: &Field<'_>) {
     {
         let error = field.exec(&target, &["true"], false).expect_err("a program in what does not run");
         assert_eq!(error.kind, kind, "{error}");
-        let unheard = field.program(&target, &["true"], false);
+        let unheard = program(&target, &["true"], false);
         let error = field.block(field.engine.exec_detached(&unheard)).unwrap_err();
         assert_eq!(error.kind, kind, "{error}");
     }
@@ -179,7 +179,7 @@ fn no_program_runs_where_nothing_does(field: &Field<'_>) {
 
 fn a_program_may_run_unheard(field: &Field<'_>) {
     let made = field.started("web", IDLE);
-    field.block(field.engine.exec_detached(&field.program(&made, IDLE, false))).unwrap();
+    field.block(field.engine.exec_detached(&program(&made, IDLE, false))).unwrap();
     assert_eq!(field.state(&made), ContainerState::Running);
     field.ok(&made.stop());
 }

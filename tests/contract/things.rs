@@ -1,6 +1,9 @@
 //! Networks, volumes, images, ports, and who sees what.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::{
+    net::{IpAddr, Ipv4Addr, TcpListener},
+    slice::from_ref,
+};
 
 use ficelle::{
     engine::{ContainerState, CreateContainer, ErrorKind, Op},
@@ -58,8 +61,8 @@ fn a_network_knows_its_containers_and_stays_while_they_run(field: &Field<'_>) {
     let name = name_of(&make);
     field.ok(&make);
     let made = field.create(&field.on_network(field.wanted("web", IDLE), "back"));
-    assert_eq!(field.see(&made).networks, [name.clone()]);
-    assert_eq!(field.observe().networks[&name].containers, [made.name.clone()]);
+    assert_eq!(field.see(&made).networks, from_ref(&name));
+    assert_eq!(field.observe().networks[&name].containers, from_ref(&made.name));
     field.ok(&made.start());
     let error = field.fails(&Op::RemoveNetwork { name: name.clone() }, ErrorKind::Conflict);
     assert!(error.to_string().contains(&made.name), "{error}");
@@ -96,7 +99,7 @@ fn a_volume_stays_while_a_container_has_it(field: &Field<'_>) {
     let name = name_of(&make);
     field.ok(&make);
     let made = field.create(&with_volume(field, "web", &name));
-    assert_eq!(field.see(&made).mounts, [name.clone()]);
+    assert_eq!(field.see(&made).mounts, from_ref(&name));
     // Whether it runs or not.
     let error = field.fails(&Op::RemoveVolume { name: name.clone() }, ErrorKind::Conflict);
     assert!(error.to_string().contains(&made.name), "{error}");
@@ -252,7 +255,7 @@ fn a_port_in_use_is_found_before_anything_is_made(field: &Field<'_>) {
     let port = free_port();
     let made = field.start(&publishing(field, "web", Some(port)));
     let other = Op::Create(Box::new(publishing(field, "other", Some(port))));
-    assert_eq!(found(field, std::slice::from_ref(&other)), of_ports("other"));
+    assert_eq!(found(field, from_ref(&other)), of_ports("other"));
     assert_eq!(field.observe().containers.len(), 1, "nothing was made");
     field.ok(&made.stop());
     assert_eq!(found(field, &[other]), []);
