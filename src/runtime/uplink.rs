@@ -7,12 +7,14 @@
 mod helper;
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     net::Ipv4Addr,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use self::helper::Helper;
@@ -122,15 +124,21 @@ impl Note {
                 guests.leave()?;
             }
         }
-        let links = sorted(Netlink::open()?.links()?);
+        let _alone = hold_forwarding()?;
+        let mut host = Netlink::open()?;
+        let links = sorted(host.links()?);
         if same_boot
             && let Some(before) = &self.before
-            && unneeded(before, &links)
             && fs::read_to_string(FORWARDING)?.trim() == "1"
         {
-            found.push(format!("{FORWARDING}, which was 0"));
-            if !dry {
-                fs::write(FORWARDING, "0")?;
+            if unneeded(before, &links) {
+                found.push(format!("{FORWARDING}, which was 0"));
+                if !dry {
+                    fs::write(FORWARDING, "0")?;
+                }
+            } else if !dry && let Some(heir) = links.0.iter().find(|link| link.name != self.link) {
+                // The last of us turns it off, and would not know that it was.
+                host.all(&[netlink::set_alias(heir.index, &note(before))])?;
             }
         }
         if !dry {
@@ -138,6 +146,13 @@ impl Note {
         }
         Ok(found)
     }
+}
+
+/// Keeps others of us, of whatever tree, from turning forwarding on or off meanwhile.
+fn hold_forwarding() -> io::Result<File> {
+    let file = File::open(FORWARDING)?;
+    flock(&file, FlockOperation::LockExclusive)?;
+    Ok(file)
 }
 
 /// A link that was not there may belong to somebody who found forwarding on and relies on it.
@@ -157,6 +172,8 @@ impl Uplink {
         if let Some(left) = read_json::<Note>(&note).map_err(io::Error::other)? {
             left.mend(&note, false)?;
         }
+        // Until our link is there for the others to see.
+        let alone = hold_forwarding()?;
         let mut host = Netlink::open()?;
         let (uplinks, others) = sorted(host.links()?);
         let off = fs::read_to_string(FORWARDING)?.trim() == "0";
@@ -167,7 +184,9 @@ impl Uplink {
         let mut this =
             Self { name: format!("{OUTER}{}", std::process::id()), rules: None, guests: None, before, note };
         let (here, there) = addresses(&host.networks()?)?;
-        this.connect(&mut host, inner, here, there)?;
+        let connected = this.connect(&mut host, inner, here, there);
+        drop(alone);
+        connected?;
         let fenced = this.before.as_deref().unwrap_or_default();
         this.rules = Some(nft::lead_out(&this.name, there, fenced)?);
         this.guests = nft::ask_iptables(&this.name)?;
@@ -226,14 +245,19 @@ impl Uplink {
         // every reader of rules (RCU), and the removal of the link with it.
         let cleared = rules.as_ref().map_or(Ok(()), nft::HostRules::clear);
         let left = self.guests.take().map_or(Ok(()), nft::Guests::leave);
+        let alone = hold_forwarding()?;
         let mut host = Netlink::open()?;
+        let own = host.links()?.into_iter().find(|link| link.name == self.name);
         let cut = host.delete_if_there(&self.name);
-        drop(rules);
-        if let Some(before) = self.before.take()
+        // One that was killed may have left the note to us.
+        let before = self.before.take().or_else(|| read_note(&own?.alias));
+        if let Some(before) = before
             && unneeded(&before, &sorted(host.links()?))
         {
             fs::write(FORWARDING, "0")?;
         }
+        drop(alone);
+        drop(rules);
         if left.is_ok() {
             let _ = fs::remove_file(&self.note);
         }
