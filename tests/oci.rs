@@ -86,7 +86,7 @@ fn bundle() -> Option<Bundle> {
             },
         },
         "linux": {
-            "cgroupsPath": format!("/ficelle-test/{id}"),
+            "cgroupsPath": format!("/ficelle-{id}/own"),
             "namespaces": namespaces,
             "resources": {},
         },
@@ -243,6 +243,11 @@ impl Bundle {
 impl Drop for Bundle {
     fn drop(&mut self) {
         self.oci("delete --force ID");
+        // The groups above its own are whose path it is: a runtime leaves them.
+        let above = format!("ficelle-{}", self.id);
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(hierarchy.path().join(&above));
+        }
     }
 }
 

@@ -286,9 +286,14 @@ fn limits_make_no_difference_to_where_a_container_is_and_what_it_may_open() {
                   cat devices/devices.list cpuset/cpuset.cpus cpuset/cpuset.mems 2>/dev/null | sort";
     let free = machine.output(&machine.config("free", script));
     let limits = ficelle::model::Limits { pids: Some(100), ..Default::default() };
-    let limited = ContainerConfig { limits, ..machine.config("limited", script) };
+    let limited = ContainerConfig { limits: limits.clone(), ..machine.config("limited", script) };
     assert_eq!(free, machine.output(&limited));
     assert!(!free.iter().any(|line| line.contains("10:200")), "{free:?}");
+    let device_rules = ficelle::model::DeviceRule::parse("c 10:200 rw").into_iter().collect();
+    let given = machine.output(&ContainerConfig { device_rules, limits, ..machine.config("given", script) });
+    // Version 2 has no file to tell it.
+    let told = free.iter().any(|line| line.starts_with("c 1:3 "));
+    assert_eq!(given.iter().any(|line| line == "c 10:200 rw"), told, "{given:?}");
     machine.remove_all();
 }
 

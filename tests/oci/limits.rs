@@ -122,7 +122,7 @@ fn what_a_container_may_use_is_written_to_its_groups() {
 #[test]
 fn groups_of_a_relative_path_are_the_containers_own_and_go_with_it() {
     let Some(mut bundle) = bundle() else { return };
-    let path = format!("ficelle-relative/{}", bundle.id);
+    let path = format!("ficelle-{}/own", bundle.id);
     bundle.set("/linux/cgroupsPath", json!(path)).set("/linux/resources/pids", json!({"limit": 31}));
     let bundle = bundle.running("sleep 100");
     let pid = bundle.pid();
@@ -143,7 +143,7 @@ fn groups_stand_where_the_document_says_and_go_with_the_container() {
     let bundle = bundle.running("sleep 100");
     let pid = bundle.pid().to_string();
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    assert!(text.lines().any(|line| line.ends_with(&format!(":/ficelle-test/{}", bundle.id))), "{text}");
+    assert!(text.lines().any(|line| line.ends_with(&format!(":/ficelle-{}/own", bundle.id))), "{text}");
     let group = if is_version_1() { Some(group(bundle, "pids")) } else { None };
     bundle.ok("delete --force ID");
     assert!(group.is_none_or(|group| !group.exists()));
