@@ -162,7 +162,7 @@ impl Machine {
 
     fn remove_all(&self) {
         for record in self.core.containers(Some(&self.group)).unwrap() {
-            self.core.stop(&self.group, &record.config.id, Some(Duration::ZERO)).unwrap();
+            self.core.stop(&self.group, &record.config.id, Some(Duration::ZERO), &mut |_| {}).unwrap();
             self.core.remove(&self.group, &record.config.id, true).unwrap();
         }
     }
@@ -190,7 +190,7 @@ impl Drop for Machine {
     /// A failed test leaves nothing either.
     fn drop(&mut self) {
         for record in self.core.containers(Some(&self.group)).unwrap_or_default() {
-            let _ = self.core.stop(&self.group, &record.config.id, Some(Duration::ZERO));
+            let _ = self.core.stop(&self.group, &record.config.id, Some(Duration::ZERO), &mut |_| {});
             let _ = self.core.remove(&self.group, &record.config.id, true);
         }
     }
@@ -351,7 +351,7 @@ fn a_first_process_that_cannot_hear_the_signal_is_not_waited_for() {
     let deaf = ContainerConfig { args: vec!["sleep".into(), "1000".into()], ..machine.config("deaf", "") };
     machine.start(&deaf);
     let begun = Instant::now();
-    machine.core.stop(&machine.group, &deaf.id, None).unwrap();
+    machine.core.stop(&machine.group, &deaf.id, None, &mut |_| {}).unwrap();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(machine.record(&deaf).phase, Phase::Exited(Exit::Code(137)));
 
@@ -361,7 +361,7 @@ fn a_first_process_that_cannot_hear_the_signal_is_not_waited_for() {
     );
     machine.start(&polite);
     machine.wait_for_line(&polite, "ready");
-    machine.core.stop(&machine.group, &polite.id, None).unwrap();
+    machine.core.stop(&machine.group, &polite.id, None, &mut |_| {}).unwrap();
     assert_eq!(machine.record(&polite).phase, Phase::Exited(Exit::Code(3)));
     assert_eq!(machine.lines(&polite), ["ready", "bye"]);
 
@@ -372,7 +372,8 @@ fn a_first_process_that_cannot_hear_the_signal_is_not_waited_for() {
     machine.start(&stubborn);
     machine.wait_for_line(&stubborn, "ready");
     let begun = Instant::now();
-    machine.core.stop(&machine.group, &stubborn.id, Some(Duration::from_millis(300))).unwrap();
+    let grace = Some(Duration::from_millis(300));
+    machine.core.stop(&machine.group, &stubborn.id, grace, &mut |_| {}).unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(300));
     assert_eq!(machine.record(&stubborn).phase, Phase::Exited(Exit::Code(137)));
     machine.remove_all();
@@ -388,7 +389,7 @@ fn an_init_in_front_hands_on_signals_and_the_code_and_reaps() {
     };
     machine.start(&config);
     machine.wait_for_line(&config, "ready");
-    machine.core.stop(&machine.group, &config.id, None).unwrap();
+    machine.core.stop(&machine.group, &config.id, None, &mut |_| {}).unwrap();
     assert_eq!(machine.record(&config).phase, Phase::Exited(Exit::Code(4)));
     let lines = machine.lines(&config);
     assert_ne!(lines[0], "1");
@@ -418,7 +419,7 @@ fn a_restart_policy_goes_on_without_us_until_it_is_stopped() {
     assert_eq!(record.restarts, 2);
     assert!(record.started > first.started);
     wait_for(|| machine.lines(&config).len() == 3);
-    machine.core.stop(&machine.group, &config.id, None).unwrap();
+    machine.core.stop(&machine.group, &config.id, None, &mut |_| {}).unwrap();
     assert_eq!(machine.record(&config).phase, Phase::Exited(Exit::Code(137)));
     assert_eq!(machine.lines(&config), ["run", "run", "run"]);
     machine.remove_all();
@@ -455,7 +456,7 @@ fn stopping_during_the_back_off_ends_it() {
     let config = ContainerConfig { restart: RestartConfig::Always, ..machine.config("web", "exit 1") };
     machine.start(&config);
     wait_for(|| machine.record(&config).phase == Phase::Restarting && machine.record(&config).restarts > 2);
-    machine.core.stop(&machine.group, &config.id, None).unwrap();
+    machine.core.stop(&machine.group, &config.id, None, &mut |_| {}).unwrap();
     assert_eq!(machine.record(&config).phase, Phase::Exited(Exit::Code(1)));
     machine.remove_all();
     machine.assert_nothing_left();
@@ -852,7 +853,7 @@ fn a_container_may_share_the_network_of_another() {
         ..machine.config("ask", "for i in 1 2 3 4 5 6 7 8 9; do wget -q -O - http://127.0.0.1/index.html && break; sleep 0.1; done")
     };
     assert_eq!(machine.output(&ask), ["shared"]);
-    machine.core.stop(&machine.group, &web.id, None).unwrap();
+    machine.core.stop(&machine.group, &web.id, None, &mut |_| {}).unwrap();
     let late = ContainerConfig { id: Core::new_id(), ..ask };
     machine.core.create(&late).unwrap();
     let error = machine.core.start(&machine.group, &late.id).unwrap_err();

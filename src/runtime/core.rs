@@ -408,10 +408,19 @@ impl Core {
         client::ask(&group, &Request::Start { id: id.to_owned() })
     }
 
-    /// Stop signal, grace (its own when `None`), SIGKILL; the restart policy ends too.
-    pub fn stop(&self, group: &str, id: &str, grace: Option<Duration>) -> Result<()> {
+    /// Stop signal, grace (its own when `None`), SIGKILL; the restart policy ends too. `tell` hears why it takes
+    /// longer than it should.
+    pub fn stop(
+        &self,
+        group: &str,
+        id: &str,
+        grace: Option<Duration>,
+        tell: &mut dyn FnMut(String),
+    ) -> Result<()> {
         /// From the kill to the end of the log.
         const LONGEST: Duration = Duration::from_secs(30);
+        /// When it is late.
+        const USUAL: Duration = Duration::from_secs(2);
         let group = self.group(group)?;
         let place = group.place(id)?;
         let spec = place.spec()?;
@@ -431,13 +440,18 @@ impl Core {
             signal::send(&pidfd, libc::SIGKILL).map_err(failed)?;
             thaw(&place)?;
         }
-        // Over a socket: the end of a watch of files takes the kernel longer (SRCU) than all the rest.
-        if client::await_end(&group, id, LONGEST)
-            && place.state()?.is_none_or(|state| matches!(state.phase, Stage::Exited { .. }))
-        {
-            return Ok(());
+        let why = || signal::held_up(process.pid, group.cgroup(id).as_deref());
+        for time in [USUAL, LONGEST] {
+            // Over a socket: the end of a watch of files takes the kernel longer (SRCU) than all the rest.
+            if client::await_end(&group, id, time)
+                && place.state()?.is_none_or(|state| matches!(state.phase, Stage::Exited { .. }))
+            {
+                return Ok(());
+            }
+            why().into_iter().for_each(&mut *tell);
         }
-        self.wait(&group.name, id, Until::Exited, Some(LONGEST), &|| false).map(drop)
+        let waited = self.wait(&group.name, id, Until::Exited, Some(LONGEST), &|| false);
+        waited.map(drop).map_err(|error| why().map_or(error, Error::Condition))
     }
 
     /// Freezes every process of a running container; it shows as paused until it is thawed.

@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::{
-    Error, Result,
+    Error, Result, cgroup,
     state::{Identity, failed},
     wait::Deadline,
 };
@@ -201,6 +201,25 @@ fn is_deaf(status: &str, signal: i32) -> bool {
 fn is_waiting(syscall: &str) -> bool {
     let number = syscall.split_whitespace().next().unwrap_or_default();
     number.parse() == Ok(libc::SYS_rt_sigtimedwait)
+}
+
+/// What keeps a container from ending that was killed, where it is the kernel itself: by its main process and
+/// the path of its control groups.
+pub fn held_up(pid: i32, cgroup: Option<&str>) -> Option<String> {
+    let all = cgroup.map(cgroup::processes).unwrap_or_default().into_iter().chain([pid]);
+    let (pid, name) = all.filter_map(|pid| Some((pid, uninterruptible(pid)?))).next()?;
+    Some(format!(
+        "process {pid} (`{name}`) of it was killed and waits in the kernel, for a device that is slow or \
+         throttled (`blkio_config`): it ends when that has answered"
+    ))
+}
+
+/// The name of a process that no signal reaches now, by the state of `/proc/PID/stat`.
+fn uninterruptible(pid: i32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything.
+    let (before, after) = stat.rsplit_once(") ")?;
+    after.starts_with('D').then(|| before.split_once('(').map_or(before, |(_, name)| name).to_owned())
 }
 
 #[cfg(test)]

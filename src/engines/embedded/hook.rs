@@ -76,7 +76,8 @@ async fn run_before(
         let core = &engine.core;
         // What a command that was killed left.
         for stale in core.named(&create.project, &create.name).map_err(failed_at)? {
-            core.stop(&create.project, &stale.config.id, Some(Duration::ZERO)).map_err(failed_at)?;
+            core.stop(&create.project, &stale.config.id, Some(Duration::ZERO), &mut |_| {})
+                .map_err(failed_at)?;
             core.remove(&create.project, &stale.config.id, true).map_err(failed_at)?;
         }
         let config = configuration(engine, &create, &Others::new(core))?;
@@ -88,7 +89,7 @@ async fn run_before(
         });
         let last = last_words(core, &create.project, &config.id, &*progress);
         if ended.is_err() {
-            core.stop(&create.project, &config.id, Some(Duration::ZERO)).map_err(failed_at)?;
+            core.stop(&create.project, &config.id, Some(Duration::ZERO), &mut |_| {}).map_err(failed_at)?;
         }
         core.remove(&create.project, &config.id, true).map_err(failed_at)?;
         match ended {

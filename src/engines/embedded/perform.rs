@@ -65,11 +65,14 @@ fn act(engine: &Embedded, op: &Op, progress: &dyn Progress) -> Result<Outcome, E
         },
         Op::Create(create) => create_container(engine, create, progress),
         Op::Start { project, name } => start(engine, project, name),
-        Op::Stop { project, name, id, timeout } => match engine.core.stop(project, &id.0, *timeout) {
-            Ok(()) => Ok(DONE),
-            Err(crate::runtime::Error::NoContainer(_)) => Ok(UNCHANGED),
-            Err(error) => Err(error::runtime(&error, format!("container {name} cannot be stopped"))),
-        },
+        Op::Stop { project, name, id, timeout } => {
+            let tell = &mut |why: String| progress.report(Detail::Line(format!("warning: {name}: {why}")));
+            match engine.core.stop(project, &id.0, *timeout, tell) {
+                Ok(()) => Ok(DONE),
+                Err(crate::runtime::Error::NoContainer(_)) => Ok(UNCHANGED),
+                Err(error) => Err(error::runtime(&error, format!("container {name} cannot be stopped"))),
+            }
+        }
         Op::Kill { project, name, id, signal } => {
             let number = crate::model::signal_number(signal)
                 .ok_or_else(|| EngineError::new(ErrorKind::Invalid, format!("`{signal}` is no signal")))?;
