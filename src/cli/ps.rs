@@ -8,7 +8,7 @@ use super::{
     context::{Context, select},
     failure::Failure,
     format::Format,
-    output,
+    output, publishers,
 };
 use crate::{
     session::{Container, ContainerState, Session, WithDependencies},
@@ -147,7 +147,7 @@ impl Args {
                 container.service.clone(),
                 format!("{} ago", age(container.created, now)),
                 status(container, now),
-                ports(container),
+                publishers::text(&publishers::of(container)),
             ]);
         }
         table
@@ -180,20 +180,6 @@ fn status(container: &Container, now: SystemTime) -> String {
     }
 }
 
-fn ports(container: &Container) -> String {
-    let published = container.ports.iter().map(|port| {
-        let address = std::net::SocketAddr::new(port.host_ip, port.host_port);
-        format!("{address}->{}/{}", port.target, port.protocol)
-    });
-    let is_published =
-        |text: &str| container.ports.iter().any(|port| format!("{}/{}", port.target, port.protocol) == text);
-    let exposed = container.spec.iter().flat_map(|spec| &spec.expose);
-    let exposed = exposed
-        .map(|port| if port.contains('/') { port.clone() } else { format!("{port}/tcp") })
-        .filter(|port| !is_published(port));
-    published.chain(exposed).collect::<Vec<_>>().join(", ")
-}
-
 impl Args {
     /// In quotes, shortened as `docker ps` does.
     fn command(&self, container: &Container) -> String {
@@ -203,14 +189,7 @@ impl Args {
 
     /// The keys of docker compose, in its order.
     fn object(&self, container: &Container, now: SystemTime) -> Value {
-        let publishers: Vec<Value> = container
-            .ports
-            .iter()
-            .map(|port| {
-                json!({"URL": port.host_ip, "TargetPort": port.target, "PublishedPort": port.host_port,
-                   "Protocol": port.protocol})
-            })
-            .collect();
+        let publishers = publishers::of(container);
         let labels: Vec<String> =
             container.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let volumes = container.mounts.iter().filter(|mount| !mount.starts_with('/')).count();
@@ -233,9 +212,9 @@ impl Args {
             "Name": container.name,
             "Names": container.name,
             "Networks": container.networks.join(","),
-            "Ports": ports(container),
+            "Ports": publishers::text(&publishers),
             "Project": container.project,
-            "Publishers": publishers,
+            "Publishers": publishers::objects(&publishers),
             "RunningFor": format!("{} ago", age(container.created, now)),
             "Service": container.service,
             "Size": "0B",

@@ -68,6 +68,8 @@ pub struct Container {
     pub out_of_memory: bool,
     pub restarts: u32,
     pub ports: Vec<PublishedPort>,
+    /// Ports that it is said to listen at: by its image, its service, or by being published.
+    pub exposed: Vec<(u16, Protocol)>,
     /// Engine names of its networks.
     pub networks: Vec<String>,
     /// Engine names of volumes it mounts (anonymous ones by their id), and paths it binds.

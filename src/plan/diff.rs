@@ -358,6 +358,7 @@ mod tests {
             out_of_memory: false,
             restarts: 0,
             ports: Vec::new(),
+            exposed: Vec::new(),
             networks: Vec::new(),
             mounts: Vec::new(),
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{Container, ContainerId, ContainerState, Health, LogItem, ProcessInfo, PublishedPort},
-    model::{ContainerSpec, HealthTest, MountSource, NetworkMode, RestartPolicy},
+    model::{ContainerSpec, HealthTest, MountSource, NetworkMode, Protocol, RestartPolicy},
 };
 
 /// A container, with what it was asked to be.
@@ -140,6 +140,7 @@ impl Record {
             out_of_memory: false,
             restarts: self.restarts,
             ports: self.ports.clone(),
+            exposed: self.spec.expose.iter().flat_map(|text| Protocol::of_ports(text)).collect(),
             networks: self.networks().cloned().collect(),
             mounts: named.chain(self.anonymous.values().cloned()).collect(),
         }
