@@ -31,7 +31,7 @@ use rustix::{
 
 use super::{
     Error, Result, Roots,
-    failpoint::{Point, reached},
+    failpoint::{self, Point, reached},
     lock, memory, netlink,
     netlink::Netlink,
     netns, nft, process,
@@ -225,6 +225,7 @@ fn start(run: &Path, listener: UnixListener, adopt: Option<BorrowedFd<'_>>) -> R
         .env_clear()
         .stdin(OwnedFd::from(listener))
         .stderr(Stdio::null());
+    failpoint::hand_on(&mut command);
     match adopt {
         Some(netns) => command.arg("adopt").stdout(netns.try_clone_to_owned().map_err(failed)?),
         None => command.stdout(Stdio::null()),

@@ -246,6 +246,9 @@ impl Core {
         network::sweep(&self.roots)?;
         uplink::mend(&self.roots.run, false)?;
         network::retain(&self.roots, &group.name, &ids.iter().map(String::as_str).collect::<Vec<_>>())?;
+        if ids.is_empty() {
+            anchor::leavings(&self.roots, false)?;
+        }
         if unattended { client::ensure(&group) } else { Ok(()) }
     }
 
@@ -530,13 +533,14 @@ impl Core {
         reached(Point::Forgotten);
         group.cgroup(id).as_deref().map_or(Ok(()), cgroup::remove)?;
         reached(Point::CgroupRemoved);
-        remove_dir(&place.run)?;
-        reached(Point::RunRemoved);
+        // First: as long as it is seen, so is how it ended.
         let grave = aside(&place, id, if anonymous_volumes { WITH_VOLUMES } else { WITHOUT_VOLUMES });
         if place.data.exists() {
             std::fs::rename(&place.data, &grave).map_err(|e| file_error("cannot remove", &place.data, e))?;
         }
         reached(Point::PutAside);
+        remove_dir(&place.run)?;
+        reached(Point::RunRemoved);
         let names = spec.iter().flat_map(|spec| named_volumes(&spec.config));
         let buried = self.bury(&grave).and_then(|()| self.unmount_volumes(names));
         reached(Point::Buried);

@@ -221,7 +221,7 @@ impl Place {
             None => false,
         };
         match state.phase {
-            // A keeper that lives is about to tell, unless it is of another time than the state.
+            // Who lives to see it is about to tell, unless that is of another time than the state.
             Stage::Running if !(lives || is_live && self.is_kept()) => self.settle(&mut state),
             Stage::Restarting { exit } if !is_live => {
                 state.phase = Stage::Exited { exit };
@@ -231,8 +231,10 @@ impl Place {
         Ok(Some(state))
     }
 
+    /// Somebody sees to it that its end is known: the keeper, or the supervisor that brings the next.
     fn is_kept(&self) -> bool {
-        read_json::<Identity>(&self.keeper).ok().flatten().is_some_and(|keeper| keeper.lives())
+        let lives = |path: &Path| read_json::<Identity>(path).ok().flatten().is_some_and(|it| it.lives());
+        lives(&self.keeper) || self.ended().is_none() && lives(&self.keeper.with_file_name("supervisor.json"))
     }
 
     /// A running container whose process is gone: its end was written but not yet taken over, or
@@ -267,6 +269,11 @@ impl Identity {
         Some(Self { pid, start: start_time(pid)?, boot: boot_id() })
     }
 
+    /// It has ended, and nobody has collected it.
+    pub fn has_just_ended(&self) -> bool {
+        self.boot == boot_id() && status(self.pid) == Some((true, self.start))
+    }
+
     /// It exists and is not a zombie.
     pub fn lives(&self) -> bool {
         self.boot == boot_id() && start_time(self.pid) == Some(self.start)
@@ -275,13 +282,15 @@ impl Identity {
 
 /// Field 22 of the process's stat; `None` when it is gone or has ended.
 fn start_time(pid: i32) -> Option<u64> {
+    status(pid).filter(|(ended, _)| !ended).map(|(_, start)| start)
+}
+
+/// Whether the process has ended and is only not collected yet, and field 22 of its stat.
+fn status(pid: i32) -> Option<(bool, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X" | "x") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let ended = matches!(fields.next()?, "Z" | "X" | "x");
+    Some((ended, fields.nth(18)?.parse().ok()?))
 }
 
 /// Identifies one run of the machine; read once, since no process lives through two.

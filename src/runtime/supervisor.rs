@@ -103,7 +103,8 @@ async fn supervise(group: Group) -> Result<()> {
             }
         };
         stirred = true;
-        match heard.map_err(|source| Error::System { what: "cannot hear the keeper".into(), source })? {
+        // One that was killed before it had read everything is told as an error.
+        match heard.unwrap_or(None) {
             None => return bridge(&group, watched, anchor).await,
             Some((Notice::Anchor, mut descriptors)) => {
                 let connection = descriptors.pop();
@@ -169,10 +170,15 @@ async fn bridge(
             (container, end)
         })
         .collect();
-    // Killed together with the keeper, the anchor would come back with a namespace without bridges.
-    let _kept = anchor.as_ref().and_then(|(_, netns)| anchor::keep(&group.roots, netns.as_fd()).ok());
     let heirs = group.clone();
-    if let Ok(Ok(())) = tokio::task::spawn_blocking(move || client::ensure(&heirs)).await {
+    // Beside those, which write down first what is over already.
+    let called = tokio::task::spawn_blocking(move || {
+        // Killed together with the keeper, the anchor would come back with a namespace without bridges.
+        let kept = anchor.as_ref().and_then(|(_, netns)| anchor::keep(&heirs.roots, netns.as_fd()).ok());
+        (client::ensure(&heirs), anchor, kept)
+    });
+    let called = called.await;
+    if let Ok((Ok(()), ..)) = called {
         return Ok(());
     }
     let finishing: Vec<_> = ends

@@ -121,6 +121,8 @@ impl Machine {
     /// What is left after the machine was down: no process, no mount, nothing of `run`, and what was
     /// written down was in another run of the machine.
     pub fn reboot(&self) {
+        /// Of the run of the machine that was.
+        const BEFORE: &str = "00000000-1111-2222-3333-444444444444";
         let gone = within(PATIENCE, || {
             let left = host::processes_below(&self.root());
             // At one moment: nobody is to see the end of another.
@@ -134,12 +136,16 @@ impl Machine {
             assert!(Command::new("umount").args(["--lazy", at]).status().unwrap().success());
         }
         fs::remove_dir_all(self.root().join("run")).unwrap();
+        if let Some(network) = &self.network {
+            network.forget();
+        }
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         host::walk(&self.root().join("data/p"), &mut |path, _| {
             if path.ends_with("last.json") {
                 let text = fs::read_to_string(path).unwrap();
-                assert!(text.contains(boot.trim()) || text.contains("exited"), "{text}");
-                fs::write(path, text.replace(boot.trim(), "00000000-1111-2222-3333-444444444444")).unwrap();
+                let is_known = [boot.trim(), BEFORE, "exited"].iter().any(|word| text.contains(word));
+                assert!(is_known, "{text}");
+                fs::write(path, text.replace(boot.trim(), BEFORE)).unwrap();
             }
         });
     }
@@ -222,7 +228,6 @@ impl Drop for Machine {
         for (dir, name) in self.projects.take().iter().rev() {
             let _ = self.command(dir, &["-p", name, "down", "-v", "-t", "0", "--remove-orphans"]).run();
         }
-        // What a failed test left: these are ours, they name our directory.
         let dirs = [self.dir.path().to_owned(), self.root()];
         let ours = || dirs.iter().flat_map(|dir| host::processes_below(dir)).collect::<Vec<_>>();
         // The last of them take back what they did to the host.
