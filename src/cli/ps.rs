@@ -175,6 +175,9 @@ fn status(container: &Container, now: SystemTime) -> String {
             let why = if container.out_of_memory { " (OOMKilled)" } else { "" };
             format!("Exited ({code}) {} ago{why}", ago())
         }
+        ContainerState::Exited(None) if container.host_restarted => {
+            format!("Exited (host restarted) {} ago", ago())
+        }
         ContainerState::Exited(None) => format!("Exited (unknown) {} ago", ago()),
         ContainerState::Dead => "Dead".into(),
     }
@@ -193,16 +196,10 @@ impl Args {
         let labels: Vec<String> =
             container.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let volumes = container.mounts.iter().filter(|mount| !mount.starts_with('/')).count();
-        let code = match container.state {
-            ContainerState::Exited(Some(code)) => code,
-            // Nobody learnt it: no number that a program can end with, and not that of success.
-            ContainerState::Exited(None) => -1,
-            _ => 0,
-        };
         let mut object = json!({
             "Command": self.command(container),
             "CreatedAt": time::readable(container.created),
-            "ExitCode": code,
+            "ExitCode": container.state.exit_code(),
             "Health": container.health.map_or("", crate::session::Health::word),
             "ID": if self.no_trunc { &container.id.0 } else { container.id.short() },
             "Image": container.image,

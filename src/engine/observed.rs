@@ -66,6 +66,11 @@ pub struct Container {
     pub finished: Option<SystemTime>,
     /// At its last end, the kernel had ended a process of it for want of memory.
     pub out_of_memory: bool,
+    /// Its `post_start` hooks from this one on have still to run: the command that started it was killed, or
+    /// one of them failed.
+    pub owed_hooks: Option<usize>,
+    /// It ran when the machine went down, and nobody learnt how it ended.
+    pub host_restarted: bool,
     pub restarts: u32,
     pub ports: Vec<PublishedPort>,
     /// Ports that it is said to listen at: by its image, its service, or by being published.
@@ -102,6 +107,15 @@ impl ContainerState {
     #[must_use]
     pub fn is_running(self) -> bool {
         matches!(self, Self::Running | Self::Paused | Self::Restarting)
+    }
+
+    /// As `docker ps` has it: 0 unless it has ended. Where nobody learnt it, -1: no program can end with that.
+    #[must_use]
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Self::Exited(code) => code.unwrap_or(-1),
+            _ => 0,
+        }
     }
 
     /// The word of `docker ps`.

@@ -356,6 +356,8 @@ mod tests {
             started: None,
             finished: None,
             out_of_memory: false,
+            owed_hooks: None,
+            host_restarted: false,
             restarts: 0,
             ports: Vec::new(),
             exposed: Vec::new(),

@@ -91,6 +91,10 @@ pub struct ContainerRecord {
     pub finished: Option<SystemTime>,
     /// At its last end, the kernel had ended a process of it for want of memory.
     pub out_of_memory: bool,
+    /// How much is done of what is owed to this start ([`Core::owe`]), until it is all done.
+    pub owed: Option<usize>,
+    /// It ran when the machine went down, and nobody learnt how it ended.
+    pub host_restarted: bool,
     pub restarts: u32,
     pub ports: Vec<BoundPort>,
     /// Network name and address.
@@ -400,6 +404,14 @@ impl Core {
     /// Ends what [`Core::prepare`] began, unless containers run.
     pub fn release(&self) {
         drop(self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Writes down that something is still to be done for a container that was started or is about to be, and
+    /// how much of it is: should the caller be killed, another goes on. `None` when all is done.
+    pub fn owe(&self, group: &str, id: &str, done: Option<usize>) -> Result<()> {
+        let place = self.group(group)?.place(id)?;
+        make_dir(&place.run)?;
+        place.write_owed(done)
     }
 
     /// Returns when the program was executed, or with the reason why it could not be.
@@ -962,6 +974,8 @@ fn record(place: &Place, spec: &Spec, leases: &[Lease]) -> Result<ContainerRecor
         started: state.as_ref().and_then(|state| state.started),
         finished: state.as_ref().and_then(|state| state.finished),
         out_of_memory: state.as_ref().is_some_and(|state| state.out_of_memory),
+        owed: pid.and_then(|_| place.owed()),
+        host_restarted: state.as_ref().is_some_and(|state| state.host_restarted),
         restarts: state.as_ref().map_or(0, |state| state.restarts),
         ports: state.map(|state| state.ports).unwrap_or_default(),
         addresses,

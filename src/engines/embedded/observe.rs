@@ -117,6 +117,8 @@ pub(super) fn container(record: &ContainerRecord) -> Option<Container> {
         started: record.started,
         finished: record.finished,
         out_of_memory: record.out_of_memory,
+        owed_hooks: record.owed,
+        host_restarted: record.host_restarted,
         restarts: record.restarts,
         ports: published(record),
         exposed: config.exposed.iter().flat_map(|text| Protocol::of_ports(text)).collect(),

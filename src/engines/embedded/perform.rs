@@ -348,7 +348,10 @@ fn start(engine: &Embedded, project: &str, name: &str) -> Result<Outcome, Engine
     if matches!(observe::state(record.phase), ContainerState::Running | ContainerState::Paused) {
         return Ok(UNCHANGED);
     }
-    engine.core.start(project, &record.config.id).map(|()| DONE).map_err(|error| {
+    let id = &record.config.id;
+    let hooks = observe::spec(&record).is_some_and(|spec| !spec.post_start.is_empty());
+    let owed = if hooks { engine.core.owe(project, id, Some(0)) } else { Ok(()) };
+    owed.and_then(|()| engine.core.start(project, id)).map(|()| DONE).map_err(|error| {
         let told = error::runtime(&error, format!("container {name} cannot be started"));
         match observe::labels(&record).get(label::SERVICE) {
             Some(service) => told.at(format!("services.{service}")),

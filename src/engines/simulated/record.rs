@@ -31,6 +31,8 @@ pub(super) struct Record {
     pub created: u64,
     pub started: Option<u64>,
     pub finished: Option<u64>,
+    /// The first of its `post_start` hooks that has still to run.
+    pub owed_hooks: Option<usize>,
     pub restarts: u32,
     pub ports: Vec<PublishedPort>,
     /// Anonymous volumes by target.
@@ -138,6 +140,8 @@ impl Record {
             started: self.started.map(time),
             finished: self.finished.map(time),
             out_of_memory: false,
+            owed_hooks: self.owed_hooks,
+            host_restarted: false,
             restarts: self.restarts,
             ports: self.ports.clone(),
             exposed: self.spec.expose.iter().flat_map(|text| Protocol::of_ports(text)).collect(),

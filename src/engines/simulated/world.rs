@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     engine::{
-        ContainerId, CreateContainer, EngineError, ErrorKind, Health, HookRequest, Op, Outcome,
+        ContainerId, CreateContainer, EngineError, ErrorKind, Health, HookAt, HookRequest, Op, Outcome,
         PublishedPort, WaitFor,
     },
     model::{Condition, Lender, MountSource, NetworkMode, label},
@@ -63,17 +63,6 @@ pub(super) fn error(kind: ErrorKind, message: impl Into<String>) -> EngineError 
 
 pub(super) fn conflict(message: impl Into<String>) -> EngineError {
     error(ErrorKind::Conflict, message)
-}
-
-/// Its program does what anyone can carry out in their head.
-fn hook(request: &HookRequest) -> Done {
-    match Behaviour::of(&request.hook.command).exit.unwrap_or(0) {
-        0 => DONE,
-        code => {
-            Err(error(ErrorKind::Dependency, format!("{} hook exited with status {code}", request.service))
-                .at(request.path()))
-        }
-    }
 }
 
 fn no_container(name: &str) -> EngineError {
@@ -119,9 +108,25 @@ impl World {
             Op::Unpause { id, .. } => self.turn_life(id, Life::Paused, Life::Running),
             Op::Remove { id, volumes, .. } => self.remove(id, *volumes),
             Op::Wait { project, name, until } => self.decide(project, name, *until).unwrap_or(DONE),
-            Op::Hook(request) => hook(request),
+            Op::Hook(request) => self.hook(request),
             Op::Provide(_) => DONE,
         }
+    }
+
+    /// Its program does what anyone can carry out in their head.
+    fn hook(&mut self, request: &HookRequest) -> Done {
+        let code = Behaviour::of(&request.hook.command).exit.unwrap_or(0);
+        if code != 0 {
+            let message = format!("{} hook exited with status {code}", request.service);
+            return Err(error(ErrorKind::Dependency, message).at(request.path()));
+        }
+        if request.at == HookAt::PostStart
+            && let Some(at) = self.newest(&request.project, &request.name)
+        {
+            let record = &mut self.containers[at];
+            record.owed_hooks = request.next_of(&record.spec.post_start);
+        }
+        DONE
     }
 
     fn turn_life(&mut self, id: &ContainerId, from: Life, to: Life) -> Done {
@@ -209,6 +214,7 @@ impl World {
             created: self.clock,
             started: None,
             finished: None,
+            owed_hooks: None,
             restarts: 0,
             ports: Vec::new(),
             anonymous,
@@ -260,6 +266,7 @@ impl World {
         record.state = Life::Running;
         record.started = Some(clock);
         record.finished = None;
+        record.owed_hooks = (!record.spec.post_start.is_empty()).then_some(0);
         record.health = record.is_checked().then(|| behaviour.health.unwrap_or(Health::Healthy));
         record.lines.extend(behaviour.lines.iter().map(|line| (clock, line.clone())));
         if let Some(code) = behaviour.exit {

@@ -91,6 +91,7 @@ impl Keeper {
             // Whoever types has it open, or is gone: then it has ended.
             pipes.remove(0);
         }
+        let host_restarted = ended.is_some_and(|end| end.exit.is_none()) && state.is_of_another_boot();
         let mut held = Held {
             policy,
             backoff: Backoff::with_count(state.restarts),
@@ -105,7 +106,7 @@ impl Keeper {
             ending: None,
             stopped,
             place,
-            state,
+            state: State { host_restarted, ..state },
         };
         ended.into_iter().for_each(|ended| held.end(ended));
         self.containers.insert(id, held);
