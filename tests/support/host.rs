@@ -168,8 +168,10 @@ pub struct Network {
 impl Network {
     pub fn new() -> Self {
         use std::io::Read as _;
+        // It would start with what this machine has, and another test may have turned that on.
+        let script = format!("ip link set lo up && echo 0 >{FORWARDING} && echo up && exec cat");
         let mut holder = Command::new("unshare")
-            .args(["--net", "--", "sh", "-c", "ip link set lo up && echo up && exec cat"])
+            .args(["--net", "--", "sh", "-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
