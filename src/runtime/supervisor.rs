@@ -322,7 +322,7 @@ impl Watched {
 }
 
 impl Stream {
-    /// Moves what there is; 0 or an error when there is nothing now.
+    /// Moves what there is; 0 at the end, an error when there is nothing now.
     fn take(&self) -> std::io::Result<usize> {
         let from = self.fd.get_ref().as_fd();
         let Some((out, into)) = &self.between else { return self.log.borrow_mut().splice(self.stderr, from) };
@@ -335,12 +335,12 @@ async fn follow(stream: Rc<Stream>) {
     loop {
         let Ok(mut ready) = stream.fd.readable().await else { return };
         match stream.take() {
-            Ok(0) => ready.clear_ready(),
-            Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => ready.clear_ready(),
-            // A terminal that nobody has open says EIO until somebody opens it again; a full disk
-            // may become less full. Neither is worth a busy loop.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            // A pipe that nobody has open, keeper and container being gone, is at its end, and a terminal
+            // says EIO, until somebody opens it again; a full disk may become less full. None is worth a
+            // busy loop, which would keep us from all else.
+            Ok(0) | Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(_) => {}
         }
     }
 }

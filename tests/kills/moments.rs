@@ -322,7 +322,12 @@ impl<'a> Course<'a> {
             };
             match all.iter().find(wrong) {
                 None => break all,
-                Some(wrong) => assert!(!late, "`ps` is not true of {wrong:?} after {step:?} {}", self.when()),
+                Some(wrong) => assert!(
+                    !late,
+                    "`ps` is not true of {wrong:?} after {step:?} {}\n{}",
+                    self.when(),
+                    self.files(&wrong.id)
+                ),
             }
             std::thread::sleep(Duration::from_millis(10));
         };
@@ -340,6 +345,17 @@ impl<'a> Course<'a> {
             self.stays = stays;
         }
         hurt
+    }
+
+    /// What is written down of a container, and by whom, for a failure to tell.
+    fn files(&self, id: &str) -> String {
+        let run = self.machine.root().join("run/p").join(&self.project.name);
+        let names = ["keeper.json", "supervisor.json"].map(str::to_owned).into_iter();
+        let names = names.chain(["state.json", "exit"].map(|name| format!("c/{id}/{name}")));
+        let text = |name| fs::read_to_string(run.join(name)).unwrap_or_default();
+        let files = names.map(|name| format!("{name}: {}\n", text(&name)));
+        let now = OURS[1..].iter().flat_map(|(kind, _)| self.ours(kind)).map(Process::describe);
+        files.chain(now.map(|line| format!("{line}\n"))).collect()
     }
 
     fn when(&self) -> String {
