@@ -352,7 +352,7 @@ impl<'a> Course<'a> {
         let run = self.machine.root().join("run/p").join(&self.project.name);
         let names = ["keeper.json", "supervisor.json"].map(str::to_owned).into_iter();
         let names = names.chain(["state.json", "exit"].map(|name| format!("c/{id}/{name}")));
-        let text = |name| fs::read_to_string(run.join(name)).unwrap_or_default();
+        let text = |name: &str| fs::read_to_string(run.join(name)).unwrap_or_default();
         let files = names.map(|name| format!("{name}: {}\n", text(&name)));
         let now = OURS[1..].iter().flat_map(|(kind, _)| self.ours(kind)).map(Process::describe);
         files.chain(now.map(|line| format!("{line}\n"))).collect()
