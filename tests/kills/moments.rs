@@ -438,13 +438,14 @@ fn furniture(machine: &Machine) -> BTreeSet<PathBuf> {
 }
 
 /// Courses one after the other on one machine; what the first, unhurt one leaves is what may be left.
-fn run_all(machine: &Machine, courses: impl Iterator<Item = (String, Faults)>) -> Vec<Point> {
+/// `name` is that of no other test: control groups go by the names of projects.
+fn run_all(machine: &Machine, name: &str, courses: impl Iterator<Item = Faults>) -> Vec<Point> {
     let network = machine.network().picture();
-    Course::new(machine, "unhurt", Faults::Once(Vec::new())).run();
+    Course::new(machine, &format!("{name}-unhurt"), Faults::Once(Vec::new())).run();
     let left = furniture(machine);
     let mut reached = Vec::new();
-    for (name, faults) in courses {
-        let mut course = Course::new(machine, &name, faults);
+    for (number, faults) in courses.enumerate() {
+        let mut course = Course::new(machine, &format!("{name}-{number}"), faults);
         course.run();
         let more: Vec<_> = furniture(machine).difference(&left).cloned().collect();
         assert!(more.is_empty(), "left behind {}: {more:?}", course.when());
@@ -466,8 +467,8 @@ fn assert_all_reached(reached: &[Point]) {
 
 /// At each moment in turn, in one course, whoever gets there is killed.
 fn once(machine: &Machine) {
-    let courses = [("each".to_owned(), Faults::Once(Point::ALL.to_vec()))];
-    assert_all_reached(&run_all(machine, courses.into_iter()));
+    let courses = std::iter::once(Faults::Once(Point::ALL.to_vec()));
+    assert_all_reached(&run_all(machine, "once", courses));
 }
 
 /// Each moment in a course of its own, and in each step of it; `FICELLE_MOMENT` asks for one alone.
@@ -475,8 +476,7 @@ fn each(machine: &Machine, victim: &'static str) {
     let asked = std::env::var("FICELLE_MOMENT").ok();
     let is_meant = |point: &&Point| asked.as_ref().is_none_or(|asked| point.name() == asked);
     let cases = Point::ALL.iter().filter(is_meant).map(|point| Faults::Each(*point, victim));
-    let courses = cases.enumerate().map(|(number, faults)| (format!("m{number}"), faults));
-    let reached = run_all(machine, courses);
+    let reached = run_all(machine, &format!("kill-{victim}"), cases);
     assert_all_reached(if asked.is_none() { &reached } else { Point::ALL });
 }
 
@@ -485,7 +485,7 @@ fn at_random(machine: &Machine) {
     let now = || u64::from(std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos());
     let seed = std::env::var("FICELLE_SEED").map_or_else(|_| now(), |seed| seed.parse().unwrap());
     let seeds = (seed..).take(super::together::rounds());
-    run_all(machine, seeds.map(|seed| (format!("r{seed}"), Faults::Random(Dice::new(seed)))));
+    run_all(machine, "random", seeds.map(|seed| Faults::Random(Dice::new(seed))));
 }
 
 /// Of a matrix that takes half an hour: `make test-kills` asks for it.
