@@ -7,7 +7,8 @@
 mod helper;
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     net::Ipv4Addr,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -27,7 +28,6 @@ use super::{
 /// A way out of the anchor's namespace, until dropped.
 #[derive(Debug)]
 pub enum WayOut {
-    #[expect(dead_code, reason = "held for what it does when it is dropped")]
     Cable(Uplink),
     /// Of an ordinary user.
     Helper(Helper),
@@ -48,6 +48,15 @@ impl WayOut {
         match self {
             Self::Cable(_) => true,
             Self::Helper(helper) => helper.lives(),
+        }
+    }
+
+    /// Ends it. `lock` keeps others of this tree out until they would notice nothing of it any more.
+    pub fn close(self, lock: Option<File>) {
+        match self {
+            // There is nobody left to tell; what matters goes with the namespace and the process anyway.
+            Self::Cable(mut uplink) => drop(uplink.close(lock)),
+            Self::Helper(_) => {}
         }
     }
 }
@@ -72,8 +81,8 @@ pub struct Uplink {
     guests: Option<nft::Guests>,
     /// Set when forwarding was off before the first uplink: the links that there were, uplinks aside.
     before: Option<Vec<u32>>,
-    /// Of what must be taken back.
-    note: PathBuf,
+    /// Of what must be taken back; `None` when it was.
+    note: Option<PathBuf>,
 }
 
 /// What a way out changed on the host that does not go with its process.
@@ -164,8 +173,8 @@ impl Uplink {
             true => Some(others.iter().map(|link| link.index).collect()),
             false => uplinks.iter().find_map(|uplink| read_note(&uplink.alias)),
         };
-        let mut this =
-            Self { name: format!("{OUTER}{}", std::process::id()), rules: None, guests: None, before, note };
+        let name = format!("{OUTER}{}", std::process::id());
+        let mut this = Self { name, rules: None, guests: None, before, note: Some(note) };
         let (here, there) = addresses(&host.networks()?)?;
         this.connect(&mut host, inner, here, there)?;
         let fenced = this.before.as_deref().unwrap_or_default();
@@ -215,36 +224,41 @@ impl Uplink {
     }
 
     fn write_note(&self) -> io::Result<()> {
-        let Some(anchor) = Identity::of(std::process::id().cast_signed()) else { return Ok(()) };
+        let anchor = Identity::of(std::process::id().cast_signed());
+        let Some((anchor, path)) = anchor.zip(self.note.as_ref()) else { return Ok(()) };
         let (link, guests, before) = (self.name.clone(), self.guests.clone(), self.before.clone());
-        write_json(&self.note, &Note { anchor, link, guests, before }).map_err(io::Error::other)
+        write_json(path, &Note { anchor, link, guests, before }).map_err(io::Error::other)
     }
 
-    fn close(&mut self) -> io::Result<()> {
+    fn close(&mut self, lock: Option<File>) -> io::Result<()> {
+        let Some(note) = self.note.take() else { return Ok(()) };
         let rules = self.rules.take();
         // Taken out as a transaction: a table that only goes with its socket makes the kernel wait for
         // every reader of rules (RCU), and the removal of the link with it.
         let cleared = rules.as_ref().map_or(Ok(()), nft::HostRules::clear);
         let left = self.guests.take().map_or(Ok(()), nft::Guests::leave);
         let mut host = Netlink::open()?;
-        let cut = host.delete_if_there(&self.name);
-        drop(rules);
-        if let Some(before) = self.before.take()
-            && unneeded(&before, &sorted(host.links()?))
-        {
-            fs::write(FORWARDING, "0")?;
+        if let Some(before) = self.before.take() {
+            let (mut uplinks, others) = sorted(host.links()?);
+            uplinks.retain(|uplink| uplink.name != self.name);
+            if unneeded(&before, &(uplinks, others)) {
+                fs::write(FORWARDING, "0")?;
+            }
         }
         if left.is_ok() {
-            let _ = fs::remove_file(&self.note);
+            let _ = fs::remove_file(note);
         }
+        // The kernel takes its time for the link, and there is nothing left that others could find.
+        drop(lock);
+        let cut = host.delete_if_there(&self.name);
+        drop(rules);
         cleared.and(left).and(cut)
     }
 }
 
 impl Drop for Uplink {
     fn drop(&mut self) {
-        // There is nobody left to tell; what matters goes with the namespace and the process anyway.
-        let _ = self.close();
+        let _ = self.close(None);
     }
 }
 
