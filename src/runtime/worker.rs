@@ -203,6 +203,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         init: config.init,
         protect_cgroups,
         cgroups,
+        settled: entered.is_some(),
         device_dirs: directories_of(&resolved.devices),
         stdio,
     })?;
