@@ -1,6 +1,7 @@
 //! The face of the runtime core. All calls block; none may be made from an async task.
 
 use std::{
+    cell::OnceCell,
     collections::HashMap,
     fs::File,
     net::IpAddr,
@@ -268,14 +269,19 @@ impl Core {
             Some(group) => vec![group.to_owned()],
             None => entries(&self.roots.data.join("p"))?,
         };
-        let leases = network::leases(&self.roots)?;
+        // Most who look for a name find none.
+        let leases = OnceCell::new();
+        let leases = || match leases.get() {
+            Some(leases) => Ok(leases),
+            None => network::leases(&self.roots).map(|read: Vec<Lease>| leases.get_or_init(|| read)),
+        };
         let mut records = Vec::new();
         for group in groups {
             let group = self.group(&group)?;
             for id in group.ids()? {
                 let place = group.place(&id)?;
                 let found = self.spec(&place).and_then(|spec| match wanted(&spec.config) {
-                    true => record(&place, &spec, &leases).map(Some),
+                    true => record(&place, &spec, leases()?).map(Some),
                     false => Ok(None),
                 });
                 match found {

@@ -70,9 +70,6 @@ fn container(
     ops: &[Op],
     others: &Others<'_>,
 ) -> Vec<EngineError> {
-    if let Err(error) = perform::image_of(engine, create) {
-        return vec![error];
-    }
     match perform::configuration(engine, create, others) {
         Ok(config) => engine
             .core

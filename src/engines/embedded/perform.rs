@@ -262,12 +262,12 @@ pub(super) fn configuration(
 }
 
 /// The image a container is made from: the one observed when planning, else the one of that name.
-pub(super) fn image_of(engine: &Embedded, create: &CreateContainer) -> Result<Image, EngineError> {
+fn image_of(engine: &Embedded, create: &CreateContainer) -> Result<Image, EngineError> {
     let name = &create.spec.image;
     let path = format!("services.{}.image", create.service);
     let what = || format!("image `{name}` of service `{}` is not in the store", create.service);
     let failed = |error| error::image(&error, what()).at(&path);
-    let observed = engine.store.find_id(&create.image_id).map_err(failed)?;
+    let observed = engine.image(&create.image_id).map_err(failed)?;
     let found = match observed {
         Some(image) => Some(image),
         None => match name.parse::<ImageRef>() {
