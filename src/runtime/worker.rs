@@ -72,6 +72,8 @@ pub fn fork(socket: &OwnedFd, job: impl FnOnce() -> Result<(Report, Vec<OwnedFd>
                 signal::kill(process);
             }
             let code = i32::from(sent.is_err());
+            // Our own end takes the kernel longer than whoever waits for the report should.
+            rustix::thread::sched_yield();
             // SAFETY: leaves without running what belongs to the process it was forked from.
             unsafe { libc::_exit(code) }
         }
@@ -123,24 +125,20 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let joined = sharing::join(&roots, config)?;
     let shared_memory = sharing::shared_memory(&roots, config, &place.run.join("shm"))?;
     let contents = files::write(&config.files, &place.run.join("files"))?;
-    let root = mount_root(config, &place)?;
-    reached(Point::RootMounted);
-    let fd = rootfs::open_path(&root)?;
-    rootfs::refuse_links(fd.as_fd())?;
-    let user = users::resolve(fd.as_fd(), &config.user, &config.groups)?;
-    make_cwd(fd.as_fd(), config)?;
-    check_targets(config, fd.as_fd())?;
-    let sources = mount_sources(&roots, &spec, &place, fd.as_fd())?;
-    let hostname = hostname(&roots, config)?;
     let leases = leases(&roots, config)?;
-    let network = network(&roots, config, anchor.as_ref(), &leases)?;
+    // Either keeps the kernel busy for milliseconds, and neither needs the other.
+    let (connected, built) = std::thread::scope(|scope| {
+        let connecting = || connect(&roots, config, anchor.as_ref(), &leases);
+        let aside = std::thread::Builder::new().spawn_scoped(scope, connecting);
+        let built = build_root(&roots, &spec, &place);
+        let bug = |_| Err(Error::Helper("bug while connecting the container".to_owned()));
+        let connected = aside.map_or_else(|_| connecting(), |thread| thread.join().unwrap_or_else(bug));
+        (connected, built)
+    });
+    let Root { path: root, user, sources } = built?;
+    let (network, names) = connected?;
     reached(Point::Connected);
-    let names = match &network {
-        Some(namespace) if !leases.is_empty() => {
-            dns::Sockets::open(namespace.as_fd())?.into_descriptors().into()
-        }
-        _ => Vec::new(),
-    };
+    let hostname = hostname(&roots, config)?;
     let files = etc_files(&roots, config, anchor.as_ref(), &leases, &place, &hostname)?;
 
     let mut config = config.clone();
@@ -240,6 +238,44 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let address = leases.first().map(|lease| lease.address);
     let restart = config.restart;
     Ok((Report::Started(Started { process, ports, address, dns, restart, terminal }), descriptors))
+}
+
+/// A root filesystem that is mounted, and what is found out in it.
+struct Root {
+    path: PathBuf,
+    user: User,
+    /// Of the mounts of the configuration, in its order.
+    sources: Vec<Option<PathBuf>>,
+}
+
+fn build_root(roots: &Roots, spec: &Spec, place: &Place) -> Result<Root> {
+    let config = &spec.config;
+    let path = mount_root(config, place)?;
+    reached(Point::RootMounted);
+    let fd = rootfs::open_path(&path)?;
+    rootfs::refuse_links(fd.as_fd())?;
+    let user = users::resolve(fd.as_fd(), &config.user, &config.groups)?;
+    make_cwd(fd.as_fd(), config)?;
+    check_targets(config, fd.as_fd())?;
+    let sources = mount_sources(roots, spec, place, fd.as_fd())?;
+    Ok(Root { path, user, sources })
+}
+
+/// The namespace to join, `None` being the host's, and the sockets of its name server.
+fn connect(
+    roots: &Roots,
+    config: &ContainerConfig,
+    anchor: Option<&Anchor>,
+    leases: &[Lease],
+) -> Result<(Option<OwnedFd>, Vec<OwnedFd>)> {
+    let namespace = network(roots, config, anchor, leases)?;
+    let names = match &namespace {
+        Some(namespace) if !leases.is_empty() => {
+            dns::Sockets::open(namespace.as_fd())?.into_descriptors().into()
+        }
+        _ => Vec::new(),
+    };
+    Ok((namespace, names))
 }
 
 fn path_of(descriptor: &OwnedFd) -> PathBuf {
