@@ -19,7 +19,6 @@ mod copying;
 pub mod dockerfile;
 pub mod expand;
 mod fetched;
-mod git;
 mod graph;
 pub mod ignore;
 mod lint;
