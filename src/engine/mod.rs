@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 pub use copy::{CopyRequest, Source, Target};
 pub use doctor::{Finding, Verdict};
 pub use error::{EngineError, ErrorKind};
-pub use images::{CommitRequest, ImageAct, ImageAnswer, ImageStep, Prune};
+pub use images::{CommitRequest, ImageAct, ImageAnswer, ImageStep, LabelFilter, Prune};
 pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
     VolumeInfo,

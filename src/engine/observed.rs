@@ -167,6 +167,7 @@ pub struct ImageInfo {
     pub created: Option<SystemTime>,
     /// `os/arch[/variant]`.
     pub platform: String,
+    pub labels: IndexMap<String, String>,
     /// Of the manifest or index that the name asked for stands for, where there is one name.
     pub digest: Option<String>,
     /// How long ago that name was last brought or given.

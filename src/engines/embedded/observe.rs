@@ -160,9 +160,17 @@ pub(super) fn image_info(image: &Image) -> ImageInfo {
         size: image.size,
         created: config.created().as_deref().and_then(created),
         platform: format!("{}/{}{variant}", config.os(), config.architecture()),
+        labels: image_labels(image),
         digest: None,
         age: None,
     }
+}
+
+pub(super) fn image_labels(image: &Image) -> IndexMap<String, String> {
+    let labels = image.config.config().as_ref().and_then(|config| config.labels().clone());
+    let mut labels: IndexMap<String, String> = labels.unwrap_or_default().into_iter().collect();
+    labels.sort_unstable_keys();
+    labels
 }
 
 /// `2026-11-21T08:00:00.5Z`, as image configurations have it: UTC, or with an offset.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use indexmap::IndexMap;
+
 use super::{
     record::time,
     world::{Done, UNCHANGED, World, conflict, digest, error},
@@ -94,6 +96,7 @@ impl World {
             size: 1_000_000,
             created: Some(time(0)),
             platform: "linux/amd64".to_owned(),
+            labels: IndexMap::new(),
             digest: None,
             age: None,
         }
