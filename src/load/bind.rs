@@ -403,6 +403,7 @@ impl Reader<'_, '_> {
             tags: strings(build.get("tags")),
             platform: text(service, "platform"),
             platforms: strings(build.get("platforms")),
+            every_platform: false,
             secrets: self.build_secrets(build),
             ssh: optional_pairs(build.get("ssh")),
             network,
