@@ -4,7 +4,8 @@
 #   make clean-demo  takes the guestbook down, with its entries
 #   make test        every test, on a fresh machine too
 #   make test-vm     ficelle in a QEMU machine: cgroups of version 2, with and without systemd (some minutes)
-#   make test-kills  every process of ours killed at every moment, and 3,000,000 lines through all of it (an hour)
+#   make test-kills  every process of ours killed at every moment of every step, and at random, and 3,000,000 lines
+#                    through all of it (half an hour)
 #   make lint        formatting and clippy
 #   make bench       ficelle beside docker, docker compose and BuildKit; reading files, phase by phase
 #   make compare     builds of ficelle and of a real BuildKit, path by path; containers of ficelle and of a real

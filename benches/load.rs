@@ -14,6 +14,7 @@ use ficelle::load::{
     diagnostic::Files,
     load,
     merge::{Written, merge},
+    resolve,
     source::Memory,
     tree::{self, Map, Node},
 };
@@ -90,13 +91,13 @@ fn parse(c: &mut Criterion) {
 fn merging(c: &mut Criterion) {
     let mut group = c.benchmark_group("merge");
     for size in SIZES {
-        let base = loaded(&services(size)).canonical;
+        let base = loaded(&services(size)).resolved.canonical;
         // Alone, a service needs an image.
         let alone = overrides(size).replace("    labels", "    image: b\n    labels");
         let over = loaded(&format!("name: bench\n{alone}"));
         group.throughput(Throughput::Elements(size as u64));
         group.bench_function(BenchmarkId::from_parameter(size), |b| {
-            let trees = || (base.clone(), over.canonical.clone());
+            let trees = || (base.clone(), over.resolved.canonical.clone());
             let lay = |(mut base, over): (Node, Node)| {
                 merge(&mut base, over, Form::Object(PROJECT), Merge::Default, Written::Canonical);
                 base
@@ -109,9 +110,9 @@ fn merging(c: &mut Criterion) {
 /// The canonical tree to the types of the model.
 fn bind(c: &mut Criterion) {
     let mut group = c.benchmark_group("bind");
-    let (files, none, environment) = (Files::default(), Map::new(), BTreeMap::new());
+    let (files, none, environment) = (Files::default(), Map::default(), BTreeMap::new());
     for size in SIZES {
-        let model = loaded(&services(size)).canonical;
+        let model = loaded(&services(size)).resolved.canonical;
         group.throughput(Throughput::Elements(size as u64));
         group.bench_function(BenchmarkId::from_parameter(size), |b| {
             b.iter(|| {
@@ -141,7 +142,7 @@ fn whole(c: &mut Criterion) {
 }
 
 fn print(project: &Memory) -> String {
-    config::yaml(&load(&LoadOptions::default(), project).expect("the files are right"))
+    config::yaml(&resolve(&LoadOptions::default(), project).expect("the files are right"))
 }
 
 criterion_group! {

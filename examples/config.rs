@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ficelle::load::{self, LoadOptions, Loaded, Paint, System, config};
+use ficelle::load::{self, LoadOptions, Paint, Resolved, System, config};
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 fn main() -> ExitCode {
@@ -52,13 +52,13 @@ fn main() -> ExitCode {
             service => options.services.push(service.to_owned()),
         }
     }
-    match load::load(&options, &System::default()) {
-        Ok(loaded) => {
-            loaded.warnings.iter().for_each(|warning| eprint!("{}", warning.render(Paint::Plain)));
+    match load::resolve(&options, &System::default()) {
+        Ok(resolved) => {
+            resolved.warnings.iter().for_each(|warning| eprint!("{}", warning.render(Paint::Plain)));
             match view.as_deref() {
-                Some(view) => print!("{}", shown(&loaded, view)),
-                None if json => print!("{}", config::json(&loaded)),
-                None => print!("{}", config::yaml(&loaded)),
+                Some(view) => print!("{}", shown(&resolved, view)),
+                None if json => print!("{}", config::json(&resolved)),
+                None => print!("{}", config::yaml(&resolved)),
             }
             ExitCode::SUCCESS
         }
@@ -70,17 +70,17 @@ fn main() -> ExitCode {
 }
 
 /// One of the lists, a line each.
-fn shown(loaded: &Loaded, view: &str) -> String {
+fn shown(resolved: &Resolved, view: &str) -> String {
     let lines = match view {
-        "--services" => loaded.service_names(),
-        "--volumes" => loaded.volume_names(),
-        "--networks" => loaded.network_names(),
-        "--models" => loaded.model_names(),
-        "--images" => loaded.image_names(),
-        "--profiles" => loaded.profiles.clone(),
-        "--environment" => loaded.environment_lines(),
-        "--hash" => loaded.hashes().iter().map(|(service, hash)| format!("{service} {hash}")).collect(),
-        _ => return serde_json::to_string_pretty(&loaded.variables()).unwrap_or_default() + "\n",
+        "--services" => resolved.service_names(),
+        "--volumes" => resolved.volume_names(),
+        "--networks" => resolved.network_names(),
+        "--models" => resolved.model_names(),
+        "--images" => resolved.image_names(),
+        "--profiles" => resolved.profiles.clone(),
+        "--environment" => resolved.environment_lines(),
+        "--hash" => resolved.hashes().iter().map(|(service, hash)| format!("{service} {hash}")).collect(),
+        _ => return serde_json::to_string_pretty(&resolved.variables()).unwrap_or_default() + "\n",
     };
     lines.iter().map(|line| format!("{line}\n")).collect()
 }

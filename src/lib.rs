@@ -29,6 +29,7 @@
 //! | [`image`] | content: registries, archives, layers | containers |
 //! | [`build`] | Dockerfiles, caches | Compose |
 //! | [`runtime`] | one container, its network and its disk | Compose, images |
+//! | [`git`] | bringing a repository's files, for files and for builds | what they are for |
 //! | [`session`] | the order of the corridor | what is printed |
 //! | [`ui`], [`cli`] | people | decisions |
 //!
@@ -60,6 +61,7 @@ pub mod build;
 pub mod cli;
 pub mod engine;
 pub mod engines;
+pub mod git;
 pub mod image;
 pub mod load;
 pub mod model;

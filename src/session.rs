@@ -13,6 +13,7 @@ use std::{
     time::SystemTime,
 };
 
+use indexmap::IndexMap;
 use tokio::sync::{mpsc, watch};
 
 pub use self::{acts::transfer, autopsy::Autopsy};
@@ -26,8 +27,8 @@ pub use crate::{
     engine::{
         AttachRequest, Chunk, CommitRequest, Container, ContainerState, Control, Conversation, CopyRequest,
         Engine, EngineError, ErrorKind, ExecRequest, Finding, Health, ImageAct, ImageAnswer, ImageInfo,
-        LogItem, LogQuery, Observed, OneOff, Op, ProcessInfo, Progress, Prune, PublishedPort, Silent, Size,
-        Source, Stream, Target, Usage, Verdict,
+        LabelFilter, LogItem, LogQuery, Observed, OneOff, Op, ProcessInfo, Progress, Prune, PublishedPort,
+        Silent, Size, Source, Stream, Target, Usage, Verdict,
     },
     engines::{
         connect::{Choice, Connected, connect, prepare},
@@ -213,6 +214,7 @@ impl Session {
                 size: 0,
                 created: None,
                 platform: String::new(),
+                labels: IndexMap::new(),
                 digest: None,
                 age: None,
             });

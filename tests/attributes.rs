@@ -121,6 +121,68 @@ volumes: {named: }
     assert_eq!(project.traces(&ids), Vec::<String>::new(), "also no volume that was lent");
 }
 
+/// A directory that is a mount of its own, and whether mounts pass to and from it.
+struct Passing(std::path::PathBuf);
+
+impl Passing {
+    fn at(dir: std::path::PathBuf, propagation: &str) -> Self {
+        let passing = Self(dir);
+        passing.mount(&["--bind", passing.0.to_str().unwrap()], "");
+        passing.mount(&[propagation], "");
+        passing
+    }
+
+    fn mount(&self, words: &[&str], below: &str) {
+        let done = std::process::Command::new("mount").args(words).arg(self.0.join(below)).status();
+        assert!(done.unwrap().success(), "{words:?}");
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").args(["--lazy", "--recursive"]).arg(&self.0).status();
+    }
+}
+
+#[test]
+fn mounts_pass_to_and_from_what_is_bound_as_asked_and_else_not() {
+    let Some(machine) = Machine::with(&["busybox"]) else { return };
+    let dir = machine.scratch("passing");
+    for name in ["early", "late", "own", "heard", "kept"] {
+        std::fs::create_dir(dir.join(name)).unwrap();
+    }
+    let passing = Passing::at(dir.clone(), "--make-shared");
+    passing.mount(&["-t", "tmpfs", "tmpfs"], "early");
+    std::fs::write(dir.join("early/file"), "").unwrap();
+    let bind = |target: &str, more: &str| {
+        format!("      - {{type: bind, source: {}, target: {target}{more}}}\n", dir.display())
+    };
+    let lines = format!(
+        "    cap_add: [SYS_ADMIN]\n    volumes:\n{}{}{}",
+        bind("/default", ""),
+        bind("/slave", ", bind: {propagation: rslave}"),
+        bind("/shared", ", bind: {propagation: rshared}")
+    );
+    let project = machine.compose("attrpassing", &one("attrpassing", "true", &lines));
+    project.ficelle(&["up", "-d"]).ok();
+    passing.mount(&["-t", "tmpfs", "tmpfs"], "late");
+    std::fs::write(dir.join("late/file"), "").unwrap();
+    let script = "ls /default/late /slave/late /shared/late
+        for at in /default/kept /slave/heard /shared/own; do mount -t tmpfs tmpfs $at; touch $at/inside; done";
+    let said = project.ficelle(&["exec", "-T", "it", "sh", "-c", script]).ok().stdout;
+    assert_eq!(said, "/default/late:\n\n/shared/late:\nfile\n\n/slave/late:\nfile\n");
+    let reached = ["own", "heard", "kept"].map(|name| dir.join(name).join("inside").exists());
+    assert_eq!(reached, [true, false, false]);
+    project.ficelle(&["down", "-t", "0"]).ok();
+    assert!(dir.join("early/file").exists() && dir.join("late/file").exists(), "what the host mounts stays");
+
+    drop(passing);
+    let _private = Passing::at(dir, "--make-private");
+    let refused = project.ficelle(&["up", "-d"]).run();
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("is not on a shared"), "{}", refused.stderr);
+}
+
 #[test]
 fn memory_that_is_private_cannot_be_joined() {
     let Some(machine) = Machine::with(&["busybox"]) else { return };

@@ -670,6 +670,14 @@ fn mounts_are_there_for_the_step_only() {
         ["2750 33 44", "755 0 0"],
         "a mount is the directory itself, a copy what it holds"
     );
+    let in_place = workshop.build(
+        "FROM base AS made\nFROM base\nRUN --mount=from=made,target=/m --mount=from=made,source=/share,target=/s \
+         grep -c ' /[ms] overlay ro' /proc/mounts; ls /s/..; touch /m/x || true\n",
+    );
+    in_place.image();
+    assert_eq!(in_place.output()[0], "2", "the layers of a stage are mounted, not copied");
+    let rw = workshop.build("FROM base\nRUN --mount=from=base,target=/b,rw rm -r /b/etc\n");
+    rw.image();
     let rw = workshop.build("FROM base\nRUN --mount=target=/b,rw touch /b/new && rm -r /b/in\n");
     rw.image();
     assert!(workshop.context().join("in/file").exists() && !workshop.context().join("new").exists());

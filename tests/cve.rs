@@ -1,7 +1,7 @@
 //! Attacks that got through other runtimes, each told by its number and tried on ours: nothing of the host may
 //! be changed or read by them. The host's side is watched through a sentinel, a directory with known content.
 //!
-//! Those that are races are tried a few times; `FICELLE_RACES` says how often, for longer runs.
+//! Those that are races are tried for a second or two; `FICELLE_RACES=10000` says how often, for longer runs.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,17 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use ficelle::{
+    engine::{ContainerId, CopyRequest, Engine, ExecRequest, Op, Silent, Source, Target},
+    session::{Choice, connect},
+};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::{Value, json};
 
@@ -156,6 +163,90 @@ fn exec(project: &Project<'_>, script: &str) -> String {
     done.stdout + &done.stderr
 }
 
+/// The container of a project, acted upon from this process: a turn of a race costs a fraction of a command's.
+struct Turns {
+    engine: Arc<dyn Engine>,
+    runtime: tokio::runtime::Runtime,
+    project: String,
+    name: String,
+    id: ContainerId,
+}
+
+impl Turns {
+    fn of(project: &Project<'_>) -> Self {
+        ficelle::runtime::use_program(env!("CARGO_BIN_EXE_ficelle").into());
+        let root = Some(project.machine().root());
+        let choice = Choice { engine: Some("embedded".to_owned()), root, docker: None };
+        let container = project.container("it");
+        Self {
+            engine: connect(&choice).unwrap().engine,
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+            project: project.name.clone(),
+            name: container.name,
+            id: ContainerId(container.id),
+        }
+    }
+
+    fn perform(&self, op: &Op) -> bool {
+        self.runtime.block_on(self.engine.perform(op, Arc::new(Silent))).is_ok()
+    }
+
+    /// A process of it, when it could be started.
+    fn start(&self) -> Option<i32> {
+        let Self { project, name, .. } = self;
+        let started = self.perform(&Op::Start { project: project.clone(), name: name.clone() });
+        let processes = self.runtime.block_on(self.engine.processes(project, &self.id)).unwrap_or_default();
+        processes.first().map(|process| process.pid).filter(|_| started)
+    }
+
+    fn stop(&self) {
+        let (project, name, id) = (self.project.clone(), self.name.clone(), self.id.clone());
+        assert!(self.perform(&Op::Stop { project, name, id, timeout: Some(Duration::ZERO) }));
+    }
+
+    /// What a script in it says.
+    fn script(&self, script: &str) -> String {
+        self.program(&["sh", "-c", script])
+    }
+
+    /// What a further program in it says, if it can be run at all.
+    fn program(&self, command: &[&str]) -> String {
+        let request = ExecRequest {
+            project: self.project.clone(),
+            container: self.id.clone(),
+            name: self.name.clone(),
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            environment: Vec::new(),
+            user: None,
+            working_dir: None,
+            privileged: false,
+            tty: false,
+            size: None,
+            stdin: false,
+        };
+        self.runtime.block_on(async {
+            let mut said = Vec::new();
+            if let Ok(mut program) = self.engine.exec(&request).await {
+                while let Some(chunk) = program.output.recv().await {
+                    said.extend(chunk.bytes);
+                }
+            }
+            String::from_utf8_lossy(&said).into_owned()
+        })
+    }
+
+    /// It may well fail.
+    fn copy(&self, from: Source, to: Target) {
+        let project = self.project.clone();
+        let request = CopyRequest { project, from, to, follow: false, archive: false };
+        let _ = self.runtime.block_on(self.engine.copy(request));
+    }
+
+    fn inside(&self, path: &str) -> (ContainerId, PathBuf) {
+        (self.id.clone(), path.into())
+    }
+}
+
 /// Swaps two paths as fast as it can, until dropped.
 struct Swap<'a> {
     stop: &'a AtomicBool,
@@ -226,9 +317,10 @@ fn cve_2019_5736_the_binary_cannot_be_overwritten_through_the_program_it_execute
     project.ficelle(&["up", "-d"]).ok();
     let main = project.container("it").main().pid;
     assert!(is_sealed_copy(main), "the first process of the container");
-    for _ in 0..races(5) {
-        let _ = project.ficelle(&["exec", "-T", "it", "/evil"]).run();
-        let _ = project.ficelle(&["exec", "-T", "it", "/proc/1/exe", "version"]).run();
+    let turns = Turns::of(&project);
+    for _ in 0..races(20) {
+        turns.program(&["/evil"]);
+        turns.program(&["/proc/1/exe", "version"]);
     }
     assert_eq!(digest(&fs::read(env!("CARGO_BIN_EXE_ficelle")).unwrap()), before);
 }
@@ -244,21 +336,21 @@ fn cve_2021_30465_and_2019_19921_a_mount_lands_inside_whatever_its_target_become
     project.ficelle(&["up", "-d"]).ok();
     project.ficelle(&["stop"]).ok();
     let shared = volume_of(&machine, "cve202130465", "shared");
+    let turns = Turns::of(&project);
     let mut inside = 0;
     for to in [PathBuf::from("/"), sentinel.path().join("etc")] {
         let (dir, link) = (shared.join("d"), shared.join(format!("l{}", to.as_os_str().len())));
         fs::create_dir_all(&dir).unwrap();
         symlink(&to, &link).unwrap();
         swapping(&dir, &link, || {
-            for _ in 0..races(5) {
-                if project.ficelle(&["up", "-d", "--force-recreate"]).run().code != Some(0) {
-                    continue;
+            for _ in 0..races(20) {
+                if let Some(pid) = turns.start() {
+                    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+                    // A mount outside of the container's root would not be among those it reaches.
+                    assert!(mounts.lines().any(|line| line.contains("/payload ")), "{mounts}");
+                    inside += 1;
                 }
-                let pid = project.container("it").main().pid;
-                let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-                // A mount outside of the container's root would not be among those it reaches.
-                assert!(mounts.lines().any(|line| line.contains("/payload ")), "{mounts}");
-                inside += 1;
+                turns.stop();
             }
         });
         let (real, _) = if dir.is_symlink() { (&link, &dir) } else { (&dir, &link) };
@@ -325,7 +417,7 @@ fn project_with_dev(machine: &Machine, name: &str, lines: &str, links: &[(&str, 
         symlink(to, &link).unwrap();
     }
     (
-        yaml.replace("evil: }", "evil: {external: true, name: NAME}")
+        yaml.replace("evil: }", "evil: {external: true, name: NAME}}")
             .replace("NAME", &format!("{name}first_evil")),
         evil,
     )
@@ -339,16 +431,18 @@ fn cve_2025_31133_what_is_masked_stays_so_when_dev_null_is_a_link() {
         project_with_dev(&machine, "cve202531133", "", &[("null", "/proc/sys/kernel/core_pattern")]);
     let project = machine.compose("cve202531133", &yaml);
     fs::write(evil.join("plain"), "").unwrap();
+    project.ficelle(&["create"]).ok();
+    let turns = Turns::of(&project);
     swapping(&evil.join("null"), &evil.join("plain"), || {
-        for _ in 0..races(4) {
-            if project.ficelle(&["up", "-d", "--force-recreate"]).run().code == Some(0) {
-                let seen = exec(
-                    &project,
-                    "head -c1 /proc/kcore | wc -c; head -c1 /proc/keys | wc -c; ls /sys/firmware | wc -l; \
+        for _ in 0..races(20) {
+            if turns.start().is_some() {
+                let seen = turns.script(
+                    "{ head -c1 /proc/kcore | wc -c; head -c1 /proc/keys | wc -c; ls /sys/firmware | wc -l; } 2>&-; \
                      echo pwned >/proc/sys/kernel/core_pattern; echo pwned >/proc/keys; echo b >/proc/sysrq-trigger",
                 );
                 assert!(seen.starts_with("0\n0\n0\n"), "{seen}");
             }
+            turns.stop();
         }
     });
     assert_eq!(fs::read("/proc/sys/kernel/core_pattern").unwrap(), core);
@@ -363,7 +457,7 @@ fn cve_2025_52565_the_console_is_not_bound_over_what_a_link_leads_to() {
     let links = [("console", file), ("pts/0", file), ("ptmx", file), ("shm", "/proc")];
     let (yaml, _) = project_with_dev(&machine, "cve202552565", "    tty: true\n", &links);
     let project = machine.compose("cve202552565", &yaml);
-    for _ in 0..races(3) {
+    for _ in 0..3 {
         if project.ficelle(&["up", "-d", "--force-recreate"]).run().code == Some(0) {
             let pid = project.container("it").main().pid;
             let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
@@ -575,7 +669,9 @@ fn cve_2018_15664_2021_41089_2026_41567_2026_41568_2026_42306_copying_follows_no
     let Some(machine) = Machine::with(&["busybox"]) else { return };
     let sentinel = Sentinel::new();
     let project = machine.compose("cve202141089", &one("cve202141089", ""));
-    project.ficelle(&["up", "-d"]).ok();
+    project.ficelle(&["create"]).ok();
+    let turns = Turns::of(&project);
+    let pid = turns.start().unwrap();
     let etc = sentinel.path().join("etc");
     exec(
         &project,
@@ -584,20 +680,22 @@ fn cve_2018_15664_2021_41089_2026_41567_2026_41568_2026_42306_copying_follows_no
             etc.display()
         ),
     );
-    let pid = project.container("it").main().pid;
     let work = PathBuf::from(format!("/proc/{pid}/root/work"));
     fs::write(project.dir.join("planted"), "planted").unwrap();
     fs::create_dir(project.dir.join("tree")).unwrap();
     fs::write(project.dir.join("tree/passwd"), "planted").unwrap();
     for link in ["link", "up"] {
         swapping(&work.join("dir"), &work.join(link), || {
-            for _ in 0..races(12) {
+            for _ in 0..races(100) {
                 // They may well fail: a directory that is a link by then is none to copy into.
-                let _ = project.ficelle(&["cp", "planted", "it:/work/dir/passwd"]).run();
-                let _ = project.ficelle(&["cp", "tree/.", "it:/work/dir"]).run();
+                let (id, path) = turns.inside("/work/dir/passwd");
+                turns.copy(Source::Host(project.dir.join("planted")), Target::Container { id, path });
+                let (id, path) = turns.inside("/work/dir");
+                turns.copy(Source::Host(project.dir.join("tree/.")), Target::Container { id, path });
                 let back = project.dir.join("back");
                 let _ = fs::remove_file(&back);
-                let _ = project.ficelle(&["cp", "it:/work/dir/passwd", "back"]).run();
+                let (id, path) = turns.inside("/work/dir/passwd");
+                turns.copy(Source::Container { id, path }, Target::Host(back.clone()));
                 let read = fs::read_to_string(&back).unwrap_or_default();
                 assert!(!read.contains("host:x:0:0"), "{read}");
             }
@@ -638,12 +736,15 @@ fn cve_2017_1002101_2021_25741_a_path_below_a_volume_leads_nowhere_else() {
     fs::create_dir(volume.join("d")).unwrap();
     symlink(sentinel.path().join("etc"), volume.join("l")).unwrap();
     project.write(&one("cve20171002101", lines));
+    project.ficelle(&["create", "--force-recreate"]).ok();
+    let turns = Turns::of(&project);
     swapping(&volume.join("d"), &volume.join("l"), || {
-        for _ in 0..races(5) {
-            if project.ficelle(&["up", "-d", "--force-recreate"]).run().code == Some(0) {
-                let seen = exec(&project, "cat /sub/passwd; echo x >/sub/planted");
+        for _ in 0..races(20) {
+            if turns.start().is_some() {
+                let seen = turns.script("cat /sub/passwd; echo x >/sub/planted");
                 assert!(!seen.contains("host:x:0:0"), "{seen}");
             }
+            turns.stop();
         }
     });
     sentinel.assert_untouched("after paths below a volume");
@@ -792,6 +893,7 @@ fn cve_2022_23471_2022_31030_2025_64329_2024_3056_programs_and_listeners_leave_n
     let Some(machine) = Machine::with(&["busybox"]) else { return };
     let project = machine.compose("cve202223471", &one("cve202223471", ""));
     project.ficelle(&["up", "-d"]).ok();
+    let turns = Turns::of(&project);
     let held = || -> BTreeMap<i32, usize> {
         let count = |pid: i32| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
         host::processes_below(&machine.root())
@@ -800,9 +902,8 @@ fn cve_2022_23471_2022_31030_2025_64329_2024_3056_programs_and_listeners_leave_n
             .collect()
     };
     let turn = || {
-        let flood = "head -c 200000 /dev/zero | tr '\\0' x";
-        project.ficelle(&["exec", "-T", "it", "sh", "-c", flood]).ok();
-        let _ = project.ficelle(&["exec", "-T", "it", "nothing-here"]).run();
+        assert_eq!(turns.script("head -c 200000 /dev/zero | tr '\\0' x").len(), 200_000);
+        turns.program(&["nothing-here"]);
         let mut listener = project.ficelle(&["attach", "--no-stdin", "it"]).start();
         listener.kill();
     };
@@ -812,7 +913,7 @@ fn cve_2022_23471_2022_31030_2025_64329_2024_3056_programs_and_listeners_leave_n
         if one == two { Ok::<_, ()>(one) } else { Err(()) }
     })
     .unwrap();
-    for _ in 0..races(10) {
+    for _ in 0..races(20) {
         turn();
     }
     let after = crate::scenarios::stack::eventually(|| {

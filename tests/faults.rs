@@ -76,6 +76,10 @@ fn after_the_machine_was_down_containers_have_ended_and_up_brings_them_back(mach
     for container in project.containers() {
         assert_eq!((container.state.as_str(), container.exit_code), ("exited", -1), "{container:?}");
     }
+    let told = project.ficelle(&["ps", "-a"]).ok().stdout;
+    assert_eq!(told.matches("Exited (host restarted) ").count(), before.len(), "{told}");
+    let told = project.ficelle(&["events", "--since", "1", "--until", "0s"]).ok().stdout;
+    assert_eq!(told.matches("cause=host restarted, exitCode=-1").count(), before.len(), "{told}");
     assert!(!machine.root().join("run/leases.json").exists(), "addresses of before");
     project.ficelle(&["stop"]).ok();
     project.ficelle(&["up", "-d"]).ok();

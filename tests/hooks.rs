@@ -6,7 +6,7 @@ use ficelle::model::{Condition, Hook, Project as Model};
 use insta::assert_snapshot;
 
 use crate::{
-    scenarios::stack::{Machine, Project},
+    scenarios::stack::{Machine, Project, eventually},
     stage::{Stage, With, down, project, service, up},
 };
 
@@ -58,6 +58,22 @@ fn a_failed_hook_keeps_dependents_from_starting_and_nothing_from_ending() {
     let ended = stage.play(&hooked, &down(&hooked, false)).report;
     assert_eq!((ended.failed.len(), ended.skipped.len()), (1, 0), "the container is gone all the same");
     assert!(stage.containers(&hooked).is_empty());
+}
+
+#[test]
+fn hooks_that_a_killed_command_or_a_failure_left_are_run_by_the_next() {
+    let stage = Stage::new();
+    let mut hooked = hooked();
+    stage.pull(&hooked);
+    // The second fails: the first is not run again, and what needs the container waits for it.
+    hooked.services["db"].container.post_start[1] = hook("false");
+    stage.play(&hooked, &up(&hooked));
+    assert_snapshot!(stage.plan(&hooked, &up(&hooked)).unwrap(), @r"
+    run post_start[1] in container demo-db-1 (left by an interrupted command)
+    start container demo-web-1 (not running)
+    unchanged: container demo-db-1
+    ");
+    assert_eq!(stage.play(&hooked, &up(&hooked)).report.skipped.len(), 1);
 }
 
 const APP: &str = r#"
@@ -130,6 +146,34 @@ fn hooks_run_wherever_a_command_starts_or_stops(machine: &Machine) {
 }
 
 #[test]
+fn a_hook_whose_command_was_killed_is_run_by_the_next() {
+    let Some(machine) = Machine::with(&["busybox"]) else { return };
+    let hook =
+        "sh -c 'echo begun >>/log/all; while test -e /log/hold; do sleep 0.01; done; echo done >>/log/all'";
+    let project = machine.compose(
+        "hooks-killed",
+        &format!(
+            "services:\n  web:\n    image: busybox\n    init: true\n    command: sleep 1000\n    volumes: ['./log:/log']\n    \
+             post_start: [{{command: {hook}}}]\n"
+        ),
+    );
+    fs::create_dir(project.dir.join("log")).unwrap();
+    let [hold, all] = ["log/hold", "log/all"].map(|name| project.dir.join(name));
+    fs::write(&hold, "").unwrap();
+    let mut up = project.ficelle(&["up", "-d"]).start();
+    eventually(|| fs::read_to_string(&all).map(drop)).unwrap();
+    up.kill();
+    let main = project.container("web").main();
+    fs::remove_file(&all).unwrap();
+    fs::remove_file(&hold).unwrap();
+    let again = project.ficelle(&["up", "-d"]).ok();
+    assert!(log(&project).contains("begun\ndone\n"), "{}", again.stderr);
+    assert!(main.is_alive(), "the container ran on");
+    let again = project.ficelle(&["up", "-d"]).ok();
+    assert!(again.stderr.contains("nothing to do"), "{}", again.stderr);
+}
+
+#[test]
 fn a_hook_that_fails_tells_its_place_and_its_last_words() {
     let Some(machine) = Machine::with(&["busybox"]) else { return };
     let yaml = |hooks: &str| {
@@ -146,6 +190,8 @@ fn a_hook_that_fails_tells_its_place_and_its_last_words() {
     assert!(up.stderr.contains("    | 11\n") && up.stderr.contains("    | 20\n"), "{}", up.stderr);
     assert!(!up.stderr.contains("    | 10\n"), "only the last ten: {}", up.stderr);
     assert_eq!(project.container("web").state, "running");
+    let again = project.ficelle(&["up", "-d"]).run();
+    assert_eq!(again.code, Some(1), "what failed is owed still: {again:?}");
     let down = project.ficelle(&["down"]).run();
     assert_eq!(down.code, Some(1));
     assert!(down.stderr.contains("web hook exited with status 127"), "{}", down.stderr);

@@ -1,6 +1,7 @@
 //! Images: archives, layers and the store, on real file systems and through real overlays.
 
 mod archives;
+mod breakouts;
 mod fake;
 mod faults;
 mod forms;
@@ -13,6 +14,7 @@ mod published;
 mod push;
 pub mod registry;
 mod tars;
+mod terminal;
 mod tree;
 
 use std::{

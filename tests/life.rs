@@ -1,5 +1,7 @@
 //! The life of real containers and of the programs beside theirs: run, exec, attach, pause, kill, wait.
 
+use std::{path::Path, process::Command};
+
 use serde_json::Value;
 
 use crate::scenarios::stack::{Machine, Project, eventually};
@@ -357,8 +359,7 @@ fn files_are_copied_both_ways_and_no_link_of_the_container_leads_out() {
     project.ficelle(&["cp", "web:/tmp/new", "stopped"]).ok();
     assert_eq!(std::fs::read_to_string(dir.join("stopped/below/file")).unwrap(), "content");
     project.ficelle(&["export", "web", "-o", "all.tar"]).ok();
-    let listed =
-        std::process::Command::new("tar").args(["-tf", "all.tar"]).current_dir(dir).output().unwrap();
+    let listed = Command::new("tar").args(["-tf", "all.tar"]).current_dir(dir).output().unwrap();
     assert!(String::from_utf8_lossy(&listed.stdout).lines().any(|line| line == "tmp/new/below/file"));
     assert!(project.ficelle(&["cp", "web:/a", "web:/b"]).fails().stderr.contains("between services"));
 }
@@ -560,7 +561,7 @@ fn at_a_terminal(project: &Project<'_>, machine: &Machine) -> std::process::Chil
 
     let program = env!("CARGO_BIN_EXE_ficelle");
     let line = format!("echo $$ >pid; exec {program} -p {} up --no-color", project.name);
-    std::process::Command::new("script")
+    Command::new("script")
         .args(["-qefc", &line, "/dev/null"])
         .current_dir(&project.dir)
         .env("FICELLE_ROOT", machine.root())
@@ -621,8 +622,70 @@ fn a_terminal_that_is_closed_leaves_the_containers_running() {
     let pid = std::fs::read_to_string(project.dir.join("pid")).unwrap();
     up.kill().unwrap();
     up.wait().unwrap();
-    let command = std::path::Path::new("/proc").join(pid.trim());
+    let command = Path::new("/proc").join(pid.trim());
     eventually(|| if command.exists() { Err(()) } else { Ok(()) }).unwrap();
     assert_eq!(project.container("web").state, "running");
     project.ficelle(&["down"]).ok();
+}
+
+#[test]
+fn ps_lists_ports_as_docker_compose_does() {
+    let Some(machine) = Machine::with(&["busybox"]) else { return };
+    let yaml = "services:\n  web:\n    image: busybox\n    init: true\n    command: [sleep, '1000']\n    \
+                ports: ['${HELLO_PORT}:80', '127.0.0.1:${HELLO_PORT}:81/udp']\n    \
+                expose: ['5432', '6000-6001/udp', '80']\n";
+    let project = machine.compose("ports-listed", yaml);
+    project.ficelle(&["up", "-d"]).ok();
+    let port = project.port;
+    let told = project.ficelle(&["ps", "--format", "{{.Ports}}"]).ok().stdout;
+    let six = Path::new("/proc/net/if_inet6").exists();
+    let all = if six { format!(", [::]:{port}->80/tcp") } else { String::new() };
+    assert_eq!(
+        told.trim(),
+        format!("5432/tcp, 6000-6001/udp, 0.0.0.0:{port}->80/tcp{all}, 127.0.0.1:{port}->81/udp")
+    );
+    let told = project.ficelle(&["ps", "--format", "json"]).ok().stdout;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let publishers = told["Publishers"].as_array().unwrap();
+    let urls: Vec<_> = publishers.iter().map(|one| one["URL"].as_str().unwrap()).collect();
+    let mut all = vec!["0.0.0.0", "::", "127.0.0.1", "", "", ""];
+    all.retain(|url| six || *url != "::");
+    assert_eq!(urls, all);
+    assert_eq!(publishers[0]["PublishedPort"], port);
+    assert_eq!(publishers.last().unwrap()["PublishedPort"], 0);
+    let bound = project.ficelle(&["port", "web", "80"]).ok().stdout;
+    assert_eq!(bound.trim(), format!("0.0.0.0:{port}"));
+    project.ficelle(&["stop", "-t", "0"]).ok();
+    let told = project.ficelle(&["ps", "-a", "--format", "{{.Ports}}"]).ok().stdout;
+    assert_eq!(told.trim(), "", "what does not run listens at nothing");
+}
+
+/// What the kernel holds nobody can end.
+#[test]
+fn a_down_that_waits_for_a_throttled_device_says_so() {
+    let Some(machine) = Machine::with(&["busybox"]) else { return };
+    let root = machine.root();
+    let found =
+        Command::new("findmnt").args(["-no", "SOURCE", "-T", root.to_str().unwrap()]).output().unwrap();
+    let device = String::from_utf8(found.stdout).unwrap().trim().to_owned();
+    if !device.starts_with("/dev/")
+        || !Path::new("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device").exists()
+    {
+        eprintln!("SKIPPED: no device below {}, or no blkio controller of version 1", root.display());
+        return;
+    }
+    let write = "echo begun; exec dd if=/dev/zero of=/v/file bs=512k count=1 oflag=direct";
+    let project = machine.compose(
+        "throttled",
+        &format!(
+            "services:\n  slow:\n    image: busybox\n    init: true\n    command: [sh, -c, '{write}']\n    \
+             volumes: ['./v:/v']\n    blkio_config: {{device_write_bps: [{{path: {device}, rate: 64k}}]}}\n"
+        ),
+    );
+    project.ficelle(&["up", "-d"]).ok();
+    project.wait_for_line("slow", "begun");
+    let down = project.ficelle(&["down", "-t", "0"]).ok();
+    assert!(down.stderr.contains("throttled-slow-1: process "), "{}", down.stderr);
+    assert!(down.stderr.contains("(`dd`) of it was killed and waits in the kernel"), "{}", down.stderr);
+    assert!(project.containers().is_empty());
 }

@@ -7,6 +7,7 @@ mod attributes;
 mod build;
 mod commands;
 mod conformance;
+mod contract;
 mod convergence;
 mod convergence_properties;
 #[cfg(target_os = "linux")]

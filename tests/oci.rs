@@ -2,9 +2,12 @@
 //! bundles with their own documents, and what a program inside sees. The cases are those of the
 //! suites that runtimes share (OCI runtime-tools, youki's contest), told in our own words.
 
+mod contest;
 mod hooks;
 mod lifecycle;
 mod limits;
+mod memory;
+mod mounts;
 mod namespaces;
 mod process;
 mod root;
@@ -86,7 +89,7 @@ fn bundle() -> Option<Bundle> {
             },
         },
         "linux": {
-            "cgroupsPath": format!("/ficelle-test/{id}"),
+            "cgroupsPath": format!("/ficelle-{id}/own"),
             "namespaces": namespaces,
             "resources": {},
         },
@@ -243,6 +246,11 @@ impl Bundle {
 impl Drop for Bundle {
     fn drop(&mut self) {
         self.oci("delete --force ID");
+        // The groups above its own are whose path it is: a runtime leaves them.
+        let above = format!("ficelle-{}", self.id);
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(hierarchy.path().join(&above));
+        }
     }
 }
 

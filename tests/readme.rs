@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use ficelle::load::attributes::{
     self, CLUSTER,
-    Support::{Elsewhere, Missing, Never},
+    Support::{Elsewhere, Never},
     Table,
 };
 
@@ -72,14 +72,13 @@ const PARTS: &[(&str, Table)] = &[
 
 #[test]
 fn generated_list_of_keys_is_that_of_the_attribute_table() {
-    let keys = |table: Table, missing: bool| -> String {
+    let keys = |table: Table, refused: bool| -> String {
         let mut names: Vec<_> = table
             .iter()
             .filter_map(|row| match row.support {
-                Missing if missing => Some(format!("`{}`", row.name)),
-                Never(_) if missing => Some(format!("`{}` (cannot be)", row.name)),
-                Elsewhere(place) if !missing && place == CLUSTER => Some(format!("`{}`", row.name)),
-                Elsewhere(place) if !missing => Some(format!("`{}` ({place})", row.name)),
+                Never(_) if refused => Some(format!("`{}`", row.name)),
+                Elsewhere(place) if !refused && place == CLUSTER => Some(format!("`{}`", row.name)),
+                Elsewhere(place) if !refused => Some(format!("`{}` ({place})", row.name)),
                 _ => None,
             })
             .collect();
@@ -89,13 +88,13 @@ fn generated_list_of_keys_is_that_of_the_attribute_table() {
     let rows: String = PARTS
         .iter()
         .map(|(part, table)| (part, keys(table, true), keys(table, false)))
-        .filter(|(_, missing, cluster)| !missing.is_empty() || !cluster.is_empty())
-        .map(|(part, missing, cluster)| format!("| {part} | {missing} | {cluster} |\n"))
+        .filter(|(_, refused, cluster)| !refused.is_empty() || !cluster.is_empty())
+        .map(|(part, refused, cluster)| format!("| {part} | {refused} | {cluster} |\n"))
         .collect();
     generated(
         "keys",
         &format!(
-            "\n| of | not carried out yet | means something on a cluster only, or where it says |\n|---|---|---|\n{rows}\n"
+            "\n| of | cannot be | means something on a cluster only, or where it says |\n|---|---|---|\n{rows}\n"
         ),
     );
 }

@@ -176,6 +176,30 @@ fn a_failure_points_at_the_line_and_hides_passwords() {
     shop.refuses(&["-f", &shop.url("#:empty")], &["there is no Compose file"]);
 }
 
+#[test]
+fn an_address_is_seen_in_no_argument_of_git() {
+    use std::os::unix::fs::PermissionsExt;
+    let shop = Shop::new(&[ONE, VARIABLES]);
+    let (bin, log) = (shop.dir.path().join("bin"), shop.dir.path().join("arguments"));
+    fs::create_dir(&bin).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let script = format!("#!/bin/sh\necho \"$@\" >>{}\nPATH='{path}' exec git \"$@\"\n", log.display());
+    fs::write(bin.join("git"), script).unwrap();
+    fs::set_permissions(bin.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_ficelle"))
+        .args(["-f", &shop.url("#main"), "config"])
+        .current_dir(shop.dir.path().join("here"))
+        .env("XDG_CACHE_HOME", shop.dir.path().join("cache"))
+        .env("PATH", format!("{}:{path}", bin.display()))
+        .env_remove("FICELLE_ROOT")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = fs::read_to_string(log).unwrap();
+    assert!(said.contains("fetch --quiet") && said.contains(" -- origin "), "{said}");
+    assert!(!said.contains(&shop.address), "{said}");
+}
+
 /// Directories below the cache that hold a commit.
 fn copies(cache: &Path) -> usize {
     let Ok(entries) = fs::read_dir(cache.join("ficelle/git")) else { return 0 };

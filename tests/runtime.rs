@@ -162,7 +162,7 @@ impl Machine {
 
     fn remove_all(&self) {
         for record in self.core.containers(Some(&self.group)).unwrap() {
-            self.core.stop(&self.group, &record.config.id, Some(Duration::ZERO)).unwrap();
+            self.core.stop(&self.group, &record.config.id, Some(Duration::ZERO), &mut |_| {}).unwrap();
             self.core.remove(&self.group, &record.config.id, true).unwrap();
         }
     }
@@ -190,7 +190,7 @@ impl Drop for Machine {
     /// A failed test leaves nothing either.
     fn drop(&mut self) {
         for record in self.core.containers(Some(&self.group)).unwrap_or_default() {
-            let _ = self.core.stop(&self.group, &record.config.id, Some(Duration::ZERO));
+            let _ = self.core.stop(&self.group, &record.config.id, Some(Duration::ZERO), &mut |_| {});
             let _ = self.core.remove(&self.group, &record.config.id, true);
         }
     }
@@ -286,9 +286,14 @@ fn limits_make_no_difference_to_where_a_container_is_and_what_it_may_open() {
                   cat devices/devices.list cpuset/cpuset.cpus cpuset/cpuset.mems 2>/dev/null | sort";
     let free = machine.output(&machine.config("free", script));
     let limits = ficelle::model::Limits { pids: Some(100), ..Default::default() };
-    let limited = ContainerConfig { limits, ..machine.config("limited", script) };
+    let limited = ContainerConfig { limits: limits.clone(), ..machine.config("limited", script) };
     assert_eq!(free, machine.output(&limited));
     assert!(!free.iter().any(|line| line.contains("10:200")), "{free:?}");
+    let device_rules = ficelle::model::DeviceRule::parse("c 10:200 rw").into_iter().collect();
+    let given = machine.output(&ContainerConfig { device_rules, limits, ..machine.config("given", script) });
+    // Version 2 has no file to tell it.
+    let told = free.iter().any(|line| line.starts_with("c 1:3 "));
+    assert_eq!(given.iter().any(|line| line == "c 10:200 rw"), told, "{given:?}");
     machine.remove_all();
 }
 
@@ -346,7 +351,7 @@ fn a_first_process_that_cannot_hear_the_signal_is_not_waited_for() {
     let deaf = ContainerConfig { args: vec!["sleep".into(), "1000".into()], ..machine.config("deaf", "") };
     machine.start(&deaf);
     let begun = Instant::now();
-    machine.core.stop(&machine.group, &deaf.id, None).unwrap();
+    machine.core.stop(&machine.group, &deaf.id, None, &mut |_| {}).unwrap();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(machine.record(&deaf).phase, Phase::Exited(Exit::Code(137)));
 
@@ -356,7 +361,7 @@ fn a_first_process_that_cannot_hear_the_signal_is_not_waited_for() {
     );
     machine.start(&polite);
     machine.wait_for_line(&polite, "ready");
-    machine.core.stop(&machine.group, &polite.id, None).unwrap();
+    machine.core.stop(&machine.group, &polite.id, None, &mut |_| {}).unwrap();
     assert_eq!(machine.record(&polite).phase, Phase::Exited(Exit::Code(3)));
     assert_eq!(machine.lines(&polite), ["ready", "bye"]);
 
@@ -367,7 +372,8 @@ fn a_first_process_that_cannot_hear_the_signal_is_not_waited_for() {
     machine.start(&stubborn);
     machine.wait_for_line(&stubborn, "ready");
     let begun = Instant::now();
-    machine.core.stop(&machine.group, &stubborn.id, Some(Duration::from_millis(300))).unwrap();
+    let grace = Some(Duration::from_millis(300));
+    machine.core.stop(&machine.group, &stubborn.id, grace, &mut |_| {}).unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(300));
     assert_eq!(machine.record(&stubborn).phase, Phase::Exited(Exit::Code(137)));
     machine.remove_all();
@@ -383,7 +389,7 @@ fn an_init_in_front_hands_on_signals_and_the_code_and_reaps() {
     };
     machine.start(&config);
     machine.wait_for_line(&config, "ready");
-    machine.core.stop(&machine.group, &config.id, None).unwrap();
+    machine.core.stop(&machine.group, &config.id, None, &mut |_| {}).unwrap();
     assert_eq!(machine.record(&config).phase, Phase::Exited(Exit::Code(4)));
     let lines = machine.lines(&config);
     assert_ne!(lines[0], "1");
@@ -413,7 +419,7 @@ fn a_restart_policy_goes_on_without_us_until_it_is_stopped() {
     assert_eq!(record.restarts, 2);
     assert!(record.started > first.started);
     wait_for(|| machine.lines(&config).len() == 3);
-    machine.core.stop(&machine.group, &config.id, None).unwrap();
+    machine.core.stop(&machine.group, &config.id, None, &mut |_| {}).unwrap();
     assert_eq!(machine.record(&config).phase, Phase::Exited(Exit::Code(137)));
     assert_eq!(machine.lines(&config), ["run", "run", "run"]);
     machine.remove_all();
@@ -450,7 +456,7 @@ fn stopping_during_the_back_off_ends_it() {
     let config = ContainerConfig { restart: RestartConfig::Always, ..machine.config("web", "exit 1") };
     machine.start(&config);
     wait_for(|| machine.record(&config).phase == Phase::Restarting && machine.record(&config).restarts > 2);
-    machine.core.stop(&machine.group, &config.id, None).unwrap();
+    machine.core.stop(&machine.group, &config.id, None, &mut |_| {}).unwrap();
     assert_eq!(machine.record(&config).phase, Phase::Exited(Exit::Code(1)));
     machine.remove_all();
     machine.assert_nothing_left();
@@ -650,7 +656,7 @@ fn a_new_volume_has_what_the_image_has_there_and_is_handed_on() {
     fs::write(machine.layer.join("data/seed"), "from the image").unwrap();
     std::os::unix::fs::chown(machine.layer.join("data/seed"), Some(33), Some(44)).unwrap();
     let mount = |kind| ficelle::runtime::MountConfig { target: "/data".into(), read_only: false, kind };
-    let anonymous = ficelle::runtime::MountKind::Anonymous { nocopy: false };
+    let anonymous = ficelle::runtime::MountKind::Anonymous { nocopy: false, annotations: Default::default() };
     let first = ContainerConfig {
         mounts: vec![mount(anonymous.clone())],
         ..machine.config("web", "cat /data/seed; ls -ln /data; echo more > /data/mine")
@@ -847,7 +853,7 @@ fn a_container_may_share_the_network_of_another() {
         ..machine.config("ask", "for i in 1 2 3 4 5 6 7 8 9; do wget -q -O - http://127.0.0.1/index.html && break; sleep 0.1; done")
     };
     assert_eq!(machine.output(&ask), ["shared"]);
-    machine.core.stop(&machine.group, &web.id, None).unwrap();
+    machine.core.stop(&machine.group, &web.id, None, &mut |_| {}).unwrap();
     let late = ContainerConfig { id: Core::new_id(), ..ask };
     machine.core.create(&late).unwrap();
     let error = machine.core.start(&machine.group, &late.id).unwrap_err();

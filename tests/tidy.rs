@@ -19,10 +19,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("engines/simulated.rs", &["engine", "model"]),
     ("engines/simulated", &["engine", "model"]),
     ("engines", &["engine", "build", "image", "runtime", "model"]),
-    ("build", &["image", "runtime", "model"]),
-    ("load", &["model"]),
+    ("build", &["image", "runtime", "git", "model"]),
+    ("load", &["git", "model"]),
     ("image", &["model"]),
     ("runtime", &["model"]),
+    ("git.rs", &["model"]),
     ("engine", &["model"]),
     ("model", &[]),
 ];

@@ -1,7 +1,14 @@
-//! One file through the whole of loading: no panic, and what `config` prints reads back to itself.
+//! One file through the whole of loading: no panic, and what `config` prints reads back to itself. Keys with a `$`
+//! do not: docker compose doubles that where it prints and leaves it alone where it reads, and so do we.
 #![no_main]
 
-use ficelle::load::{LoadOptions, config, diagnostic::Paint, load, source::Memory};
+use ficelle::load::{
+    LoadOptions, config,
+    diagnostic::Paint,
+    load,
+    source::Memory,
+    tree::{Node, Value},
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -15,11 +22,22 @@ fuzz_target!(|text: &str| {
             return;
         }
     };
-    config::json(&loaded);
-    let printed = config::yaml(&loaded);
+    config::json(&loaded.resolved);
+    let printed = config::yaml(&loaded.resolved);
+    if has_dollar_key(&loaded.resolved.canonical) {
+        return;
+    }
     let again = load(&options, &Memory::project(&[("compose.yaml", &printed)]));
     match again {
-        Ok(again) => assert_eq!(config::yaml(&again), printed),
+        Ok(again) => assert_eq!(config::yaml(&again.resolved), printed),
         Err(told) => panic!("what was printed is not read:\n{printed}\n{}", told[0]),
     }
 });
+
+fn has_dollar_key(node: &Node) -> bool {
+    match &node.value {
+        Value::Map(map) => map.iter().any(|(key, value)| key.text.contains('$') || has_dollar_key(value)),
+        Value::List(items) => items.iter().any(has_dollar_key),
+        _ => false,
+    }
+}

@@ -101,7 +101,7 @@ pub fn pick(source: &Source<'_>, pattern: &str) -> Result<Vec<Picked>, PickError
     Ok(picked)
 }
 
-fn has_wildcard(part: &str) -> bool {
+pub fn has_wildcard(part: &str) -> bool {
     part.contains(['*', '?', '[', '\\'])
 }
 

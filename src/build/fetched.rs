@@ -11,8 +11,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{cache::Cache, git, place::Place, tree::Tree};
+use super::{cache::Cache, place::Place, tree::Tree};
 use crate::{
+    git::Clone,
     image::{self, ArchiveKind, Download, Store},
     model::Repository,
 };
@@ -42,7 +43,18 @@ pub fn repository(store: &Store, wanted: &Repository, keep: bool) -> Result<Fetc
     let dir = scratch(store)?;
     let root = dir.path().join("repository");
     fs::create_dir(&root).map_err(|error| error.to_string())?;
-    git::fetch(wanted, wanted.keep_git_dir.unwrap_or(keep), &root)?;
+    let clone = Clone::begin(wanted, &root)?;
+    let there =
+        clone.check_out(wanted.reference.as_deref().or(wanted.commit.as_deref()).unwrap_or("HEAD"))?;
+    if let Some(commit) = &wanted.commit
+        && (commit.len() < 7 || !there.starts_with(&commit.to_ascii_lowercase()))
+    {
+        return Err(format!("expected commit {commit} of `{}`, got {there}", wanted.shown_remote()));
+    }
+    if wanted.submodules {
+        clone.submodules()?;
+    }
+    if wanted.keep_git_dir.unwrap_or(keep) { clone.with_history() } else { clone.without_history() }?;
     let whole = Tree::open(&root).map_err(|error| error.to_string())?;
     let below = Path::new(wanted.subdir.as_deref().unwrap_or(""));
     // A link of the repository must not lead out of it.

@@ -19,7 +19,6 @@ mod copying;
 pub mod dockerfile;
 pub mod expand;
 mod fetched;
-mod git;
 mod graph;
 pub mod ignore;
 mod lint;
@@ -37,9 +36,9 @@ mod steps;
 mod tree;
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -135,6 +134,41 @@ pub async fn build(
     locked: Option<&LockedBases>,
     events: Arc<dyn Fn(BuildEvent) + Send + Sync>,
 ) -> Result<Image, BuildError> {
+    let platforms = platform::every(build)?;
+    if platforms.len() < 2 {
+        let (image, records) = build_one(store, core, build, references, locked, &events).await?;
+        share::export(store, build, &image, &records, &*events).await?;
+        return Ok(image);
+    }
+    let mut images = Vec::new();
+    let mut records = share::Records::new();
+    let told = Arc::new(Mutex::new(HashSet::new()));
+    for platform in platforms {
+        let one = Build {
+            platform: Some(platform.to_string()),
+            platforms: Vec::new(),
+            tags: Vec::new(),
+            ..build.clone()
+        };
+        let events = platform::events(platform, &told, Arc::clone(&events));
+        let (image, made) = build_one(store, core, &one, &[], locked, &events).await?;
+        images.push(image.id);
+        records.extend(made);
+    }
+    let image = store.commit_index(&images, &names(build, references)?)?;
+    share::export(store, build, &image, &records, &*events).await?;
+    Ok(image)
+}
+
+/// The image for one platform, and what is remembered of its steps.
+async fn build_one(
+    store: &Store,
+    core: &Core,
+    build: &Build,
+    references: &[ImageRef],
+    locked: Option<&LockedBases>,
+    events: &Arc<dyn Fn(BuildEvent) + Send + Sync>,
+) -> Result<(Image, share::Records), BuildError> {
     let cancel = Cancel::new().map_err(|source| BuildError::Context {
         message: format!("cannot make an event: {source}"),
         source: Some(source),
@@ -150,9 +184,9 @@ pub async fn build(
         }
     });
     let Prepared { mut cache, file, directory, fetched } = prepared.await?;
-    cache.import(share::import(store, build, &*events).await);
-    let (parsed, mut graph, platforms) = arrange(build, &file, &*events)?;
-    let bringer = Bringer { store, build, locked, events: &*events };
+    cache.import(share::import(store, build, &**events).await);
+    let (parsed, mut graph, platforms) = arrange(build, &file, &**events)?;
+    let bringer = Bringer { store, build, locked, events: &**events };
     let images = fetch(&bringer, &file, &mut graph, &platforms).await?;
     let found = checks::found(build, &file, &parsed, &graph, &platforms, &images, &directory)?;
     for lint in &found.lints {
@@ -162,8 +196,8 @@ pub async fn build(
     let references = names(build, references)?;
     let (store, core, build) = (store.clone(), core.clone(), build.clone());
     let cancel = Arc::clone(&stop.0);
-    let (image, records) = blocking({
-        let (store, build, events) = (store.clone(), build.clone(), Arc::clone(&events));
+    let events = Arc::clone(events);
+    blocking({
         move || {
             let context = match fetched {
                 Some(fetched) => Context::of(fetched, &file)?,
@@ -194,9 +228,7 @@ pub async fn build(
             Ok((image, solver.cache.used()))
         }
     })
-    .await?;
-    share::export(&store, &build, &image, &records, &*events).await?;
-    Ok(image)
+    .await
 }
 
 /// Runs what blocks where it may.
@@ -349,7 +381,9 @@ fn target_platform(build: &Build, machine: &Platform) -> Result<Platform, BuildE
 fn not_honoured(build: &Build, target: &Platform) -> Vec<String> {
     let mut told = Vec::new();
     if build.platforms.len() > 1 {
-        told.push(format!("`platforms`: the image is built for {target} only"));
+        told.push(format!(
+            "`platforms`: the image is built for {target} only; `ficelle build` builds it for all"
+        ));
     }
     if let Some(isolation) = build.isolation.as_deref().filter(|name| *name != "default") {
         told.push(format!("`isolation: {isolation}` means something on Windows only"));
@@ -466,8 +500,7 @@ impl Bringer<'_> {
             .map_err(|error: crate::model::ImageRefError| ImageError::Invalid(error.to_string()))?;
         let locked = if stored { None } else { self.digest(text)? };
         if (stored || !self.build.pull)
-            && let Some(image) = store.find(&reference)?
-            && fits(&image, &Platform::parse(&name.platform)?)
+            && let Some(image) = store.find_for(&reference, &Platform::parse(&name.platform)?)?
         {
             let named = store.named(&reference)?.map(|named| named.digest);
             return match (locked, named) {
@@ -510,11 +543,6 @@ async fn of_layout(store: &Store, layout: &str) -> Result<Image, ImageError> {
         BuildError::Image(error) => error,
         other => ImageError::Invalid(other.to_string()),
     })
-}
-
-fn fits(image: &Image, platform: &Platform) -> bool {
-    let architecture = image.config.architecture().to_string();
-    architecture.is_empty() || architecture == platform.architecture
 }
 
 /// True when a stage got steps of which nobody knew.

@@ -1,8 +1,51 @@
 //! The platforms of a build, the arguments that name them, and what runs where.
 
-use std::path::Path;
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use crate::image::Platform;
+use super::{BuildError, BuildEvent};
+use crate::{image::Platform, model::Build};
+
+/// The platforms that a build is to be made for, this machine's first; none when it is the one of
+/// [`super::target_platform`].
+pub fn every(build: &Build) -> Result<Vec<Platform>, BuildError> {
+    let mut found: Vec<Platform> = Vec::new();
+    if build.every_platform {
+        for text in &build.platforms {
+            let platform = Platform::parse(text)?;
+            if !found.contains(&platform) {
+                found.push(platform);
+            }
+        }
+    }
+    let host = Platform::host().architecture;
+    found.sort_by_key(|platform| platform.architecture != host);
+    Ok(found)
+}
+
+/// What is told of the build for one of several platforms: steps say which it is, and what was said of the ones
+/// before is not said again.
+pub fn events(
+    platform: Platform,
+    told: &Arc<Mutex<HashSet<String>>>,
+    events: Arc<dyn Fn(BuildEvent) + Send + Sync>,
+) -> Arc<dyn Fn(BuildEvent) + Send + Sync> {
+    let told = Arc::clone(told);
+    Arc::new(move |event| match event {
+        BuildEvent::Step { step, cached } => {
+            events(BuildEvent::Step { step: step.replacen('[', &format!("[{platform} "), 1), cached });
+        }
+        BuildEvent::Warning(text) => {
+            if told.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone()) {
+                events(BuildEvent::Warning(text));
+            }
+        }
+        event => events(event),
+    })
+}
 
 /// Where the build runs and what it is for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use super::{
     BuildError, BuildEvent,
     agent::{self, Agent},
     cachemount,
+    copy::has_wildcard,
     copying::{mounted_copy, opened},
     dockerfile::{Mistake, Word},
     mounts::Kind,
@@ -217,7 +218,10 @@ impl Prepared {
         let mut agents = 0;
         for (number, (mount, word)) in program.mounts.iter().enumerate() {
             let (kind, read_only) = match &mount.kind {
-                Kind::Bind { from, source, writable } => {
+                Kind::Bind { from, source, writable } => 'kind: {
+                    if !writable && let Some(kind) = in_place(solver, from.as_deref(), source)? {
+                        break 'kind (kind, true);
+                    }
                     // A copy: what the step writes to it is lost, and what the user writes meanwhile is not seen.
                     let view = opened(solver, from.as_deref())?;
                     let name = number.to_string();
@@ -309,6 +313,17 @@ impl Prepared {
         self._agents.push(agent);
         Ok(Some(socket))
     }
+}
+
+/// Files of a stage or an image need no copy: nobody writes to its layers. `None` where there is no layer, and for
+/// files of a context or a pattern.
+fn in_place(solver: &Solver<'_>, from: Option<&str>, source: &str) -> Result<Option<MountKind>, BuildError> {
+    if solver.context_of(from).is_some() || has_wildcard(source) {
+        return Ok(None);
+    }
+    let (layers, _) = solver.source(&solver.graph.source(from.unwrap_or_default()))?;
+    let subpath = Some(source.to_owned());
+    Ok((!layers.is_empty()).then(|| MountKind::Layers { layers: stack(&layers), subpath }))
 }
 
 fn bind(path: PathBuf) -> MountKind {

@@ -138,6 +138,7 @@ impl Args {
     }
 
     fn apply(&self, build: &mut Build, environment: impl Fn(&str) -> Option<String>) {
+        build.every_platform = true;
         build.no_cache |= self.no_cache;
         build.pull |= self.pull;
         build.provenance = self.provenance.clone().or(build.provenance.take());

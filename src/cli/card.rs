@@ -40,6 +40,9 @@ fn state(autopsy: &Autopsy) -> Option<String> {
             container.name
         )),
         ContainerState::Exited(Some(code)) => Some(format!("{} exited: {}", container.name, decode(code))),
+        ContainerState::Exited(None) if container.host_restarted => {
+            Some(format!("{} ended when the host restarted", container.name))
+        }
         ContainerState::Exited(None) => Some(format!("{} ended, and nobody learnt how", container.name)),
         ContainerState::Running if container.health == Some(Health::Unhealthy) => {
             Some(format!("{} runs, and is unhealthy", container.name))

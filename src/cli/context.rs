@@ -16,7 +16,7 @@ use super::{
     signals::Signals,
 };
 use crate::{
-    load::{self, Diagnostic, Effect, LoadOptions, Loaded, Severity, Source, System, Unsupported},
+    load::{self, Diagnostic, Effect, LoadOptions, Loaded, Resolved, Severity, Source, System, Unsupported},
     session::{
         self, Choice, Engine, Event, ImageAct, ImageAnswer, Op, Outcome, Plan, Preview, Project, Selection,
         Service, Session, Step, StepId, Wish, WithDependencies,
@@ -113,8 +113,16 @@ impl Context {
     /// Loads with these options; warnings are told, and are errors when `--strict`.
     pub(super) fn load_with(&self, options: &LoadOptions) -> Result<Loaded, Failure> {
         let loaded = load::load(options, &self.source).map_err(|found| Failure::project(found, false))?;
-        self.warn(&loaded.warnings)?;
+        self.warn(&loaded.resolved.warnings)?;
         Ok(loaded)
+    }
+
+    /// The same of what is only shown.
+    pub(super) fn resolve_with(&self, options: &LoadOptions) -> Result<Resolved, Failure> {
+        let resolved =
+            load::resolve(options, &self.source).map_err(|found| Failure::project(found, false))?;
+        self.warn(&resolved.warnings)?;
+        Ok(resolved)
     }
 
     fn warn(&self, warnings: &[Diagnostic]) -> Result<(), Failure> {
@@ -166,7 +174,7 @@ impl Context {
             options.profiles.extend(profiles);
             loaded = load::load(&options, &self.source).map_err(|found| Failure::project(found, false))?;
         }
-        self.warn(&loaded.warnings)?;
+        self.warn(&loaded.resolved.warnings)?;
         self.refuse_unsupported(&loaded, services)?;
         self.warn_of_limits(&loaded.project)?;
         Ok(loaded.project)

@@ -38,7 +38,7 @@ pub(super) async fn of(engine: &dyn Engine, image: ImageRef) -> Result<String, E
 /// # Errors
 /// Every service whose image has no digest.
 pub(super) async fn resolve(context: &Context, loaded: &mut Loaded) -> Result<(), Failure> {
-    let images = loaded.written_images();
+    let images = loaded.resolved.written_images();
     if images.is_empty() {
         return Ok(());
     }
@@ -56,7 +56,7 @@ pub(super) async fn resolve(context: &Context, loaded: &mut Loaded) -> Result<()
     let mut failed = Vec::new();
     for (service, name) in &images {
         match found.get(name) {
-            Some(Ok(image)) => loaded.set_image(service, image),
+            Some(Ok(image)) => loaded.resolved.set_image(service, image),
             Some(Err(error)) => failed.push(told(service, error, loaded)),
             None => {}
         }

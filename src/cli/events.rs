@@ -169,8 +169,11 @@ fn attributes(told: &Told) -> BTreeMap<String, String> {
         labels.map(|(name, value)| (name.clone(), value.clone())).collect();
     all.insert("image".to_owned(), told.container.image.clone());
     all.insert("name".to_owned(), told.container.name.clone());
-    if let ("die", ContainerState::Exited(Some(code))) = (told.action.as_str(), told.container.state) {
-        all.insert("exitCode".to_owned(), code.to_string());
+    if let ("die", state @ ContainerState::Exited(_)) = (told.action.as_str(), told.container.state) {
+        all.insert("exitCode".to_owned(), state.exit_code().to_string());
+        if told.container.host_restarted {
+            all.insert("cause".to_owned(), "host restarted".to_owned());
+        }
     }
     all
 }

@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, io::IsTerminal as _, path::PathBuf, sync::Arc, 
 
 use clap::Subcommand;
 
-use super::{context::Context, failure::Failure, output, when};
+use super::{context::Context, failure::Failure, format::Format, output, when};
 use crate::{
-    session::{ImageAct, ImageAnswer, ImageInfo, ImageRef, ImageRefError, Prune, Silent},
+    session::{ImageAct, ImageAnswer, ImageInfo, ImageRef, ImageRefError, LabelFilter, Prune, Silent},
     ui::{table::Table, time},
 };
 
@@ -39,6 +39,10 @@ enum Command {
         #[arg(value_name = "IMAGE")]
         image: Option<String>,
 
+        /// Instruction of a Dockerfile to apply, such as `CMD ["sh"]`; may be given several times
+        #[arg(short, long, value_name = "INSTRUCTION")]
+        change: Vec<String>,
+
         /// What its history says
         #[arg(short, long, value_name = "TEXT", default_value = "")]
         message: String,
@@ -65,7 +69,8 @@ enum Command {
         #[arg(long)]
         build_cache: bool,
 
-        /// Only what was made before: `until=24h`, `until=2026-11-21T08:00:00Z`
+        /// Only some: what was made before `until=24h` or `until=2026-11-21T08:00:00Z`, what has `label=NAME` or
+        /// `label=NAME=VALUE`, what has not: `label!=NAME`
         #[arg(long, value_name = "FILTER")]
         filter: Vec<String>,
 
@@ -140,7 +145,8 @@ enum Command {
         #[arg(short, long)]
         all: bool,
 
-        /// Only some: `reference=NAME`, `dangling=true`, `before=IMAGE`, `since=IMAGE`, `until=24h`
+        /// Only some: `reference=NAME`, `label=NAME[=VALUE]`, `dangling=true`, `before=IMAGE`, `since=IMAGE`,
+        /// `until=24h`
         #[arg(short, long, value_name = "FILTER")]
         filter: Vec<String>,
 
@@ -148,7 +154,7 @@ enum Command {
         #[arg(long)]
         no_trunc: bool,
 
-        /// How to print them
+        /// How to print them: `table`, `json` (an object on each line), or a template such as `{{.Repository}}`
         #[arg(long, value_name = "FORMAT", default_value = "table")]
         format: Format,
 
@@ -169,12 +175,6 @@ enum Command {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Table,
-    Json,
-}
-
 impl Args {
     pub(super) async fn run(self, context: &Context) -> Result<i32, Failure> {
         match self.command {
@@ -182,20 +182,20 @@ impl Args {
             Command::Ls { name, all: _, filter, no_trunc, format, quiet } => {
                 let name = name.map(|name| format!("reference={name}"));
                 let filters: Vec<String> = name.into_iter().chain(filter).collect();
-                list(context, &filters, format, quiet, no_trunc).await
+                list(context, &filters, &format, quiet, no_trunc).await
             }
             Command::Rm { images, force } => remove(context, &images, force).await,
             Command::History { image, no_trunc } => history(context, image, no_trunc).await,
-            Command::Import { input, image, message, platform } => {
+            Command::Import { input, image, change: changes, message, platform } => {
                 let image = image.as_deref().map(named).transpose()?;
                 let created = time::rfc3339(SystemTime::now());
-                let act = ImageAct::Import { input, image, platform, message, created };
+                let act = ImageAct::Import { input, image, platform, message, changes, created };
                 let ImageAnswer::Id { id, .. } = act_on(context, act).await? else { return Ok(0) };
                 output::text(&format!("{id}\n")).map(|()| 0)
             }
             Command::Inspect { images } => inspect(context, images).await,
             Command::Prune { all, build_cache, filter, force: _ } => {
-                prune(context, Prune { all, build_cache, until: until(&filter)? }).await
+                prune(context, pruning(all, build_cache, &filter)?).await
             }
             Command::Pull { images, platform, quiet } => {
                 for name in images {
@@ -293,16 +293,22 @@ async fn prune(context: &Context, what: Prune) -> Result<i32, Failure> {
     output::text(&format!("Total reclaimed space: {}\n", size(freed))).map(|()| 0)
 }
 
-fn until(filters: &[String]) -> Result<Option<SystemTime>, Failure> {
-    let mut until = None;
+fn pruning(all: bool, build_cache: bool, filters: &[String]) -> Result<Prune, Failure> {
+    let mut prune = Prune { all, build_cache, ..Prune::default() };
     for filter in filters {
-        let Some(text) = filter.strip_prefix("until=") else {
-            return Err(Failure::failed(format!("`{filter}` is no filter of images"))
-                .help("the one there is: `until=24h` or `until=2026-11-21T08:00:00Z`"));
-        };
-        until = Some(when::point(text, SystemTime::now()).map_err(Failure::failed)?);
+        match filter.split_once('=') {
+            Some(("until", text)) => {
+                prune.until = Some(when::point(text, SystemTime::now()).map_err(Failure::failed)?);
+            }
+            Some(("label", label)) => prune.labels.push(LabelFilter::new(label, true)),
+            Some(("label!", label)) => prune.labels.push(LabelFilter::new(label, false)),
+            _ => {
+                return Err(Failure::failed(format!("`{filter}` is no filter of images to remove"))
+                    .help("those there are: until=24h, label=NAME[=VALUE], label!=NAME[=VALUE]"));
+            }
+        }
     }
-    Ok(until)
+    Ok(prune)
 }
 
 async fn load(context: &Context, input: &std::path::Path, quiet: bool) -> Result<i32, Failure> {
@@ -321,7 +327,7 @@ async fn load(context: &Context, input: &std::path::Path, quiet: bool) -> Result
 async fn list(
     context: &Context,
     filters: &[String],
-    format: Format,
+    format: &Format,
     quiet: bool,
     whole: bool,
 ) -> Result<i32, Failure> {
@@ -331,21 +337,19 @@ async fn list(
         filters.iter().map(|text| Filter::parse(text, &images)).collect::<Result<_, _>>()?;
     let mut rows = rows(&images);
     rows.retain(|row| filters.iter().all(|filter| filter.takes(row)));
-    let lines = match (quiet, format) {
-        (true, _) => {
-            // An image once, whatever its names.
-            let mut seen = BTreeSet::new();
-            rows.retain(|row| seen.insert(row.image.id.clone()));
-            rows.iter().map(|row| row.id(whole).to_owned()).collect()
-        }
-        (_, Format::Json) => rows.iter().map(|row| row.json().to_string()).collect(),
-        (_, Format::Table) => {
+    let now = SystemTime::now();
+    let lines = if quiet {
+        // An image once, whatever its names.
+        let mut seen = BTreeSet::new();
+        rows.retain(|row| seen.insert(row.image.id.clone()));
+        rows.iter().map(|row| row.id(whole).to_owned()).collect()
+    } else {
+        let table = || {
             let mut table = Table::new(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]);
-            for row in rows {
-                table.row(row.cells(SystemTime::now(), whole));
-            }
-            table.lines()
-        }
+            rows.iter().for_each(|row| table.row(row.cells(now, whole)));
+            table
+        };
+        format.lines(rows.iter().map(|row| row.json(now, whole)), table)?
     };
     output::lines(lines.iter().map(String::as_str))?;
     Ok(0)
@@ -405,6 +409,7 @@ fn names_of(images: &[ImageInfo], text: &str, force: bool) -> Result<Vec<String>
 /// Which images are listed.
 enum Filter {
     Reference(String),
+    Label(LabelFilter),
     Dangling(bool),
     Before(SystemTime),
     Since(SystemTime),
@@ -414,7 +419,8 @@ impl Filter {
     fn parse(text: &str, images: &[ImageInfo]) -> Result<Self, Failure> {
         let unknown = || {
             Failure::failed(format!("`{text}` is no filter of images")).help(
-                "those there are: reference=NAME, dangling=true|false, before=IMAGE, since=IMAGE, until=24h",
+                "those there are: reference=NAME, label=NAME[=VALUE], dangling=true|false, before=IMAGE, since=IMAGE, \
+                 until=24h",
             )
         };
         let (key, value) = text.split_once('=').ok_or_else(unknown)?;
@@ -429,6 +435,7 @@ impl Filter {
         };
         Ok(match key {
             "reference" => Self::Reference(value.to_owned()),
+            "label" => Self::Label(LabelFilter::new(value, true)),
             "dangling" => Self::Dangling(value.parse().map_err(|_| unknown())?),
             "before" => Self::Before(made(value)?),
             "since" => Self::Since(made(value)?),
@@ -442,6 +449,7 @@ impl Filter {
             Self::Reference(pattern) => {
                 like(pattern, row.repository) || like(pattern, &format!("{}:{}", row.repository, row.tag))
             }
+            Self::Label(label) => label.takes(&row.image.labels),
             Self::Dangling(dangling) => row.image.references.is_empty() == *dangling,
             Self::Before(time) => row.image.created.is_some_and(|created| created < *time),
             Self::Since(time) => row.image.created.is_some_and(|created| created > *time),
@@ -509,21 +517,31 @@ impl Row<'_> {
     }
 
     fn cells(&self, now: SystemTime, whole: bool) -> Vec<String> {
-        let age = self.image.created.map(|at| now.duration_since(at).unwrap_or_default());
         vec![
             self.repository.to_owned(),
             self.tag.to_owned(),
             self.id(whole).to_owned(),
-            age.map_or_else(|| "N/A".to_owned(), |age| format!("{} ago", time::rough(age))),
+            self.age(now),
             size(self.image.size),
         ]
     }
 
-    fn json(&self) -> serde_json::Value {
+    fn age(&self, now: SystemTime) -> String {
+        let age = self.image.created.map(|at| now.duration_since(at).unwrap_or_default());
+        age.map_or_else(|| "N/A".to_owned(), |age| format!("{} ago", time::rough(age)))
+    }
+
+    /// In the words of `docker images`.
+    fn json(&self, now: SystemTime, whole: bool) -> serde_json::Value {
         serde_json::json!({
-            "ID": self.image.id, "Repository": self.repository, "Tag": self.tag,
-            "Platform": self.image.platform, "Size": self.image.size,
-            "Created": self.image.created.map(time::rfc3339),
+            "CreatedAt": self.image.created.map_or_else(|| "N/A".to_owned(), time::readable),
+            "CreatedSince": self.age(now),
+            "Digest": self.image.digest.as_deref().unwrap_or("<none>"),
+            "ID": self.id(whole),
+            "Platform": self.image.platform,
+            "Repository": self.repository,
+            "Size": size(self.image.size),
+            "Tag": self.tag,
         })
     }
 }
@@ -553,6 +571,8 @@ pub(super) fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use indexmap::IndexMap;
+
     use super::*;
 
     #[test]
@@ -578,6 +598,7 @@ mod tests {
             size: 12_345_678,
             created: None,
             platform: "linux/amd64".into(),
+            labels: IndexMap::new(),
             digest: None,
             age: None,
         };

@@ -36,6 +36,7 @@ mod output;
 mod pause;
 mod port;
 mod ps;
+mod publishers;
 mod pull;
 mod push;
 mod restart;

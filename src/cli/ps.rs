@@ -8,7 +8,7 @@ use super::{
     context::{Context, select},
     failure::Failure,
     format::Format,
-    output,
+    output, publishers,
 };
 use crate::{
     session::{Container, ContainerState, Session, WithDependencies},
@@ -147,7 +147,7 @@ impl Args {
                 container.service.clone(),
                 format!("{} ago", age(container.created, now)),
                 status(container, now),
-                ports(container),
+                publishers::text(&publishers::of(container)),
             ]);
         }
         table
@@ -175,23 +175,12 @@ fn status(container: &Container, now: SystemTime) -> String {
             let why = if container.out_of_memory { " (OOMKilled)" } else { "" };
             format!("Exited ({code}) {} ago{why}", ago())
         }
+        ContainerState::Exited(None) if container.host_restarted => {
+            format!("Exited (host restarted) {} ago", ago())
+        }
         ContainerState::Exited(None) => format!("Exited (unknown) {} ago", ago()),
         ContainerState::Dead => "Dead".into(),
     }
-}
-
-fn ports(container: &Container) -> String {
-    let published = container.ports.iter().map(|port| {
-        let address = std::net::SocketAddr::new(port.host_ip, port.host_port);
-        format!("{address}->{}/{}", port.target, port.protocol)
-    });
-    let is_published =
-        |text: &str| container.ports.iter().any(|port| format!("{}/{}", port.target, port.protocol) == text);
-    let exposed = container.spec.iter().flat_map(|spec| &spec.expose);
-    let exposed = exposed
-        .map(|port| if port.contains('/') { port.clone() } else { format!("{port}/tcp") })
-        .filter(|port| !is_published(port));
-    published.chain(exposed).collect::<Vec<_>>().join(", ")
 }
 
 impl Args {
@@ -203,27 +192,14 @@ impl Args {
 
     /// The keys of docker compose, in its order.
     fn object(&self, container: &Container, now: SystemTime) -> Value {
-        let publishers: Vec<Value> = container
-            .ports
-            .iter()
-            .map(|port| {
-                json!({"URL": port.host_ip, "TargetPort": port.target, "PublishedPort": port.host_port,
-                   "Protocol": port.protocol})
-            })
-            .collect();
+        let publishers = publishers::of(container);
         let labels: Vec<String> =
             container.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let volumes = container.mounts.iter().filter(|mount| !mount.starts_with('/')).count();
-        let code = match container.state {
-            ContainerState::Exited(Some(code)) => code,
-            // Nobody learnt it: no number that a program can end with, and not that of success.
-            ContainerState::Exited(None) => -1,
-            _ => 0,
-        };
         let mut object = json!({
             "Command": self.command(container),
             "CreatedAt": time::readable(container.created),
-            "ExitCode": code,
+            "ExitCode": container.state.exit_code(),
             "Health": container.health.map_or("", crate::session::Health::word),
             "ID": if self.no_trunc { &container.id.0 } else { container.id.short() },
             "Image": container.image,
@@ -233,9 +209,9 @@ impl Args {
             "Name": container.name,
             "Names": container.name,
             "Networks": container.networks.join(","),
-            "Ports": ports(container),
+            "Ports": publishers::text(&publishers),
             "Project": container.project,
-            "Publishers": publishers,
+            "Publishers": publishers::objects(&publishers),
             "RunningFor": format!("{} ago", age(container.created, now)),
             "Service": container.service,
             "Size": "0B",

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::SystemTime};
 
+use indexmap::IndexMap;
+
 use super::ContainerId;
 use crate::model::{Build, ImageRef};
 
@@ -27,6 +29,8 @@ pub enum ImageAct {
         image: Option<ImageRef>,
         platform: Option<String>,
         message: String,
+        /// Instructions of a Dockerfile that change no file.
+        changes: Vec<String>,
         created: String,
     },
     Inspect {
@@ -78,7 +82,7 @@ pub struct CommitRequest {
     pub created: String,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prune {
     /// Every image without a container, not only those without a name.
     pub all: bool,
@@ -86,6 +90,32 @@ pub struct Prune {
     pub build_cache: bool,
     /// Only images made before.
     pub until: Option<SystemTime>,
+    /// Only images of which all of these are true.
+    pub labels: Vec<LabelFilter>,
+}
+
+/// Whether an image has a label, with any value or this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelFilter {
+    pub name: String,
+    pub value: Option<String>,
+    /// False: it has it not.
+    pub has: bool,
+}
+
+impl LabelFilter {
+    /// `name` or `name=value`.
+    #[must_use]
+    pub fn new(text: &str, has: bool) -> Self {
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        Self { name: name.to_owned(), value: value.map(str::to_owned), has }
+    }
+
+    #[must_use]
+    pub fn takes(&self, labels: &IndexMap<String, String>) -> bool {
+        let fits = |found: &String| self.value.as_ref().is_none_or(|value| value == found);
+        labels.get(&self.name).is_some_and(fits) == self.has
+    }
 }
 
 /// What an act gives.

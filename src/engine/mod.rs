@@ -1,7 +1,8 @@
 //! The contract between a plan and whatever carries it out. No I/O here.
 //!
 //! An engine observes, performs one [`Op`] at a time (many at once), and tells what its containers
-//! say. It decides nothing: the planner does.
+//! say. It decides nothing: the planner does. What is promised beyond the types is held by
+//! `tests/contract.rs`, the same list of cases for every engine.
 
 mod copy;
 mod doctor;
@@ -20,7 +21,7 @@ use tokio::sync::mpsc;
 pub use copy::{CopyRequest, Source, Target};
 pub use doctor::{Finding, Verdict};
 pub use error::{EngineError, ErrorKind};
-pub use images::{CommitRequest, ImageAct, ImageAnswer, ImageStep, Prune};
+pub use images::{CommitRequest, ImageAct, ImageAnswer, ImageStep, LabelFilter, Prune};
 pub use observed::{
     Container, ContainerId, ContainerState, Health, ImageInfo, NetworkInfo, Observed, PublishedPort,
     VolumeInfo,

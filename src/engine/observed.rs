@@ -66,8 +66,15 @@ pub struct Container {
     pub finished: Option<SystemTime>,
     /// At its last end, the kernel had ended a process of it for want of memory.
     pub out_of_memory: bool,
+    /// Its `post_start` hooks from this one on have still to run: the command that started it was killed, or
+    /// one of them failed.
+    pub owed_hooks: Option<usize>,
+    /// It ran when the machine went down, and nobody learnt how it ended.
+    pub host_restarted: bool,
     pub restarts: u32,
     pub ports: Vec<PublishedPort>,
+    /// Ports that it is said to listen at: by its image, its service, or by being published.
+    pub exposed: Vec<(u16, Protocol)>,
     /// Engine names of its networks.
     pub networks: Vec<String>,
     /// Engine names of volumes it mounts (anonymous ones by their id), and paths it binds.
@@ -100,6 +107,15 @@ impl ContainerState {
     #[must_use]
     pub fn is_running(self) -> bool {
         matches!(self, Self::Running | Self::Paused | Self::Restarting)
+    }
+
+    /// As `docker ps` has it: 0 unless it has ended. Where nobody learnt it, -1: no program can end with that.
+    #[must_use]
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Self::Exited(code) => code.unwrap_or(-1),
+            _ => 0,
+        }
     }
 
     /// The word of `docker ps`.
@@ -167,6 +183,7 @@ pub struct ImageInfo {
     pub created: Option<SystemTime>,
     /// `os/arch[/variant]`.
     pub platform: String,
+    pub labels: IndexMap<String, String>,
     /// Of the manifest or index that the name asked for stands for, where there is one name.
     pub digest: Option<String>,
     /// How long ago that name was last brought or given.

@@ -159,6 +159,12 @@ pub enum HookAt {
 }
 
 impl HookRequest {
+    /// The place of the hook that follows in its list, if one does.
+    #[must_use]
+    pub fn next_of(&self, list: &[Hook]) -> Option<usize> {
+        Some(self.index + 1).filter(|next| *next < list.len())
+    }
+
     /// As the file has it: `post_start[0]`.
     #[must_use]
     pub fn label(&self) -> String {

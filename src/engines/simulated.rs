@@ -378,8 +378,16 @@ impl Engine for Simulated {
     }
 
     async fn attach(&self, request: &AttachRequest) -> Result<Conversation, EngineError> {
-        let behaviour = self.look(|world| world.behaviour(&request.container))??;
-        Ok(talk::converse(&behaviour, request.stdin))
+        let mut behaviour = self.look(|world| world.behaviour(&request.container))??;
+        if !request.from_start {
+            behaviour.lines.clear();
+        }
+        if request.stdin || behaviour.exit.is_some() {
+            return Ok(talk::converse(&behaviour, request.stdin));
+        }
+        let (engine, id) = (self.clone(), request.container.clone());
+        let end = async move { engine.until(|world| world.end_of(&id)).await.ok().flatten() };
+        Ok(talk::listen(behaviour.lines, end))
     }
 
     async fn usage(&self, _project: &str, containers: &[ContainerId]) -> Result<Vec<Usage>, EngineError> {
@@ -394,7 +402,7 @@ impl Engine for Simulated {
     }
 
     async fn processes(&self, _project: &str, id: &ContainerId) -> Result<Vec<ProcessInfo>, EngineError> {
-        self.look(|world| world.live(id).map(|record| vec![record.process()]).unwrap_or_default())
+        self.look(|world| world.processes(id))?
     }
 
     async fn everything(&self) -> Result<Vec<Container>, EngineError> {

@@ -8,8 +8,8 @@ use std::{
 use sha2::{Digest, Sha256};
 
 const CHUNK: usize = 256 * 1024;
-/// Chunks in flight: what a slow reader may cost in memory.
-const IN_FLIGHT: usize = 12;
+/// Chunks in flight before the digest, and behind it: what a slow reader may cost in memory.
+const IN_FLIGHT: usize = 6;
 
 /// What unpacking xz may cost: `xz -9` asks for 65 MiB, a hostile header for 4 GiB.
 const XZ_MEMORY_KIB: u32 = 128 << 10;
@@ -165,26 +165,32 @@ pub(super) fn read_filled(source: &mut impl BufRead, buffer: &mut [u8]) -> io::R
     Ok(length)
 }
 
-/// One thread's bytes for another one, a few MiB at most in flight.
-pub(super) fn pipe() -> (PipeWriter, PipeReader) {
+/// One thread's bytes for another one, by way of a third that hashes them; a few MiB at most in flight.
+pub(super) fn pipe() -> (PipeWriter, PipeHasher, PipeReader) {
     let (sender, receiver) = sync_channel(IN_FLIGHT);
+    let (handed_on, hashed) = sync_channel(IN_FLIGHT);
+    let (returned, used) = sync_channel(2 * IN_FLIGHT);
     let reader =
-        PipeReader { receiver: Some(receiver), chunk: Vec::new(), at: 0, hash: Sha256::new(), length: 0 };
-    (PipeWriter { sender }, reader)
+        PipeReader { receiver: Some(hashed), returned, chunk: vec![0; CHUNK], filled: 0, at: 0, length: 0 };
+    (PipeWriter { sender, used }, PipeHasher { receiver, sender: handed_on }, reader)
 }
 
+/// A buffer, and how much of it is filled.
+type Filled = (Vec<u8>, usize);
+
 pub(super) struct PipeWriter {
-    sender: SyncSender<io::Result<Vec<u8>>>,
+    sender: SyncSender<io::Result<Filled>>,
+    /// Buffers that have been read: fresh memory costs a page fault for each 4 KiB.
+    used: Receiver<Vec<u8>>,
 }
 
 impl PipeWriter {
     /// Sends all of `source`, then the error it ended with. `false` when it did not come to the end.
     pub(super) fn send_all(self, mut source: impl Read) -> bool {
         loop {
-            let mut chunk = Vec::with_capacity(CHUNK);
-            let result = (&mut source).take(CHUNK as u64).read_to_end(&mut chunk);
-            let last = chunk.is_empty();
-            if !last && self.sender.send(Ok(chunk)).is_err() {
+            let mut chunk = self.used.try_recv().unwrap_or_else(|_| vec![0; CHUNK]);
+            let (filled, result) = fill(&mut source, &mut chunk);
+            if filled > 0 && self.sender.send(Ok((chunk, filled))).is_err() {
                 return false;
             }
             if let Err(error) = result {
@@ -192,28 +198,59 @@ impl PipeWriter {
                 let _ = self.sender.send(Err(error));
                 return false;
             }
-            if last {
+            if filled == 0 {
                 return true;
             }
         }
     }
 }
 
+pub(super) struct PipeHasher {
+    receiver: Receiver<io::Result<Filled>>,
+    sender: SyncSender<io::Result<Filled>>,
+}
+
+impl PipeHasher {
+    /// Hands all on; `sha256:<hex>` of it, which is whole when it was read to the end.
+    pub(super) fn hash_all(self) -> String {
+        let mut hash = Sha256::new();
+        for received in self.receiver {
+            if let Ok((chunk, filled)) = &received {
+                hash.update(&chunk[..*filled]);
+            }
+            if self.sender.send(received).is_err() {
+                break;
+            }
+        }
+        digest_text(hash)
+    }
+}
+
+/// Reads until the buffer is full or nothing more comes: how much that is, and what it ended with.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> (usize, io::Result<()>) {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (filled, Err(error)),
+        }
+    }
+    (filled, Ok(()))
+}
+
 pub(super) struct PipeReader {
     /// Gone when all has come, or when nobody is to send any more.
-    receiver: Option<Receiver<io::Result<Vec<u8>>>>,
+    receiver: Option<Receiver<io::Result<Filled>>>,
+    returned: SyncSender<Vec<u8>>,
     chunk: Vec<u8>,
+    filled: usize,
     at: usize,
-    hash: Sha256,
     length: u64,
 }
 
 impl PipeReader {
-    /// `sha256:<hex>` of all that came through; whole only when it was read to the end.
-    pub(super) fn digest(self) -> String {
-        digest_text(self.hash)
-    }
-
     /// Bytes that came through so far.
     pub(super) fn length(&self) -> u64 {
         self.length
@@ -227,20 +264,21 @@ impl PipeReader {
 
 impl BufRead for PipeReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at == self.chunk.len()
+        if self.at == self.filled
             && let Some(receiver) = &self.receiver
         {
             match receiver.recv() {
-                Ok(chunk) => {
-                    self.chunk = chunk?;
-                    self.at = 0;
-                    self.length += self.chunk.len() as u64;
-                    self.hash.update(&self.chunk);
+                Ok(received) => {
+                    let (chunk, filled) = received?;
+                    // Its writer may have ended.
+                    let _ = self.returned.try_send(std::mem::replace(&mut self.chunk, chunk));
+                    (self.at, self.filled) = (0, filled);
+                    self.length += filled as u64;
                 }
                 Err(_) => self.receiver = None,
             }
         }
-        Ok(&self.chunk[self.at..])
+        Ok(&self.chunk[self.at..self.filled])
     }
 
     fn consume(&mut self, length: usize) {
@@ -345,14 +383,17 @@ mod tests {
 
     #[test]
     fn the_pipe_hands_on_bytes_digest_and_error() {
-        let bytes = vec![7; 3 * CHUNK + 5];
-        let (writer, mut reader) = pipe();
+        // Buffers go round several times.
+        let bytes = vec![7; 3 * IN_FLIGHT * CHUNK + 5];
+        let (writer, hasher, mut reader) = pipe();
         let mut out = Vec::new();
-        std::thread::scope(|scope| {
+        let hashed = std::thread::scope(|scope| {
             scope.spawn(|| assert!(writer.send_all(bytes.as_slice())));
+            let hashed = scope.spawn(|| hasher.hash_all());
             reader.read_to_end(&mut out).unwrap();
+            hashed.join().unwrap()
         });
         assert_eq!(out, bytes);
-        assert_eq!(reader.digest(), digest(&bytes));
+        assert_eq!(hashed, digest(&bytes));
     }
 }

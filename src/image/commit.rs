@@ -10,16 +10,17 @@ use std::{
 
 use oci_spec::image::{Descriptor, Digest as OciDigest, ImageConfiguration, MediaType};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
     ImageError,
     arrival::has_blob,
     codec::{digest, digest_text},
-    layout::{Layout, file_error, hex},
+    layout::{Layout, file_error, hex, read},
     lease::Lease,
     record::{ImageRecord, LayerRecord},
+    store::parse_config,
     tarout::write_tar,
 };
 
@@ -116,7 +117,7 @@ impl Layout {
         let layers =
             diff_ids.iter().map(|diff_id| self.layer_descriptor(diff_id)).collect::<Result<Vec<_>, _>>()?;
         let blobs = layers.iter().filter_map(|layer| Some(layer.as_digest_sha256()?.to_owned())).collect();
-        let manifest = serde_json::json!({
+        let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MediaType::ImageManifest,
             "config": Descriptor::new(MediaType::ImageConfig, config.len() as u64, parsed(id)?),
@@ -133,6 +134,28 @@ impl Layout {
             ImageRecord { manifest: descriptor.clone(), layers: self.stack(lease, diff_ids)?, blobs };
         self.write_image_record(id, &record)?;
         Ok((id.to_owned(), descriptor))
+    }
+
+    /// Stores an index of images of the store as they are now.
+    pub(super) fn write_index(&self, lease: &Lease, ids: &[String]) -> Result<Descriptor, ImageError> {
+        let mut manifests = Vec::new();
+        for id in ids {
+            let missing = || ImageError::NotFound(id.clone());
+            let record = self.image_record(id)?.ok_or_else(missing)?;
+            let (config, _) = parse_config(&read(&self.blob(hex(id)?))?.ok_or_else(missing)?, id)?;
+            let mut entry = json!(record.manifest);
+            entry["platform"] = json!({"architecture": config.architecture(), "os": config.os()});
+            if let Some(variant) = config.variant() {
+                entry["platform"]["variant"] = json!(variant);
+            }
+            manifests.push(entry);
+        }
+        let kind = MediaType::ImageIndex;
+        let bytes = json!({"schemaVersion": 2, "mediaType": kind, "manifests": manifests}).to_string();
+        let name = digest(bytes.as_bytes());
+        lease.hold([name.as_str()])?;
+        self.write_blob(&name, bytes.as_bytes())?;
+        Ok(Descriptor::new(kind, bytes.len() as u64, parsed(&name)?))
     }
 
     /// The layer as a registry has it, or as a tar that can be made of its directory.
@@ -153,12 +176,12 @@ pub(super) fn parsed(digest: &str) -> Result<OciDigest, ImageError> {
 
 /// The configuration with Docker's fields, the same bytes for the same content: sets are sorted.
 fn config_bytes(config: &ImageConfiguration, docker: &DockerConfig) -> Result<Vec<u8>, ImageError> {
-    let json = |result: Result<Value, serde_json::Error>| {
+    let written = |result: Result<Value, serde_json::Error>| {
         result
             .map_err(|error| ImageError::Invalid(format!("the image's configuration is malformed: {error}")))
     };
-    let mut value = json(serde_json::to_value(config))?;
-    let extra = json(serde_json::to_value(docker))?;
+    let mut value = written(serde_json::to_value(config))?;
+    let extra = written(serde_json::to_value(docker))?;
     if let (Value::Object(whole), Value::Object(extra)) = (&mut value, extra)
         && let Value::Object(inner) =
             whole.entry("config").or_insert_with(|| Value::Object(serde_json::Map::new()))

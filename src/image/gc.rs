@@ -79,6 +79,9 @@ impl Layout {
         for (_, record) in self.all_refs()? {
             keep.insert(hex(&record.image)?.to_owned());
             keep.insert(hex(record.target.digest().as_ref())?.to_owned());
+            for other in &record.others {
+                keep.insert(hex(other)?.to_owned());
+            }
         }
         let mut dead = Vec::new();
         for id in self.image_ids()? {

@@ -1,8 +1,8 @@
 //! Brings a layer in: bytes from anywhere become a verified directory, or nothing.
 //!
-//! One thread reads, hashes and inflates, one hashes and writes. The directory is built in `tmp`,
-//! made durable by `syncfs` (the disk begins with it while there is still more to unpack), and renamed. Two processes that want the same layer: the second one
-//! waits and finds it.
+//! One thread reads and inflates, one hashes, one writes. The directory is built in `tmp`,
+//! made durable by `syncfs` (the disk begins with it while there is still more to unpack), and renamed.
+//! Two processes that want the same layer: the second one waits and finds it.
 
 use std::{
     fs,
@@ -50,8 +50,6 @@ struct Unpacked {
     facts: Facts,
     diff_id: String,
     tar_size: u64,
-    blob_digest: String,
-    blob_size: u64,
 }
 
 impl Layout {
@@ -78,7 +76,15 @@ impl Layout {
         let scratch = lease.scratch()?;
         let what = wanted.what;
         let recipe = wanted.recipe.then(|| scratch.path().join(RECIPE));
-        let unpacked = unpack(scratch.path(), source, recipe.as_deref()).map_err(|error| match error {
+        let (unpacked, blob) = match wanted.blob {
+            None => (unpack(scratch.path(), source, recipe.as_deref()), None),
+            Some(_) => {
+                let mut source = Hashing::new(source);
+                let unpacked = unpack(scratch.path(), &mut source, recipe.as_deref());
+                (unpacked, Some(source.finish()))
+            }
+        };
+        let unpacked = unpacked.map_err(|error| match error {
             UntarError::Write(entry, source) => {
                 let path = Path::new(what).join(entry.trim_start_matches('/'));
                 ImageError::File { what: "unpack", path, source }
@@ -91,7 +97,7 @@ impl Layout {
             UntarError::Archive(message) => ImageError::Invalid(format!("{what} is refused: {message}")),
             UntarError::Read(error) => ImageError::Invalid(format!("{what} cannot be read: {error}")),
         })?;
-        verify(wanted, &unpacked)?;
+        verify(wanted, &unpacked, blob)?;
         let blob = keep(&unpacked.facts)?;
         if let (Some(recipe), true) = (recipe, unpacked.facts.replaced) {
             fs::remove_file(&recipe).map_err(file_error("remove", &recipe))?;
@@ -125,22 +131,20 @@ impl Layout {
     }
 }
 
-/// Wrong content must never be found under a right name.
-fn verify(wanted: &Wanted<'_>, unpacked: &Unpacked) -> Result<(), ImageError> {
+/// Wrong content must never be found under a right name. `blob` is digest and size of the stream.
+fn verify(wanted: &Wanted<'_>, unpacked: &Unpacked, blob: Option<(String, u64)>) -> Result<(), ImageError> {
     let what = wanted.what;
-    if let Some(blob) = wanted.blob {
-        if blob.size() != unpacked.blob_size {
+    if let Some((said, (digest, size))) = wanted.blob.zip(blob) {
+        if said.size() != size {
             return Err(ImageError::Invalid(format!(
-                "{what} is {} bytes long; its manifest says {}",
-                unpacked.blob_size,
-                blob.size()
+                "{what} is {size} bytes long; its manifest says {}",
+                said.size()
             )));
         }
-        if blob.digest().as_ref() != unpacked.blob_digest {
+        if said.digest().as_ref() != digest {
             return Err(ImageError::Invalid(format!(
-                "{what} has digest {}; its manifest says {}",
-                unpacked.blob_digest,
-                blob.digest()
+                "{what} has digest {digest}; its manifest says {}",
+                said.digest()
             )));
         }
     }
@@ -159,7 +163,11 @@ pub(super) fn unpack_plain(scratch: &Path, source: impl Read + Send) -> Result<(
 }
 
 /// Unpacks into `fs` below `scratch`, and writes its recipe down if there is a place for it.
-fn unpack(scratch: &Path, source: impl Read + Send, recipe: Option<&Path>) -> Result<Unpacked, UntarError> {
+fn unpack(
+    scratch: &Path,
+    mut source: impl Read + Send,
+    recipe: Option<&Path>,
+) -> Result<Unpacked, UntarError> {
     let made = |error: io::Error| UntarError::Write("/".into(), error);
     let open = |name: &str| -> io::Result<OwnedFd> {
         use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -171,12 +179,12 @@ fn unpack(scratch: &Path, source: impl Read + Send, recipe: Option<&Path>) -> Re
     let root = open("fs").map_err(made)?;
     let trash = open("trash").map_err(made)?;
     let mut recipe = recipe.map(Recipe::create).transpose().map_err(made)?;
-    let (writer, mut reader) = pipe();
-    let mut source = Hashing::new(source);
+    let (writer, hasher, mut reader) = pipe();
     let source_ref = &mut source;
     let (enough, flush) = sync_channel(1);
-    let facts = std::thread::scope(|scope| {
+    let unpacked = std::thread::scope(|scope| {
         let disk = scope.spawn(|| flush_on(flush, &root));
+        let hashed = scope.spawn(|| hasher.hash_all());
         scope.spawn(move || {
             let whole = match inflate(&mut *source_ref) {
                 Ok(plain) => writer.send_all(Paced { source: plain, passed: 0, enough }),
@@ -195,14 +203,16 @@ fn unpack(scratch: &Path, source: impl Read + Send, recipe: Option<&Path>) -> Re
         }
         let facts = facts?;
         let flushed = disk.join().unwrap_or(Err(Errno::IO));
-        flushed.map(|()| facts).map_err(|error| made(error.into()))
+        flushed.map_err(|error| made(error.into()))?;
+        let diff_id =
+            hashed.join().map_err(|_| made(io::Error::other("the thread that hashes has failed")))?;
+        Ok((facts, diff_id))
     });
     let tar_size = reader.length();
-    let facts = facts
-        .and_then(|facts| recipe.map_or(Ok(()), Recipe::finish).map(|()| facts).map_err(made))
+    let (facts, diff_id) = unpacked
+        .and_then(|unpacked| recipe.map_or(Ok(()), Recipe::finish).map(|()| unpacked).map_err(made))
         .map_err(|error| error.or_full(tar_size))?;
-    let (blob_digest, blob_size) = source.finish();
-    Ok(Unpacked { facts, diff_id: reader.digest(), tar_size, blob_digest, blob_size })
+    Ok(Unpacked { facts, diff_id, tar_size })
 }
 
 /// Has the file system of `root` written out each time there is enough for it. What fails here is told to no

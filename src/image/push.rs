@@ -122,7 +122,9 @@ impl Layout {
         let found = self.read_ref(image)?.ok_or_else(missing)?;
         lease.hold([found.image.as_str(), found.target.digest().as_ref()])?;
         let record = self.image_record(&found.image)?.ok_or_else(missing)?;
-        let packed = self.pack(lease, &found, record, &name, heard)?;
+        let packed = self.pack(lease, &found.image, record, &name, heard)?;
+        let found =
+            if found.others.is_empty() { found } else { self.pack_others(lease, found, &name, heard)? };
         let own = (packed.manifest.clone(), self.document(&packed.manifest)?);
         let mut parcel =
             Parcel { blobs: Vec::new(), manifests: Vec::new(), elsewhere: Vec::new(), alone: None };
@@ -166,11 +168,36 @@ impl Layout {
         Ok(parcel)
     }
 
+    /// The same for the images that were made for other platforms; what the name stands for then. The image itself
+    /// is packed.
+    fn pack_others(
+        &self,
+        lease: &Lease,
+        found: RefRecord,
+        name: &str,
+        heard: &mpsc::UnboundedSender<(String, u64, u64)>,
+    ) -> Result<RefRecord, ImageError> {
+        lease.hold(found.others.iter().map(String::as_str))?;
+        let mut ids = vec![found.image.clone()];
+        for id in &found.others {
+            let record = self.image_record(id)?.ok_or_else(|| ImageError::NotFound(id.clone()))?;
+            self.pack(lease, id, record, name, heard)?;
+            ids.push(id.clone());
+        }
+        let target = self.write_index(lease, &ids)?;
+        for (name, other) in self.all_refs()? {
+            if other.target.digest() == found.target.digest() {
+                self.write_ref(&name, &RefRecord { target: target.clone(), ..other })?;
+            }
+        }
+        Ok(RefRecord { target, ..found })
+    }
+
     /// Makes sure that all blobs of the image's manifest are there; the record as it is then.
     fn pack(
         &self,
         lease: &Lease,
-        found: &RefRecord,
+        id: &str,
         record: ImageRecord,
         name: &str,
         heard: &mpsc::UnboundedSender<(String, u64, u64)>,
@@ -208,14 +235,14 @@ impl Layout {
             return Ok(record);
         }
         manifest.set_layers(layers);
-        self.rename(lease, found, record, &manifest)
+        self.rename(lease, id, record, &manifest)
     }
 
     /// Gives an image another manifest; names that stood for the one before stand for it.
     fn rename(
         &self,
         lease: &Lease,
-        found: &RefRecord,
+        id: &str,
         record: ImageRecord,
         manifest: &ImageManifest,
     ) -> Result<ImageRecord, ImageError> {
@@ -230,9 +257,9 @@ impl Layout {
         let blobs = blobs.collect::<Result<_, _>>()?;
         let before = record.manifest.clone();
         let record = ImageRecord { manifest: descriptor.clone(), blobs, ..record };
-        self.write_image_record(&found.image, &record)?;
+        self.write_image_record(id, &record)?;
         for (name, other) in self.all_refs()? {
-            if other.image == found.image && other.target.digest() == before.digest() {
+            if other.image == id && other.target.digest() == before.digest() {
                 self.write_ref(&name, &RefRecord { target: descriptor.clone(), ..other })?;
             }
         }

@@ -39,6 +39,9 @@ pub(super) struct RefRecord {
     /// When the name was last brought or given, in seconds since 1970.
     #[serde(default)]
     pub(super) since: Option<u64>,
+    /// Ids of images for other platforms that were made here under the same name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) others: Vec<String>,
 }
 
 impl RefRecord {
@@ -46,7 +49,7 @@ impl RefRecord {
     pub(super) fn new(image: &str, target: Descriptor, source: impl Into<String>) -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok();
         let since = since.map(|since| since.as_secs());
-        Self { image: image.to_owned(), target, source: source.into(), since }
+        Self { image: image.to_owned(), target, source: source.into(), since, others: Vec::new() }
     }
 }
 

@@ -152,6 +152,19 @@ impl Store {
         }
     }
 
+    /// The image for this platform that the reference stands for; `None` when the store has none.
+    pub fn find_for(&self, image: &ImageRef, platform: &Platform) -> Result<Option<Image>, ImageError> {
+        let Some(found) = self.layout.read_ref(image)? else { return Ok(None) };
+        for id in std::iter::once(&found.image).chain(&found.others) {
+            let Some(image) = self.find_id(id)? else { continue };
+            let architecture = image.config.architecture().to_string();
+            if architecture.is_empty() || architecture == platform.architecture {
+                return Ok(Some(image));
+            }
+        }
+        Ok(None)
+    }
+
     /// What the reference stands for; `None` when it is not in the store.
     pub fn named(&self, image: &ImageRef) -> Result<Option<Named>, ImageError> {
         Ok(self.layout.read_ref(image)?.map(|found| Named {
@@ -172,15 +185,19 @@ impl Store {
         self.image(id, &record, references.collect())
     }
 
-    /// Every image, by its references. One that no reference points at any more has none.
+    /// Every image, by its references. One that no reference points at any more has none; the images for other
+    /// platforms of one that was built for several are that one's.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
         let refs = self.layout.all_refs()?;
         let mut images = Vec::new();
         for id in self.layout.image_ids()? {
             let Some(record) = self.layout.image_record(&id)? else { continue };
-            let references =
-                refs.iter().filter(|(_, found)| found.image == id).map(|(image, _)| image.clone());
-            images.extend(self.image(&id, &record, references.collect())?);
+            let references: Vec<ImageRef> =
+                refs.iter().filter(|(_, found)| found.image == id).map(|(image, _)| image.clone()).collect();
+            if references.is_empty() && refs.iter().any(|(_, found)| found.others.contains(&id)) {
+                continue;
+            }
+            images.extend(self.image(&id, &record, references)?);
         }
         images.sort_by(|a, b| {
             (a.references.is_empty(), &a.references).cmp(&(b.references.is_empty(), &b.references))
@@ -221,7 +238,9 @@ impl Store {
         let gc = self.layout.gc_lock();
         let _guard = lock::shared(&gc).map_err(file_error("lock", &gc))?;
         let record = self.layout.read_ref(from)?.ok_or_else(|| ImageError::NotFound(from.familiar()))?;
-        self.layout.write_ref(to, &RefRecord::new(&record.image, record.target, record.source))
+        let others = record.others;
+        let record = RefRecord::new(&record.image, record.target, record.source);
+        self.layout.write_ref(to, &RefRecord { others, ..record })
     }
 
     /// Removes a reference, then content nothing refers to. `used` are image ids and layers of containers.
@@ -308,9 +327,22 @@ impl Store {
         docker: &DockerConfig,
         references: &[ImageRef],
     ) -> Result<Image, ImageError> {
-        let lease = self.begin()?;
+        // Without a name nothing else keeps it.
+        let lease = if references.is_empty() { self.lease()? } else { Arc::new(self.begin()?) };
         let (id, target) = self.layout.commit_image(&lease, config, docker)?;
         self.publish(&id, references, &RefRecord::new(&id, target, "build"))
+    }
+
+    /// Points references at several images of the store, each for another platform; returns the first, which is
+    /// the one that is used here.
+    pub fn commit_index(&self, ids: &[String], references: &[ImageRef]) -> Result<Image, ImageError> {
+        let lease = self.begin()?;
+        let target = self.layout.write_index(&lease, ids)?;
+        let Some((own, others)) = ids.split_first() else {
+            return Err(ImageError::Invalid("an index needs an image".to_owned()));
+        };
+        let record = RefRecord { others: others.to_vec(), ..RefRecord::new(own, target, "build") };
+        self.publish(own, references, &record)
     }
 
     /// Points references at an image that is complete, and returns it.

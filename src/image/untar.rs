@@ -61,7 +61,7 @@ pub(super) struct Facts {
     pub(super) devices_left_out: u64,
     /// Extended attributes that the file system does not take.
     pub(super) xattrs_left_out: u64,
-    /// An entry took the place of an earlier one, whose content is in no file any more.
+    /// An entry took the place of an earlier one, whose content is in no file of that name any more.
     #[serde(default)]
     pub(super) replaced: bool,
 }
@@ -182,7 +182,7 @@ impl Unpacker<'_> {
     }
 
     fn make_directory(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UntarError> {
-        let mode = Mode::from_raw_mode(0o700);
+        let mode = made_with(entry);
         let mut replaced_whiteout = false;
         if let Err(error) = rustix::fs::mkdirat(at.directory, at.leaf, mode) {
             if error != Errno::EXIST {
@@ -222,8 +222,7 @@ impl Unpacker<'_> {
             )));
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            self.make(at, || rustix::fs::openat(at.directory, at.leaf, flags, Mode::from_raw_mode(0o600)))?;
+        let file = self.make(at, || rustix::fs::openat(at.directory, at.leaf, flags, made_with(entry)))?;
         let mut file = std::fs::File::from(file);
         match &entry.sparse {
             None => {
@@ -349,8 +348,9 @@ impl Unpacker<'_> {
     }
 
     fn remove(&mut self, at: Place<'_>) -> Result<(), UntarError> {
-        self.facts.replaced = true;
         let kind = at.kind()?;
+        // Nothing was written by way of a whiteout.
+        self.facts.replaced |= kind != FileType::CharacterDevice;
         if matches!(kind, FileType::Directory | FileType::Symlink) {
             // Kept directories may have been reached through it.
             self.directories.clear();
@@ -430,11 +430,18 @@ impl Unpacker<'_> {
         open_in(&*self.root, path, OFlags::RDONLY).map_err(|error| no_directory(path, error))
     }
 
-    /// Owner, then mode (a change of owner takes set-user-id away), then extended attributes.
+    /// Owner, then mode (a change of owner takes set-user-id away), then extended attributes. Setting what is so
+    /// already costs a file system with a journal as much as a change, and most files are root's.
     fn attributes(&mut self, fd: impl AsFd, at: Place<'_>, entry: &Entry) -> Result<(), UntarError> {
         let (uid, gid) = owner(at, entry)?;
-        rustix::fs::fchown(&fd, Some(uid), Some(gid)).map_err(|error| at.failed(error))?;
-        rustix::fs::fchmod(&fd, Mode::from_raw_mode(entry.mode)).map_err(|error| at.failed(error))?;
+        let made = rustix::fs::fstat(&fd).map_err(|error| at.failed(error))?;
+        let owned = (made.st_uid, made.st_gid) == (uid.as_raw(), gid.as_raw());
+        if !owned {
+            rustix::fs::fchown(&fd, Some(uid), Some(gid)).map_err(|error| at.failed(error))?;
+        }
+        if !owned || made.st_mode & 0o7777 != entry.mode {
+            rustix::fs::fchmod(&fd, Mode::from_raw_mode(entry.mode)).map_err(|error| at.failed(error))?;
+        }
         self.xattrs(at, entry, |name, value| rustix::fs::fsetxattr(&fd, name, value, XattrFlags::empty()))
     }
 
@@ -545,6 +552,7 @@ fn no_directory(path: &[u8], error: Errno) -> UntarError {
 
 fn open_in(root: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut looped = 0;
     loop {
         match rustix::fs::openat2(
             &root,
@@ -555,6 +563,8 @@ fn open_in(root: impl AsFd, path: &[u8], flags: OFlags) -> rustix::io::Result<Ow
         ) {
             // The kernel could not rule out a rename at the same time, somewhere.
             Err(Errno::AGAIN | Errno::INTR) => {}
+            // It counts the links twice of a walk that a mount somewhere else has disturbed.
+            Err(Errno::LOOP) if looped < 5 => looped += 1,
             result => return result,
         }
     }
@@ -596,6 +606,11 @@ fn owner(at: Place<'_>, entry: &Entry) -> Result<(rustix::fs::Uid, rustix::fs::G
         (Some(uid), Some(gid)) => Ok((rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid))),
         _ => Err(at.wrong("has an owner out of range")),
     }
+}
+
+/// The mode that something is made with: most often it is then the right one. Nobody else can look into the store.
+fn made_with(entry: &Entry) -> Mode {
+    Mode::from_raw_mode(entry.mode & 0o777)
 }
 
 fn timestamps((seconds, nanos): (i64, u32)) -> Timestamps {

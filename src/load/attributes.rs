@@ -193,8 +193,6 @@ pub enum Support {
     Elsewhere(&'static str),
     /// Cannot be here, and a container without it would not be what was asked for; with the reason.
     Never(&'static str),
-    /// Valid, but not carried out yet.
-    Missing,
 }
 
 pub const CLUSTER: &str = "on a cluster";
@@ -239,11 +237,6 @@ impl Attribute {
 
     const fn hidden(mut self) -> Self {
         self.hidden = true;
-        self
-    }
-
-    const fn missing(mut self) -> Self {
-        self.support = Support::Missing;
         self
     }
 
@@ -598,8 +591,7 @@ pub static MOUNT_BIND: Table = &[
     row("recursive", Choice(&["enabled", "disabled", "writable", "readonly"])),
 ];
 
-pub static MOUNT_VOLUME: Table =
-    &[row("labels", LABELS).missing(), row("nocopy", Flag), row("subpath", Text)];
+pub static MOUNT_VOLUME: Table = &[row("labels", LABELS), row("nocopy", Flag), row("subpath", Text)];
 
 pub static MOUNT_TMPFS: Table = &[row("size", WholeBytes), row("mode", Whole)];
 
@@ -624,7 +616,7 @@ pub static NETWORK: Table = &[
 pub static IPAM: Table = &[
     row("driver", Text),
     row("config", List(&Object(IPAM_POOL))).unique(KeyOf::Subnet),
-    row("options", Options(OptionValues::Text)).hidden().missing(),
+    row("options", Options(OptionValues::Text)).hidden().elsewhere("with another address driver"),
 ];
 
 pub static IPAM_POOL: Table = &[

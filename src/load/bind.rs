@@ -26,7 +26,7 @@ use super::{
 use crate::model::{
     Build, BuildSecret, Condition, ContainerSpec, Dependency, HealthTest, Healthcheck, Hidden, Hook, Logging,
     Mount, MountSource, Places, Port, PortRange, Project, Protocol, Provider, PullPolicy, RestartPolicy,
-    SecretSource, Service, TmpfsOptions, Ulimit, Volume, VolumeOptions,
+    SecretSource, Service, TmpfsOptions, Ulimit, Volume, VolumeOptions, image_name,
 };
 use files::Contents;
 
@@ -147,7 +147,7 @@ impl Reader<'_, '_> {
 
     fn container(&mut self, name: &str, node: &Node, project: &Project) -> ContainerSpec {
         ContainerSpec {
-            image: text(node, "image").unwrap_or_else(|| format!("{}-{name}", project.name)),
+            image: text(node, "image").unwrap_or_else(|| image_name(&project.name, name)),
             platform: text(node, "platform"),
             command: words(node.get("command")),
             entrypoint: words(node.get("entrypoint")),
@@ -267,6 +267,7 @@ impl Reader<'_, '_> {
         let options = VolumeOptions {
             nocopy: part("volume", "nocopy").is_some_and(|node| node.value == Value::Bool(true)),
             subpath: part("volume", "subpath").and_then(Node::as_str).map(ToOwned::to_owned),
+            labels: pairs(part("volume", "labels")),
         };
         let source = mount.get_str("source").filter(|source| !source.is_empty());
         match (mount.get_str("type").unwrap_or_default(), source) {
@@ -403,6 +404,7 @@ impl Reader<'_, '_> {
             tags: strings(build.get("tags")),
             platform: text(service, "platform"),
             platforms: strings(build.get("platforms")),
+            every_platform: false,
             secrets: self.build_secrets(build),
             ssh: optional_pairs(build.get("ssh")),
             network,

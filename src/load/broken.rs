@@ -1,7 +1,12 @@
 //! Broken files, each with the place and the first words of what is told. A row is a mistake that somebody
 //! makes; what is said of it is wrong when it names no line.
 
-use super::{LoadOptions, Severity, attributes::SERVICE, diagnostic::nearest, load, source::Memory};
+use super::{
+    LoadOptions, Severity,
+    attributes::{DEVICE_REQUEST, Form, PORT, PROJECT, Table},
+    load, resolve,
+    source::Memory,
+};
 
 /// Lines of a service that has an image.
 const SERVICES: &[(&str, &str, &str)] = &[
@@ -408,7 +413,8 @@ const KINDS: &[(&str, &str, &[&str])] = &[
 fn the_common_kinds_of_mistake_are_told_with_their_place_and_their_help() {
     for (name, text, wanted) in KINDS {
         let source = Memory::project(&[("compose.yaml", text)]);
-        let told = load(&LoadOptions::default(), &source).map_or_else(|told| told, |loaded| loaded.warnings);
+        let told = load(&LoadOptions::default(), &source)
+            .map_or_else(|told| told, |loaded| loaded.resolved.warnings);
         let told: Vec<String> = told
             .iter()
             .map(|told| {
@@ -444,22 +450,56 @@ fn mistyped(key: &str, dice: &mut Dice) -> String {
     letters.into_iter().collect()
 }
 
+/// Every mapping of known keys that a value of this form has: its rows, and the file around it in flow style,
+/// with `@` where the mapping stands.
+fn mappings(form: Form, around: &str, found: &mut Vec<(String, Table)>) {
+    let within = |inner: &str| around.replacen('@', inner, 1);
+    let mut of = |table: Table, around: &str| {
+        for row in table {
+            mappings(row.form, &around.replacen('@', &format!("{{{}: @}}", row.name), 1), found);
+        }
+        found.push((around.to_owned(), table));
+    };
+    match form {
+        Form::Object(table) | Form::Closed(table) | Form::ObjectOrNull(table) | Form::Short(_, table) => {
+            of(table, around);
+        }
+        Form::Ports => of(PORT, &within("[@]")),
+        Form::Gpus => of(DEVICE_REQUEST, &within("[@]")),
+        Form::List(item) => mappings(*item, &within("[@]"), found),
+        Form::Keyed(item) | Form::Names(item, _) => mappings(*item, &within("{a: @}"), found),
+        _ => {}
+    }
+}
+
 #[test]
 fn a_mistyped_key_is_answered_with_the_right_one() {
     let mut dice = Dice(1);
-    let known: Vec<&str> = SERVICE.iter().map(|row| row.name).collect();
+    let mut levels = Vec::new();
+    mappings(Form::Object(PROJECT), "@", &mut levels);
+    let keys: Vec<_> = levels
+        .iter()
+        .flat_map(|(around, table)| table.iter().map(move |row| (around, *table, row.name)))
+        .collect();
+    assert!(keys.len() > 250, "{} keys", keys.len());
     let (mut asked, mut right) = (0_u32, 0_u32);
     let mut wrong = Vec::new();
     while asked < 1000 {
-        let key = known[dice.below(known.len())];
+        let (around, table, key) = keys[dice.below(keys.len())];
         let typed = mistyped(key, &mut dice);
-        if key.len() < 3 || known.contains(&typed.as_str()) {
+        if key.len() < 3 || typed.starts_with("x-") || table.iter().any(|row| row.name == typed) {
             continue;
         }
         asked += 1;
-        match nearest(&typed, known.iter().copied()) {
-            Some(found) if found == key => right += 1,
-            other => wrong.push(format!("{typed}: {other:?}, not {key}")),
+        let text = around.replacen('@', &format!("{{{typed}: 1}}"), 1);
+        let told = resolve(&LoadOptions::default(), &Memory::project(&[("compose.yaml", &text)]));
+        let told = told.map_or_else(|told| told, |resolved| resolved.warnings);
+        let about = told.iter().find(|told| told.message == format!("unknown key `{typed}`"));
+        let help = about.and_then(|told| told.help.first().cloned());
+        if help.as_ref() == Some(&format!("did you mean `{key}`?")) {
+            right += 1;
+        } else {
+            wrong.push(format!("{text}: {help:?}, not {key}"));
         }
     }
     assert!(right * 100 > asked * 95, "{right} of {asked}: {wrong:#?}");

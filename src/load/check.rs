@@ -107,7 +107,7 @@ impl Check<'_> {
 
     /// Every rule that ties values together. `disabled` are services whose profiles are off.
     pub fn consistent(&mut self, model: &Node, disabled: &Map) {
-        let empty = Map::new();
+        let empty = Map::default();
         let services = model.get("services").and_then(Node::as_map).unwrap_or(&empty);
         for (key, service) in services {
             if service.is_null() {

@@ -305,7 +305,7 @@ impl<'a> Loader<'a> {
         }
         let services = Rc::new(services.clone());
         let mut known = Known::new();
-        let mut done = Map::with_capacity(services.len());
+        let mut done = Map::with_capacity_and_hasher(services.len(), Default::default());
         for key in services.keys() {
             let extended = self.extended(&key.text, &services, scope, &mut Vec::new(), &mut known);
             done.extend(extended.map(|service| (key.clone(), service)));

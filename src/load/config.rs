@@ -1,13 +1,13 @@
 //! Prints the canonical form of a project as `docker compose config` does, letter by letter.
 
-use std::cmp::Ordering;
+use std::{borrow::Cow, cmp::Ordering};
 
-use serde_json::{Map as Object, Number, Value as Json};
 use sha2::{Digest, Sha256};
 
 use super::{
     attributes::{self, Form, NETWORK, PROJECT, Support, Table},
-    options::Loaded,
+    document::Document,
+    options::Resolved,
     tree::{Map, Node, Value},
     yaml,
 };
@@ -21,37 +21,35 @@ enum Format {
 
 /// The canonical form as YAML, ended by a line break.
 #[must_use]
-pub fn yaml(loaded: &Loaded) -> String {
-    yaml::print(&value(loaded, Format::Yaml))
+pub fn yaml(resolved: &Resolved) -> String {
+    yaml::print(&value(resolved, Format::Yaml))
 }
 
 /// The canonical form as indented JSON, ended by a line break.
 #[must_use]
-pub fn json(loaded: &Loaded) -> String {
-    let text = serde_json::to_string_pretty(&value(loaded, Format::Json)).unwrap_or_default();
+pub fn json(resolved: &Resolved) -> String {
+    let text = serde_json::to_string_pretty(&value(resolved, Format::Json)).unwrap_or_default();
     text + "\n"
 }
 
 /// The canonical form of one service as JSON on one line.
 #[must_use]
 pub(super) fn service_json(service: &Node) -> String {
-    table_value(service, attributes::SERVICE, Format::Json).to_string()
+    line(&table_value(service, attributes::SERVICE, Format::Json))
 }
 
 /// The config hash of docker compose, 64 hex digits: SHA-256 over the canonical JSON of the service, in
 /// Go's spelling and without what changes no container.
 #[must_use]
 pub(super) fn service_hash(service: &Node) -> String {
-    let mut json = table_value(service, attributes::SERVICE, Format::Json);
-    if let Some(object) = json.as_object_mut() {
-        for key in ["build", "pull_policy", "scale", "depends_on", "profiles"] {
-            object.shift_remove(key);
-        }
-        if let Some(deploy) = object.get_mut("deploy").and_then(Json::as_object_mut) {
-            deploy.shift_remove("replicas");
-        }
+    let mut document = table_value(service, attributes::SERVICE, Format::Json);
+    for key in ["build", "pull_policy", "scale", "depends_on", "profiles"] {
+        document.remove(key);
     }
-    let text = json.to_string();
+    if let Some(deploy) = document.get_mut("deploy") {
+        deploy.remove("replicas");
+    }
+    let text = line(&document);
     let mut digest = Sha256::new();
     for part in text.split_inclusive(['<', '>', '&', '\u{2028}', '\u{2029}']) {
         let mut chars = part.chars();
@@ -66,91 +64,98 @@ pub(super) fn service_hash(service: &Node) -> String {
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn value(loaded: &Loaded, format: Format) -> Json {
-    let mut json = if loaded.as_written {
-        extension(&loaded.canonical, format)
-    } else {
-        table_value(&loaded.canonical, PROJECT, format)
-    };
-    if !loaded.as_written {
-        double_dollars(&mut json);
-    }
-    json
+/// As JSON on one line.
+fn line(document: &Document<'_>) -> String {
+    serde_json::to_string(document).unwrap_or_default()
 }
 
-/// Every `$` of keys and values is doubled, so that reading the output gives the same model again.
-fn double_dollars(json: &mut Json) {
-    match json {
-        Json::String(text) if text.contains('$') => *text = text.replace('$', "$$"),
-        Json::Array(items) => items.iter_mut().for_each(double_dollars),
-        Json::Object(object) => {
-            object.values_mut().for_each(double_dollars);
-            if object.keys().any(|key| key.contains('$')) {
-                let old = std::mem::take(object);
-                object.extend(old.into_iter().map(|(key, value)| (key.replace('$', "$$"), value)));
+fn value(resolved: &Resolved, format: Format) -> Document<'_> {
+    if resolved.as_written {
+        return extension(&resolved.canonical, format);
+    }
+    let mut document = table_value(&resolved.canonical, PROJECT, format);
+    double_dollars(&mut document);
+    document
+}
+
+/// Every `$` is doubled, so that reading the output gives the same values again. Keys are not interpolated when
+/// they are read, and doubled all the same: so does the reference.
+fn double_dollars(document: &mut Document<'_>) {
+    let double = |text: &mut Cow<'_, str>| {
+        if text.contains('$') {
+            *text = Cow::Owned(text.replace('$', "$$"));
+        }
+    };
+    match document {
+        Document::Text(text) => double(text),
+        Document::List(items) => items.iter_mut().for_each(double_dollars),
+        Document::Map(entries) => {
+            for (key, value) in entries {
+                double(key);
+                double_dollars(value);
             }
         }
         _ => {}
     }
 }
 
-fn table_value(node: &Node, table: Table, format: Format) -> Json {
+fn table_value(node: &Node, table: Table, format: Format) -> Document<'_> {
     let Some(map) = node.as_map() else { return plain(node, format) };
-    let mut object = Object::new();
+    let mut entries = Vec::new();
     for row in table.iter().filter(|row| !row.hidden) {
-        let json = map.get(row.name).map_or(Json::Null, |value| form_value(value, row.form, format));
-        if row.kept && !json.is_null() || !is_zero(&json) {
-            object.insert(row.name.to_owned(), json);
+        let value = map.get(row.name).map_or(Document::Null, |value| form_value(value, row.form, format));
+        if row.kept && !value.is_null() || !value.is_zero() {
+            entries.push((Cow::Borrowed(row.name), value));
         } else if let Some(unset) = unset(table, row.name).filter(|_| format == Format::Json) {
-            object.insert(row.name.to_owned(), unset);
+            entries.push((Cow::Borrowed(row.name), unset));
         }
     }
-    if std::ptr::eq(table, PROJECT) && !object.contains_key("services") {
-        let at = usize::from(object.contains_key("name"));
-        object.shift_insert(at, "services".to_owned(), Json::Object(Object::new()));
+    let is_project = std::ptr::eq(table, PROJECT);
+    if is_project && !entries.iter().any(|(key, _)| key == "services") {
+        let at = usize::from(entries.iter().any(|(key, _)| key == "name"));
+        entries.insert(at, (Cow::Borrowed("services"), Document::Map(Vec::new())));
     }
     if format == Format::Json {
-        respell(&mut object, table);
+        respell(&mut entries, table);
     }
     // JSON shows the keys of the user's own at the top alone.
-    if format == Format::Yaml || std::ptr::eq(table, PROJECT) {
-        for (key, value) in sorted(map, format).filter(|(key, _)| key.starts_with("x-")) {
-            object.insert(key.to_owned(), extension(value, format));
-        }
+    if format == Format::Yaml || is_project {
+        let own = sorted(map, format).filter(|(key, _)| key.starts_with("x-"));
+        entries.extend(own.map(|(key, value)| (Cow::Borrowed(key), extension(value, format))));
     }
-    Json::Object(object)
+    Document::Map(entries)
 }
 
 /// What JSON shows for a key that is not set, where it shows one.
-fn unset(table: Table, key: &str) -> Option<Json> {
-    let empty = || Json::Object(Object::new());
+fn unset(table: Table, key: &str) -> Option<Document<'static>> {
+    let empty = || Document::Map(Vec::new());
     let is = |other: Table| std::ptr::eq(table, other);
     match key {
-        "command" | "entrypoint" if is(attributes::SERVICE) => Some(Json::Null),
-        "command" if is(attributes::HOOK) => Some(Json::Null),
+        "command" | "entrypoint" if is(attributes::SERVICE) => Some(Document::Null),
+        "command" if is(attributes::HOOK) => Some(Document::Null),
         "resources" | "placement" if is(attributes::DEPLOY) => Some(empty()),
-        "exec" if is(attributes::WATCH) => Some(serde_json::json!({ "command": null })),
+        "exec" if is(attributes::WATCH) => Some([("command", Document::Null)].into_iter().collect()),
         "ipam" if is(NETWORK) => Some(empty()),
         _ => None,
     }
 }
 
 /// What JSON spells otherwise than the file.
-fn respell(object: &mut Object<String, Json>, table: Table) {
+fn respell(entries: &mut Vec<(Cow<'_, str>, Document<'_>)>, table: Table) {
     let is = |other: Table| std::ptr::eq(table, other);
     if is(PROJECT) {
-        object.remove("models");
+        entries.retain(|(key, _)| key != "models");
     }
     if is(attributes::THROTTLE) || is(attributes::WEIGHT_DEVICE) {
-        let old = std::mem::take(object);
-        let upper = |key: String| key[..1].to_ascii_uppercase() + &key[1..];
-        object.extend(old.into_iter().map(|(key, value)| (upper(key), value)));
+        for (key, _) in entries {
+            *key = Cow::Owned(key[..1].to_ascii_uppercase() + &key[1..]);
+        }
     }
 }
 
-fn form_value(node: &Node, form: Form, format: Format) -> Json {
+fn form_value(node: &Node, form: Form, format: Format) -> Document<'_> {
     match (&node.value, form) {
-        (Value::Null, _) => Json::Null,
+        (Value::Null, _) => Document::Null,
         (Value::List(items), Form::List(item)) => {
             items.iter().map(|node| form_value(node, *item, format)).collect()
         }
@@ -163,23 +168,25 @@ fn form_value(node: &Node, form: Form, format: Format) -> Json {
         (Value::List(items), Form::Hosts) => {
             let mut hosts: Vec<_> = items.iter().filter_map(Node::as_str).collect();
             hosts.sort_unstable();
-            hosts.into_iter().map(Json::from).collect()
+            hosts.into_iter().map(Document::text).collect()
         }
         (Value::Map(map), Form::Ssh) => sorted(map, format)
             .map(|(key, value)| match value.as_str() {
                 Some(path) if !path.is_empty() && format == Format::Yaml => {
-                    Json::from(format!("{key}: {path}"))
+                    Document::Text(format!("{key}: {path}").into())
                 }
-                Some(path) if !path.is_empty() => Json::from(format!("{key}={path}")),
-                _ => Json::from(key),
+                Some(path) if !path.is_empty() => Document::Text(format!("{key}={path}").into()),
+                _ => Document::text(key),
             })
             .collect(),
-        (Value::Text(size), Form::Bytes | Form::WholeBytes | Form::BytesText) if size == "0" => Json::Null,
-        (Value::Map(map), Form::Keyed(item) | Form::Names(item, _)) => sorted(map, format)
-            .map(|(key, value)| (key.to_owned(), form_value(value, *item, format)))
-            .collect(),
+        (Value::Text(size), Form::Bytes | Form::WholeBytes | Form::BytesText) if size == "0" => {
+            Document::Null
+        }
+        (Value::Map(map), Form::Keyed(item) | Form::Names(item, _)) => {
+            sorted(map, format).map(|(key, value)| (key, form_value(value, *item, format))).collect()
+        }
         (Value::Map(map), Form::Pairs(_) | Form::Options(_)) => {
-            sorted(map, format).map(|(key, value)| (key.to_owned(), plain(value, format))).collect()
+            sorted(map, format).map(|(key, value)| (key, plain(value, format))).collect()
         }
         (
             Value::Map(_),
@@ -188,20 +195,9 @@ fn form_value(node: &Node, form: Form, format: Format) -> Json {
         #[expect(clippy::cast_possible_truncation, reason = "the reference keeps these as 32-bit floats")]
         (Value::Float(value), Form::Number) => {
             let shortest = (*value as f32).to_string().parse::<f64>().ok();
-            shortest.map_or(Json::Null, float)
+            shortest.map_or(Document::Null, float)
         }
         _ => plain(node, format),
-    }
-}
-
-fn is_zero(json: &Json) -> bool {
-    match json {
-        Json::Null => true,
-        Json::Bool(value) => !value,
-        Json::Number(number) => number.as_f64() == Some(0.0),
-        Json::String(text) => text.is_empty(),
-        Json::Array(items) => items.is_empty(),
-        Json::Object(object) => object.is_empty(),
     }
 }
 
@@ -216,66 +212,66 @@ fn sorted(map: &Map, format: Format) -> impl Iterator<Item = (&str, &Node)> {
 
 /// The order of keys that the reference prints as YAML: numbers by their value, other signs before letters.
 fn natural(a: &str, b: &str) -> Ordering {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let same = a.iter().zip(&b).take_while(|(x, y)| x == y).count();
-    let (Some(&x), Some(&y)) = (a.get(same), b.get(same)) else { return a.len().cmp(&b.len()) };
+    let same = a.chars().zip(b.chars()).take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum();
+    let ((start, a), (_, b)) = (a.split_at(same), b.split_at(same));
+    let (Some(x), Some(y)) = (a.chars().next(), b.chars().next()) else { return a.len().cmp(&b.len()) };
     match (x.is_alphabetic(), y.is_alphabetic()) {
         (true, true) => return x.cmp(&y),
         (false, false) => {}
         (x_is_letter, _) => {
-            let after_digit = same > 0 && a[same - 1].is_numeric();
+            let after_digit = start.ends_with(char::is_numeric);
             return if x_is_letter == after_digit { Ordering::Less } else { Ordering::Greater };
         }
     }
     // Zeros within a number count, leading zeros do not.
-    let inside = a[..same].iter().rev().take_while(|c| c.is_ascii_digit()).any(|c| *c != '0');
-    let start = u64::from((x == '0' || y == '0') && inside);
-    let run = |chars: &[char]| {
-        let digits: Vec<u64> = chars[same..].iter().map_while(|c| c.to_digit(10)).map(u64::from).collect();
-        let value = digits.iter().fold(start, |sum, digit| sum.wrapping_mul(10).wrapping_add(*digit));
-        (value, digits.len())
+    let inside = start.chars().rev().take_while(char::is_ascii_digit).any(|c| c != '0');
+    let first = u64::from((x == '0' || y == '0') && inside);
+    let run = |text: &str| {
+        let digits = text.chars().map_while(|c| c.to_digit(10)).map(u64::from);
+        digits.fold((first, 0), |(sum, count), digit| (sum.wrapping_mul(10).wrapping_add(digit), count + 1))
     };
-    run(&a).cmp(&run(&b)).then(x.cmp(&y))
+    run(a).cmp(&run(b)).then(x.cmp(&y))
 }
 
-fn float(value: f64) -> Json {
+fn float(value: f64) -> Document<'static> {
     #[expect(clippy::cast_possible_truncation, reason = "whole and in range")]
     if value.fract() == 0.0 && value.abs() < 9e15 {
-        return Json::from(value as i64);
+        return Document::Int(value as i64);
     }
-    Number::from_f64(value).map_or_else(|| Json::String(super::tree::float_text(value)), Json::Number)
+    if value.is_finite() {
+        return Document::Float(value);
+    }
+    Document::Text(super::tree::float_text(value).into())
 }
 
 /// A value that no table describes; the reference loses empty lists in these.
-fn extension(node: &Node, format: Format) -> Json {
-    let mut json = plain(node, format);
-    let mut open = vec![&mut json];
+fn extension(node: &Node, format: Format) -> Document<'_> {
+    let mut document = plain(node, format);
+    let mut open = vec![&mut document];
     while let Some(value) = open.pop() {
         match value {
-            Json::Array(items) if items.is_empty() => *value = Json::Null,
-            Json::Array(items) => open.extend(items.iter_mut()),
-            Json::Object(object) => open.extend(object.values_mut()),
+            Document::List(items) if items.is_empty() => *value = Document::Null,
+            Document::List(items) => open.extend(items.iter_mut()),
+            Document::Map(entries) => open.extend(entries.iter_mut().map(|(_, value)| value)),
             _ => {}
         }
     }
-    json
+    document
 }
 
 /// A tree without a table: keys sorted, nothing left out.
-fn plain(node: &Node, format: Format) -> Json {
+fn plain(node: &Node, format: Format) -> Document<'_> {
     match &node.value {
-        Value::Null => Json::Null,
-        Value::Bool(value) => Json::Bool(*value),
+        Value::Null => Document::Null,
+        Value::Bool(value) => Document::Bool(*value),
         Value::Int(value) => i64::try_from(*value)
-            .map(Json::from)
-            .or_else(|_| u64::try_from(*value).map(Json::from))
-            .unwrap_or_else(|_| Json::String(value.to_string())),
+            .map(Document::Int)
+            .or_else(|_| u64::try_from(*value).map(Document::Large))
+            .unwrap_or_else(|_| Document::Text(value.to_string().into())),
         Value::Float(value) => float(*value),
-        Value::Text(text) => Json::String(text.clone()),
+        Value::Text(text) => Document::text(text),
         Value::List(items) => items.iter().map(|item| plain(item, format)).collect(),
-        Value::Map(map) => {
-            sorted(map, format).map(|(key, value)| (key.to_owned(), plain(value, format))).collect()
-        }
+        Value::Map(map) => sorted(map, format).map(|(key, value)| (key, plain(value, format))).collect(),
     }
 }
 
@@ -306,7 +302,7 @@ pub(super) fn walk_unsupported<'a>(
                 let path = if path.is_empty() { key.text.clone() } else { format!("{path}.{key}") };
                 if row.support == Support::Yes {
                     walk_unsupported(value, row.form, &path, found);
-                } else if !is_zero(&plain(value, Format::Json)) {
+                } else if !plain(value, Format::Json).is_zero() {
                     found.push((path, value, key.span, row.support));
                 }
             }

@@ -25,7 +25,7 @@ impl Loader<'_> {
 
     fn read_env_files(&mut self, service: &mut Node, environment: &Variables, path: &str) {
         let Some(files) = service.as_map_mut().and_then(|map| map.shift_remove("env_file")) else { return };
-        let mut found = Map::new();
+        let mut found = Map::default();
         for file in files.items() {
             let required = file.get("required").is_none_or(|node| node.value == Value::Bool(true));
             let raw = match file.get_str("format") {
@@ -51,7 +51,7 @@ impl Loader<'_> {
 
     fn read_label_files(&mut self, service: &mut Node, path: &str) {
         let Some(files) = service.as_map_mut().and_then(|map| map.shift_remove("label_file")) else { return };
-        let mut found = Map::new();
+        let mut found = Map::default();
         for file in files.items() {
             self.read_into(
                 &mut found,

@@ -138,7 +138,7 @@ fn declare(document: &mut Node, volumes: Vec<NamedVolume>) {
         return;
     }
     if document.get("volumes").and_then(Node::as_map).is_none() {
-        document.set("volumes", Value::Map(Map::new()));
+        document.set("volumes", Value::Map(Map::default()));
     }
     let Some(declared) = document.get_mut("volumes").and_then(Node::as_map_mut) else { return };
     for volume in volumes {
@@ -215,7 +215,7 @@ fn move_below(map: &mut Map, former: &str, home: &str, name: &str, short: &str) 
         map.entry(Key { text: home.to_owned(), ..key.clone() }).or_insert_with(|| Node::map(key.span));
     if let Value::Text(text) = &place.value {
         let text = Value::Text(text.clone());
-        place.value = Value::Map(Map::new());
+        place.value = Value::Map(Map::default());
         place.set(short, text);
     }
     if let Some(inner) = place.as_map_mut() {

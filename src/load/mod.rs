@@ -13,6 +13,7 @@ mod compose;
 pub mod config;
 pub mod diagnostic;
 mod discover;
+mod document;
 pub mod dotenv;
 mod envfiles;
 mod explain;
@@ -46,7 +47,7 @@ use std::{path::PathBuf, rc::Rc};
 pub use diagnostic::{Diagnostic, Paint, Severity};
 pub use discover::finds_nothing;
 pub use explain::Explained;
-pub use options::{Effect, LoadOptions, Loaded, Unsupported};
+pub use options::{Effect, LoadOptions, Loaded, Resolved, Unsupported};
 pub use source::{Source, System};
 pub use views::VariableView;
 
@@ -75,28 +76,71 @@ use tree::{Map, Node, Span};
 /// # Errors
 /// Every mistake of every file, at least one of them an error; warnings are among them.
 pub fn load(options: &LoadOptions, source: &dyn Source) -> Result<Loaded, Vec<Diagnostic>> {
-    let mut loader = Loader::new(options, source);
-    let mut site = discover::discover(options, source, &mut loader.files, &mut loader.diagnostics)?;
-    loader.root.clone_from(&site.root);
-    let mut documents = read_all(&mut loader, &site.files)?;
-    if let Some(text) = &options.overlay {
-        let found = loader.parse_text("<flags>", text).unwrap_or_default();
-        documents.extend(found.into_iter().map(|document| (PathBuf::from("-"), document)));
+    Ok(Unbound::of(options, source)?.bind())
+}
+
+/// The same without what only running it needs.
+///
+/// # Errors
+/// As [`load`].
+pub fn resolve(options: &LoadOptions, source: &dyn Source) -> Result<Resolved, Vec<Diagnostic>> {
+    Ok(Unbound::of(options, source)?.resolved)
+}
+
+/// A resolved project, with what binding it needs.
+struct Unbound<'a> {
+    loader: Loader<'a>,
+    site: Site,
+    name: String,
+    /// Services that no profile turns on.
+    disabled: Map,
+    resolved: Resolved,
+}
+
+impl<'a> Unbound<'a> {
+    fn of(options: &'a LoadOptions, source: &'a dyn Source) -> Result<Self, Vec<Diagnostic>> {
+        let mut loader = Loader::new(options, source);
+        let mut site = discover::discover(options, source, &mut loader.files, &mut loader.diagnostics)?;
+        loader.root.clone_from(&site.root);
+        let mut documents = read_all(&mut loader, &site.files)?;
+        if let Some(text) = &options.overlay {
+            let found = loader.parse_text("<flags>", text).unwrap_or_default();
+            documents.extend(found.into_iter().map(|document| (PathBuf::from("-"), document)));
+        }
+        let name = project_name(&mut loader, &site, &documents)?;
+        site.environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.clone());
+        let scope = Scope {
+            dir: site.root.clone(),
+            environment: Rc::new(site.environment.clone()),
+            chain: Vec::new(),
+            file: PathBuf::new(),
+        };
+        let model = loader.model(documents, &scope);
+        if model.as_map().is_none_or(Map::is_empty) && !loader.diagnostics.has_errors() {
+            let names: Vec<_> = site.files.iter().map(|file| discover::shown(file, &loader.here)).collect();
+            loader
+                .diagnostics
+                .push(Diagnostic::error(format!("empty compose file: `{}`", names.join("`, `"))));
+        }
+        finish(loader, model, site, name)
     }
-    let name = project_name(&mut loader, &site, &documents)?;
-    site.environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.clone());
-    let scope = Scope {
-        dir: site.root.clone(),
-        environment: Rc::new(site.environment.clone()),
-        chain: Vec::new(),
-        file: PathBuf::new(),
-    };
-    let mut model = loader.model(documents, &scope);
-    if model.as_map().is_none_or(Map::is_empty) && !loader.diagnostics.has_errors() {
-        let names: Vec<_> = site.files.iter().map(|file| discover::shown(file, &loader.here)).collect();
-        loader.diagnostics.push(Diagnostic::error(format!("empty compose file: `{}`", names.join("`, `"))));
+
+    /// To the types of the model.
+    fn bind(self) -> Loaded {
+        let Self { loader, site, name, disabled, resolved } = self;
+        let model = &resolved.canonical;
+        let mut unbound = Vec::new();
+        let secrets = model.get("secrets").and_then(Node::as_map);
+        let mut bind = Bind::new(&loader.files, &mut unbound, secrets, &site.environment, &site.root);
+        let mut project = bind.project(model, &disabled, &name);
+        project.places = bind::places(model, &loader.files);
+        if loader.former {
+            legacy::link(&mut project, model);
+        }
+        project.root = site.root;
+        project.files = site.files;
+        Loaded { project, unsupported: unsupported(model, unbound, &loader), resolved }
     }
-    finish(&mut loader, &mut model, &site, &name)
 }
 
 fn read_all(loader: &mut Loader<'_>, files: &[PathBuf]) -> Result<Vec<(PathBuf, Node)>, Vec<Diagnostic>> {
@@ -147,14 +191,15 @@ fn project_name(
     Ok(name)
 }
 
-/// From the merged tree to the project.
+/// From the merged tree to the canonical one.
 fn finish(
-    loader: &mut Loader<'_>,
-    model: &mut Node,
-    site: &Site,
-    name: &str,
-) -> Result<Loaded, Vec<Diagnostic>> {
+    mut loader: Loader<'_>,
+    mut canonical: Node,
+    site: Site,
+    name: String,
+) -> Result<Unbound<'_>, Vec<Diagnostic>> {
     let options = loader.options;
+    let model = &mut canonical;
     loader.diagnostics.decide(model);
     Check { files: &loader.files, diagnostics: &mut loader.diagnostics }.complete(model);
     normalise::defaults(model, &loader.all_devices());
@@ -168,9 +213,9 @@ fn finish(
     }
     compose::inherit_environment(model, &site.environment);
     if options.no_normalize {
-        model.set("name", tree::Value::Text(name.to_owned()));
+        model.set("name", tree::Value::Text(name.clone()));
     } else {
-        normalise::normalise(model, name, &site.environment);
+        normalise::normalise(model, &name, &site.environment);
     }
     let profiles = select::profiles(model);
     let active: &[String] = if options.no_interpolate { &["*".to_owned()] } else { &site.profiles };
@@ -190,31 +235,20 @@ fn finish(
     if !options.all_resources && !options.no_interpolate {
         select::drop_unused(model);
     }
-    let mut unbound = Vec::new();
-    let secrets = model.get("secrets").and_then(Node::as_map);
-    let mut bind = Bind::new(&loader.files, &mut unbound, secrets, &site.environment, &site.root);
-    let mut project = bind.project(model, &disabled, name);
-    project.places = bind::places(model, &loader.files);
-    if loader.former {
-        legacy::link(&mut project, model);
-    }
-    project.root.clone_from(&site.root);
-    project.files.clone_from(&site.files);
     let failed = loader.diagnostics.has_errors();
     let told = loader.diagnostics.take();
     if failed {
         return Err(told);
     }
-    Ok(Loaded {
-        explained: explained(model, site, loader),
-        project,
-        unsupported: unsupported(model, unbound, loader),
-        canonical: std::mem::take(model),
+    let resolved = Resolved {
+        explained: explained(model, &site, &loader),
+        canonical,
         warnings: told,
         environment: site.environment.clone(),
         profiles,
         as_written: options.no_interpolate,
-    })
+    };
+    Ok(Unbound { loader, site, name, disabled, resolved })
 }
 
 /// Why each value is what it is, when that was asked for.
@@ -236,15 +270,13 @@ fn explained(model: &Node, site: &Site, loader: &Loader<'_>) -> Vec<Explained> {
 fn unsupported(model: &Node, unbound: Vec<Diagnostic>, loader: &Loader<'_>) -> Vec<Unsupported> {
     let mut found = Vec::new();
     config::walk_unsupported(model, Form::Object(PROJECT), "", &mut found);
-    let rows = found.into_iter().map(|(path, _, span, support)| Unsupported {
-        text: match support {
-            Support::Elsewhere(place) => format!("`{path}` means something {place} only"),
-            Support::Never(why) => format!("`{path}` cannot be: {why}"),
-            _ => format!("`{path}` is not supported yet"),
-        },
-        place: loader.files.place(span),
-        effect: if matches!(support, Support::Elsewhere(_)) { Effect::Ignored } else { Effect::Refused },
-        path,
+    let rows = found.into_iter().filter_map(|(path, _, span, support)| {
+        let (text, effect) = match support {
+            Support::Yes => return None,
+            Support::Elsewhere(place) => (format!("`{path}` means something {place} only"), Effect::Ignored),
+            Support::Never(why) => (format!("`{path}` cannot be: {why}"), Effect::Refused),
+        };
+        Some(Unsupported { text, place: loader.files.place(span), effect, path })
     });
     let values = unbound.into_iter().map(|told| Unsupported {
         path: told.path.clone().unwrap_or_default(),
@@ -252,7 +284,28 @@ fn unsupported(model: &Node, unbound: Vec<Diagnostic>, loader: &Loader<'_>) -> V
         text: told.message,
         effect: Effect::Refused,
     });
-    rows.chain(values).chain(idle_log_options(model, loader)).chain(idle_refreshes(model, loader)).collect()
+    let idle =
+        [idle_log_options, idle_refreshes, idle_labels].into_iter().flat_map(|idle| idle(model, loader));
+    rows.chain(values).chain(idle).collect()
+}
+
+/// Labels that a mount gives a volume with a name: that has its own, from where it is made.
+fn idle_labels(model: &Node, loader: &Loader<'_>) -> Vec<Unsupported> {
+    let services = model.get("services").and_then(Node::as_map).into_iter().flatten();
+    let mounts = services.flat_map(|(service, node)| {
+        let mounts = node.get("volumes").map(Node::items).unwrap_or_default().iter().enumerate();
+        mounts.map(move |(at, mount)| (format!("services.{service}.volumes[{at}].volume.labels"), mount))
+    });
+    let named = mounts.filter(|(_, mount)| mount.get_str("source").is_some_and(|source| !source.is_empty()));
+    let found = named.filter_map(|(path, mount)| {
+        Some(Unsupported {
+            place: loader.files.place(mount.get("volume")?.get("labels")?.span),
+            text: format!("`{path}` has no effect: a volume with a name has the labels of its own"),
+            effect: Effect::Ignored,
+            path,
+        })
+    });
+    found.collect()
 }
 
 /// Times of a refresh that no policy asks for.

@@ -31,7 +31,7 @@ pub fn all_gpus(model: &mut Node, all_devices: &Value) {
 pub fn defaults(model: &mut Node, all_devices: &Value) {
     for kind in ["networks", "volumes", "configs", "secrets"] {
         for (_, resource) in entries(model, kind).filter(|(_, resource)| resource.is_null()) {
-            resource.value = Value::Map(Map::new());
+            resource.value = Value::Map(Map::default());
         }
     }
     for (_, service) in entries(model, "services") {
@@ -210,7 +210,7 @@ fn imply_dependencies(service: &mut Node) {
         return;
     }
     if service.get("depends_on").and_then(Node::as_map).is_none() {
-        service.set("depends_on", Value::Map(Map::new()));
+        service.set("depends_on", Value::Map(Map::default()));
     }
     let Some(depends_on) = service.get_mut("depends_on").and_then(Node::as_map_mut) else { return };
     for (name, restart, span) in implied {
@@ -226,7 +226,7 @@ fn imply_dependencies(service: &mut Node) {
 
 fn default_network(model: &mut Node) {
     if model.get("networks").and_then(Node::as_map).is_none() {
-        model.set("networks", Value::Map(Map::new()));
+        model.set("networks", Value::Map(Map::default()));
     }
     let span = Span::default();
     if let Some(networks) = model.get_mut("networks").and_then(Node::as_map_mut) {

@@ -36,20 +36,25 @@ pub struct LoadOptions {
     pub no_consistency: bool,
     /// Do not read `env_file` and do not take variables from the environment.
     pub no_env_resolution: bool,
-    /// Tell of every value where it comes from ([`Loaded::explained`]).
+    /// Tell of every value where it comes from ([`Resolved::explained`]).
     pub explain: bool,
 }
 
 /// A loaded project.
 #[derive(Clone, Debug)]
 pub struct Loaded {
+    pub resolved: Resolved,
     /// The types that engines and plans work with.
     pub project: Project,
-    /// The canonical tree, which `config` prints.
-    pub canonical: Node,
-    pub warnings: Vec<Diagnostic>,
     /// What is valid in the file but not honoured.
     pub unsupported: Vec<Unsupported>,
+}
+
+/// A project as `config` shows it: files merged, variables filled in, short forms written out.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    pub canonical: Node,
+    pub warnings: Vec<Diagnostic>,
     /// The variables used for interpolation, those of the process and of the files.
     pub environment: BTreeMap<String, String>,
     /// Profiles named by any service, in order.

@@ -71,10 +71,9 @@ impl Remote {
         self.0.shown_remote()
     }
 
-    /// A text of git's about this repository, without user and password.
     #[must_use]
-    pub fn without_user(&self, text: &str) -> String {
-        self.0.without_user(text)
+    pub fn repository(&self) -> &Repository {
+        &self.0
     }
 }
 

@@ -154,7 +154,6 @@ impl Definitions {
             Support::Yes => return schema,
             Support::Elsewhere(place) => format!("Means something {place} only."),
             Support::Never(why) => format!("Valid; `ficelle up` refuses it: {why}."),
-            Support::Missing => "Valid; `ficelle up` does not carry it out yet.".to_owned(),
         };
         schema["description"] = json!(remark);
         schema

@@ -18,14 +18,14 @@ pub fn profiles(model: &Node) -> Vec<String> {
 /// Takes the services whose profiles are off out of the model and returns them. A service that is named
 /// is on whatever its profiles say, and so are those it needs.
 pub fn take_disabled(model: &mut Node, active: &[String], named: &[String]) -> Map {
-    let Some(services) = model.get_mut("services").and_then(Node::as_map_mut) else { return Map::new() };
+    let Some(services) = model.get_mut("services").and_then(Node::as_map_mut) else { return Map::default() };
     let all = active.iter().any(|name| name == "*");
     let on = |service: &Node| {
         let profiles = service.get("profiles").map(Node::items).unwrap_or_default();
         all || profiles.is_empty()
             || profiles.iter().any(|name| active.iter().any(|active| Some(active.as_str()) == name.as_str()))
     };
-    let mut disabled = Map::new();
+    let mut disabled = Map::default();
     let (keep, off): (Map, Map) = std::mem::take(services)
         .into_iter()
         .partition(|(key, service)| on(service) || named.contains(&key.text));

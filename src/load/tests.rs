@@ -2,12 +2,13 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{Diagnostic, Effect, LoadOptions, Loaded, Node, config, load, source::Memory};
+use super::{Diagnostic, Effect, LoadOptions, Loaded, Node, Resolved, config, load, resolve, source::Memory};
+use crate::model::MountSource;
 
 /// Every message about these files, one a line: place, message, further places, help.
 fn told(files: &[(&str, &str)]) -> String {
-    let (Ok(Loaded { warnings: told, .. }) | Err(told)) =
-        load(&LoadOptions::default(), &Memory::project(files));
+    let (Ok(Resolved { warnings: told, .. }) | Err(told)) =
+        resolve(&LoadOptions::default(), &Memory::project(files));
     told.iter().map(one_line).collect::<Vec<_>>().join("\n")
 }
 
@@ -19,8 +20,8 @@ fn one_line(told: &Diagnostic) -> String {
 
 fn canonical(files: &[(&str, &str)]) -> String {
     let options = LoadOptions { all_resources: true, no_consistency: true, ..LoadOptions::default() };
-    match load(&options, &Memory::project(files)) {
-        Ok(loaded) => config::yaml(&loaded),
+    match resolve(&options, &Memory::project(files)) {
+        Ok(resolved) => config::yaml(&resolved),
         Err(told) => told.iter().map(one_line).collect::<Vec<_>>().join("\n"),
     }
 }
@@ -213,7 +214,7 @@ fn nothing_at_all() {
 
 #[test]
 fn a_whole_message() {
-    let (Ok(Loaded { warnings: told, .. }) | Err(told)) = load(
+    let (Ok(Resolved { warnings: told, .. }) | Err(told)) = resolve(
         &LoadOptions::default(),
         &Memory::project(&[(
             "compose.yaml",
@@ -857,6 +858,20 @@ fn what_is_not_honoured_is_listed_with_its_place() {
 }
 
 #[test]
+fn labels_and_address_options_that_change_nothing_are_told() {
+    let text = "services:\n  web:\n    image: x\n    volumes:\n      - {type: volume, source: data, target: /data, volume: {labels: {a: b}}}\n      - {type: volume, target: /own, volume: {labels: {a: b}}}\nvolumes: {data: {}}\nnetworks: {default: {ipam: {options: {a: b}}}}\n";
+    let loaded = loaded(&[("compose.yaml", text)]);
+    let list = loaded.unsupported.iter().map(|entry| format!("{:?} {}", entry.effect, entry.short()));
+    insta::assert_snapshot!(list.collect::<Vec<_>>().join("\n"), @r"
+    Ignored compose.yaml:8:29: `networks.default.ipam.options` means something with another address driver only
+    Ignored compose.yaml:5:70: `services.web.volumes[0].volume.labels` has no effect: a volume with a name has the labels of its own
+    ");
+    let mounts = &loaded.project.services["web"].container.mounts;
+    let MountSource::Anonymous { options } = &mounts[1].source else { panic!("{mounts:?}") };
+    assert_eq!(options.labels["a"], "b");
+}
+
+#[test]
 fn log_options_without_effect_are_told_one_by_one() {
     let text = "services:\n  web:\n    image: x\n    logging:\n      driver: local\n      options:\n        max-size: 1m\n        compress: \"true\"\n        mode: blocking\n        tag: web\n  other:\n    image: x\n    logging: {driver: syslog, options: {tag: x}}\n";
     let list = loaded(&[("compose.yaml", text)]).unsupported;
@@ -895,8 +910,8 @@ fn every_value_is_explained_by_its_place_and_why_it_won() {
     ])
     .with_environment(&[("WHO", "me"), ("HOME", "/h")]);
     let options = LoadOptions { explain: true, ..LoadOptions::default() };
-    let loaded = load(&options, &files).unwrap();
-    let lines: Vec<_> = loaded
+    let resolved = resolve(&options, &files).unwrap();
+    let lines: Vec<_> = resolved
         .explained
         .iter()
         .map(|value| {
@@ -932,7 +947,8 @@ fn lists_of_a_provider_are_joined_and_its_single_values_replaced() {
     let over = "services:\n  db:\n    provider: {options: {size: m, zone: [b]}}\n";
     let files = [("compose.yaml", base), ("compose.override.yaml", over)];
     let loaded = load(&LoadOptions::default(), &Memory::project(&files)).unwrap();
-    let provider = loaded.canonical.get("services").and_then(|services| services.get("db")?.get("provider"));
+    let provider =
+        loaded.resolved.canonical.get("services").and_then(|services| services.get("db")?.get("provider"));
     let options = provider.and_then(|provider| provider.get("options")).unwrap();
     let list = |key: &str| options.get(key).map(Node::items).unwrap_or_default();
     assert_eq!(list("size").iter().filter_map(Node::as_str).collect::<Vec<_>>(), ["m"]);
@@ -953,5 +969,5 @@ fn scale_is_shown_as_replicas_of_a_deploy_that_is_there() {
     let text =
         "services:\n  web: {image: a, scale: 2, deploy: {labels: {a: b}}}\n  db: {image: a, scale: 2}\n";
     let loaded = load(&LoadOptions::default(), &Memory::project(&[("compose.yaml", text)])).unwrap();
-    assert_eq!(config::yaml(&loaded).matches("replicas: 2").count(), 1);
+    assert_eq!(config::yaml(&loaded.resolved).matches("replicas: 2").count(), 1);
 }

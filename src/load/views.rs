@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
-    interpolate,
-    options::Loaded,
+    config, interpolate,
+    options::Resolved,
     tree::{Key, Map, Node, Value},
 };
+use crate::model::image_name;
 
 /// A variable that the files name (`config --variables`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -21,7 +22,7 @@ pub struct VariableView {
     pub required: bool,
 }
 
-impl Loaded {
+impl Resolved {
     /// Keys of the enabled services, sorted.
     #[must_use]
     pub fn service_names(&self) -> Vec<String> {
@@ -56,9 +57,13 @@ impl Loaded {
     /// Image of each enabled service, one each, also those that are built.
     #[must_use]
     pub fn image_names(&self) -> Vec<String> {
-        let mut services: Vec<_> = self.project.services.iter().collect();
-        services.sort_unstable_by_key(|(name, _)| *name);
-        services.into_iter().map(|(_, service)| service.image().to_owned()).collect()
+        let project = self.canonical.get_str("name").unwrap_or_default();
+        let written = self.written_images();
+        let image = |service: String| match written.get(&service) {
+            Some(image) => image.clone(),
+            None => image_name(project, &service),
+        };
+        self.service_names().into_iter().map(image).collect()
     }
 
     /// Image of each enabled service for which one is written, by service.
@@ -98,14 +103,11 @@ impl Loaded {
         self.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
 
-    /// Service and config hash, sorted by service.
+    /// Config hash of each enabled service, by service.
     #[must_use]
-    pub fn hashes(&self) -> Vec<(String, String)> {
-        let services = self.project.services.iter();
-        let mut hashes: Vec<_> =
-            services.map(|(name, service)| (name.clone(), service.config_hash())).collect();
-        hashes.sort_unstable();
-        hashes
+    pub fn hashes(&self) -> BTreeMap<String, String> {
+        let services = self.canonical.get("services").and_then(Node::as_map).into_iter().flatten();
+        services.map(|(name, service)| (name.text.clone(), config::service_hash(service))).collect()
     }
 
     /// Every variable that the files name, by name. Only of a project loaded without interpolation: else

@@ -1,15 +1,15 @@
 //! Writes YAML in block style, indented by two, with the quoting of the reference's printer.
 
-use serde_json::Value as Json;
+use super::document::Document;
 
 /// The value as a YAML document, ended by a line break.
 #[must_use]
-pub fn print(value: &Json) -> String {
+pub fn print(value: &Document<'_>) -> String {
     let mut out = String::new();
     match value {
-        Json::Object(object) if object.is_empty() => out.push_str("{}\n"),
-        Json::Array(items) if items.is_empty() => out.push_str("[]\n"),
-        Json::Object(_) | Json::Array(_) => block(&mut out, value, 0, false),
+        Document::Map(entries) if entries.is_empty() => out.push_str("{}\n"),
+        Document::List(items) if items.is_empty() => out.push_str("[]\n"),
+        Document::Map(_) | Document::List(_) => block(&mut out, value, 0, false),
         scalar => {
             write_scalar(&mut out, scalar, 0);
             out.push('\n');
@@ -19,7 +19,7 @@ pub fn print(value: &Json) -> String {
 }
 
 /// A mapping or list, every line ended. `inline`: the first line follows what stands already.
-fn block(out: &mut String, value: &Json, indent: usize, inline: bool) {
+fn block(out: &mut String, value: &Document<'_>, indent: usize, inline: bool) {
     let mut first = inline;
     let mut start = |out: &mut String| {
         if !std::mem::take(&mut first) {
@@ -27,17 +27,17 @@ fn block(out: &mut String, value: &Json, indent: usize, inline: bool) {
         }
     };
     match value {
-        Json::Object(object) => {
-            for (key, value) in object {
+        Document::Map(entries) => {
+            for (key, value) in entries {
                 start(out);
-                out.push_str(&quoted(key, false, indent));
+                write_text(out, key, false, indent);
                 out.push(':');
                 match value {
-                    Json::Object(inner) if !inner.is_empty() => {
+                    Document::Map(inner) if !inner.is_empty() => {
                         out.push('\n');
                         block(out, value, indent + 2, false);
                     }
-                    Json::Array(inner) if !inner.is_empty() => {
+                    Document::List(inner) if !inner.is_empty() => {
                         out.push('\n');
                         block(out, value, indent + 2, false);
                     }
@@ -49,13 +49,13 @@ fn block(out: &mut String, value: &Json, indent: usize, inline: bool) {
                 }
             }
         }
-        Json::Array(items) => {
+        Document::List(items) => {
             for value in items {
                 start(out);
                 out.push_str("- ");
                 match value {
-                    Json::Object(inner) if !inner.is_empty() => block(out, value, indent + 2, true),
-                    Json::Array(inner) if !inner.is_empty() => block(out, value, indent + 2, true),
+                    Document::Map(inner) if !inner.is_empty() => block(out, value, indent + 2, true),
+                    Document::List(inner) if !inner.is_empty() => block(out, value, indent + 2, true),
                     scalar => {
                         write_scalar(out, scalar, indent + 2);
                         out.push('\n');
@@ -67,17 +67,16 @@ fn block(out: &mut String, value: &Json, indent: usize, inline: bool) {
     }
 }
 
-fn write_scalar(out: &mut String, value: &Json, indent: usize) {
+fn write_scalar(out: &mut String, value: &Document<'_>, indent: usize) {
     match value {
-        Json::Null => out.push_str("null"),
-        Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-        Json::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
-            Some(float) => out.push_str(&super::tree::float_text(float)),
-            None => out.push_str(&number.to_string()),
-        },
-        Json::String(text) => out.push_str(&quoted(text, true, indent)),
-        Json::Array(_) => out.push_str("[]"),
-        Json::Object(_) => out.push_str("{}"),
+        Document::Null => out.push_str("null"),
+        Document::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+        Document::Int(value) => out.push_str(&value.to_string()),
+        Document::Large(value) => out.push_str(&value.to_string()),
+        Document::Float(value) => out.push_str(&super::tree::float_text(*value)),
+        Document::Text(text) => write_text(out, text, true, indent),
+        Document::List(_) => out.push_str("[]"),
+        Document::Map(_) => out.push_str("{}"),
     }
 }
 
@@ -100,14 +99,14 @@ struct Shape {
 impl Shape {
     fn of(text: &str) -> Self {
         let mut shape = Self::default();
-        let chars: Vec<char> = text.chars().collect();
         if text.starts_with("---") || text.starts_with("...") {
             shape.indicators = true;
         }
         let (mut space_before, mut break_before, mut preceded) = (false, false, true);
-        for (at, &c) in chars.iter().enumerate() {
-            let followed = chars.get(at + 1).is_none_or(|next| is_blank(*next));
-            let last = at + 1 == chars.len();
+        let mut chars = text.chars().enumerate().peekable();
+        while let Some((at, c)) = chars.next() {
+            let followed = chars.peek().is_none_or(|(_, next)| is_blank(*next));
+            let last = chars.peek().is_none();
             shape.indicators |= match (at, c) {
                 (
                     0,
@@ -173,24 +172,33 @@ fn is_printable(c: char) -> bool {
 }
 
 /// A text in the form that the reference chooses: plain, quoted, or a literal block.
-fn quoted(text: &str, block_allowed: bool, indent: usize) -> String {
+fn write_text(out: &mut String, text: &str, block_allowed: bool, indent: usize) {
+    if !text.contains('\n') && reads_as_other(text) {
+        double(out, text);
+        return;
+    }
+    if is_word(text) {
+        out.push_str(text);
+        return;
+    }
     let shape = Shape::of(text);
-    if text.contains('\n') {
-        if block_allowed && shape.literal() {
-            return literal(text, indent);
+    match text.contains('\n') {
+        true if block_allowed && shape.literal() => literal(out, text, indent),
+        true => double(out, text),
+        false if shape.plain() => out.push_str(text),
+        false if shape.single() => {
+            out.push('\'');
+            out.push_str(&text.replace('\'', "''"));
+            out.push('\'');
         }
-        return double(text);
+        false => double(out, text),
     }
-    if reads_as_other(text) {
-        return double(text);
-    }
-    if shape.plain() {
-        return text.to_owned();
-    }
-    if shape.single() {
-        return format!("'{}'", text.replace('\'', "''"));
-    }
-    double(text)
+}
+
+/// Most texts: nothing in them can be a sign of YAML's.
+fn is_word(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'/' | b'-'))
 }
 
 /// Texts that would be read as a boolean, a number, a time or null.
@@ -199,9 +207,9 @@ fn reads_as_other(text: &str) -> bool {
         ["y", "Y", "yes", "Yes", "YES", "on", "On", "ON", "n", "N", "no", "No", "NO", "off", "Off", "OFF"];
     OLD_BOOLEANS.contains(&text)
         || text == "<<"
-        || !matches!(super::tree::resolve(text), super::tree::Value::Text(_))
-        || is_base60(text)
-        || is_time(text)
+        || super::tree::typed(text).is_some()
+        || text.starts_with(|c: char| matches!(c, '+' | '-' | '0'..='9'))
+            && (is_base60(text) || is_time(text))
 }
 
 /// `12:30:45`, which older readers take for a number.
@@ -243,8 +251,8 @@ fn is_time(text: &str) -> bool {
             || time.split(':').count() >= 3 && time.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-fn literal(text: &str, indent: usize) -> String {
-    let mut out = String::from("|");
+fn literal(out: &mut String, text: &str, indent: usize) {
+    out.push('|');
     if text.starts_with([' ', '\n']) {
         out.push('2');
     }
@@ -261,11 +269,10 @@ fn literal(text: &str, indent: usize) -> String {
             out.push_str(line);
         }
     }
-    out
 }
 
-fn double(text: &str) -> String {
-    let mut out = String::from("\"");
+fn double(out: &mut String, text: &str) {
+    out.push('"');
     for c in text.chars() {
         match c {
             '"' => out.push_str("\\\""),
@@ -295,7 +302,6 @@ fn double(text: &str) -> String {
         }
     }
     out.push('"');
-    out
 }
 
 #[cfg(test)]
@@ -326,13 +332,24 @@ mod tests {
             ("a\tb", "\"a\\tb\""),
         ];
         for (text, expected) in table {
-            assert_eq!(quoted(text, true, 2), expected, "{text}");
+            let mut out = String::new();
+            write_text(&mut out, text, true, 2);
+            assert_eq!(out, expected, "{text}");
         }
     }
 
     #[test]
     fn several_lines_are_a_literal_block() {
-        let value = serde_json::json!({"a": "x\ny\n", "b": ["p\nq"], "c": [], "d": [{"e": 1, "f": {}}]});
+        let text = Document::text;
+        let inner = [("e", Document::Int(1)), ("f", Document::Map(Vec::new()))];
+        let value: Document<'_> = [
+            ("a", text("x\ny\n")),
+            ("b", [text("p\nq")].into_iter().collect()),
+            ("c", Document::List(Vec::new())),
+            ("d", [inner.into_iter().collect::<Document<'_>>()].into_iter().collect()),
+        ]
+        .into_iter()
+        .collect();
         assert_eq!(
             print(&value),
             "a: |\n  x\n  y\nb:\n  - |-\n    p\n    q\nc: []\nd:\n  - e: 1\n    f: {}\n"

@@ -39,6 +39,8 @@ pub struct Build {
     /// That of the service; one of `platforms` when absent.
     pub platform: Option<String>,
     pub platforms: Vec<String>,
+    /// The result is for all of `platforms`, not only for the one that is run here.
+    pub every_platform: bool,
     pub secrets: Vec<BuildSecret>,
     /// By id: the socket of an agent or key files (with commas); the user's agent when absent.
     pub ssh: IndexMap<String, Option<String>>,

@@ -223,6 +223,19 @@ pub enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    /// Of ports as images and `expose:` have them: `5432`, `53/udp`, `8000-8005`. None of what is no port.
+    pub fn of_ports(text: &str) -> impl Iterator<Item = (u16, Self)> + use<> {
+        let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        let protocol = [Self::Tcp, Self::Udp].into_iter().find(|known| known.to_string() == protocol);
+        let range = first.parse::<u16>().ok().zip(last.parse().ok()).zip(protocol);
+        range
+            .into_iter()
+            .flat_map(|((first, last), protocol)| (first..=last).map(move |port| (port, protocol)))
+    }
+}
+
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -295,6 +308,9 @@ pub struct VolumeOptions {
     /// Do not fill a new volume from the image.
     pub nocopy: bool,
     pub subpath: Option<String>,
+    /// Of a volume that is made with the container.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub labels: IndexMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -31,7 +31,7 @@ pub use files::{FileMount, FileSource, Sealed};
 pub use graph::{Cycle, Graph};
 pub use hook::Hook;
 pub use image_ref::{ImageRef, ImageRefError};
-pub use names::{container_name, label};
+pub use names::{container_name, image_name, label};
 pub use place::{Place, Places};
 pub use project::{Network, Project, Subnet, Volume};
 pub use provider::Provider;

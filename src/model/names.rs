@@ -6,6 +6,12 @@ pub fn container_name(project: &str, service: &str, number: u32) -> String {
     format!("{project}-{service}-{number}")
 }
 
+/// The image of a service that names none: the one it builds.
+#[must_use]
+pub fn image_name(project: &str, service: &str) -> String {
+    format!("{project}-{service}")
+}
+
 /// Labels on containers, networks and volumes (`com.docker.compose.*`).
 pub mod label {
     pub const PROJECT: &str = "com.docker.compose.project";

@@ -248,10 +248,11 @@ fn mount_text(project: &Project, mount: &Mount) -> String {
     text
 }
 
-fn volume_text(VolumeOptions { nocopy, subpath }: &VolumeOptions) -> String {
+fn volume_text(VolumeOptions { nocopy, subpath, labels }: &VolumeOptions) -> String {
     let nocopy = if *nocopy { ", nocopy" } else { "" };
     let subpath = subpath.iter().map(|path| format!(", subpath {path}")).collect::<String>();
-    format!("{nocopy}{subpath}")
+    let labels = labels.iter().map(|(name, value)| format!(", label {name}={value}")).collect::<String>();
+    format!("{nocopy}{subpath}{labels}")
 }
 
 fn dns(Dns { servers, search, options }: &Dns, named: &mut Map<String, Value>) {
@@ -356,8 +357,11 @@ mod tests {
             started: None,
             finished: None,
             out_of_memory: false,
+            owed_hooks: None,
+            host_restarted: false,
             restarts: 0,
             ports: Vec::new(),
+            exposed: Vec::new(),
             networks: Vec::new(),
             mounts: Vec::new(),
         }

@@ -2,6 +2,8 @@
 //! `pre_start` before the first start of a service, `post_start` between each start and what waits for it, and
 //! `pre_stop` before each stop.
 //!
+//! `post_start` hooks that a command did not live to run are run by the next that wants the container to run.
+//!
 //! A container that a restart policy starts again, or a signal ends, has none: no command does that.
 
 mod runners;
@@ -10,14 +12,14 @@ use std::collections::HashMap;
 
 use crate::{
     engine::{Container, ContainerState, HookAt, HookRequest, Op},
-    model::{ContainerSpec, Hook},
+    model::{ContainerSpec, Hook, Service},
 };
 
-use super::{Cause, Plan, PlanError, StepId, draft::Draft, order::Scene};
+use super::{Cause, Goal, Plan, PlanError, StepId, draft::Draft, order::Scene};
 
 /// # Errors
 /// None of a plan that is in order.
-pub(super) fn weave(scene: &Scene<'_>, plan: Plan) -> Result<Plan, PlanError> {
+pub(super) fn weave(scene: &Scene<'_>, goal: &Goal, plan: Plan) -> Result<Plan, PlanError> {
     let hooked = Hooked::of(scene, &plan);
     let found: Vec<(StepId, Vec<HookRequest>)> = plan
         .steps
@@ -27,7 +29,8 @@ pub(super) fn weave(scene: &Scene<'_>, plan: Plan) -> Result<Plan, PlanError> {
         .filter(|(_, hooks)| !hooks.is_empty())
         .collect();
     let first: Vec<(Vec<StepId>, Vec<HookRequest>)> = runners::of(scene, &plan);
-    if found.is_empty() && first.is_empty() {
+    let owed = hooked.owed(goal, &plan);
+    if found.is_empty() && first.is_empty() && owed.is_empty() {
         return Ok(plan);
     }
     let mut draft = Draft::of(plan);
@@ -36,6 +39,9 @@ pub(super) fn weave(scene: &Scene<'_>, plan: Plan) -> Result<Plan, PlanError> {
             HookAt::PostStart => after(&mut draft, step, hooks),
             HookAt::PreStart | HookAt::PreStop => before(&mut draft, step, hooks),
         }
+    }
+    for (waiting, hooks) in owed {
+        late(&mut draft, &waiting, hooks);
     }
     for (starts, hooks) in first {
         first_of_all(&mut draft, &starts, hooks);
@@ -53,6 +59,18 @@ fn first_of_all(draft: &mut Draft, starts: &[StepId], hooks: Vec<HookRequest>) {
     }
     for &start in starts {
         draft.need_all(start, needs.iter().copied());
+    }
+}
+
+/// Hooks of a start that was: what needs the container starts after them.
+fn late(draft: &mut Draft, waiting: &[StepId], hooks: Vec<HookRequest>) {
+    let mut last = None;
+    for hook in hooks {
+        let run = draft.add(Op::Hook(Box::new(hook)), Cause::Interrupted);
+        draft.need_all(run, last.replace(run));
+    }
+    for &step in waiting {
+        draft.need_all(step, last);
     }
 }
 
@@ -84,6 +102,28 @@ fn before(draft: &mut Draft, stop: StepId, hooks: Vec<HookRequest>) {
     draft.need_all(stop, needs);
 }
 
+/// Makes requests of the hooks of one list.
+fn request<'h>(
+    at: HookAt,
+    project: &str,
+    name: &str,
+    service: &str,
+    container: Option<&Container>,
+) -> impl Fn((usize, &'h Hook)) -> HookRequest + use<'h> {
+    let id = container.map(|container| container.id.clone());
+    let (project, name, service) = (project.to_owned(), name.to_owned(), service.to_owned());
+    move |(index, hook)| HookRequest {
+        project: project.clone(),
+        service: service.clone(),
+        name: name.clone(),
+        id: id.clone(),
+        at,
+        index,
+        hook: hook.clone(),
+        runner: None,
+    }
+}
+
 /// Whose hooks they are: the service and what its container was, or will be, made of.
 struct Hooked<'a> {
     /// Of containers that the plan makes, by name.
@@ -100,22 +140,57 @@ impl<'a> Hooked<'a> {
         Self { made: made.collect(), scene }
     }
 
+    /// Hooks that are owed to containers that run and are left alone, and the starts of what needs those.
+    fn owed(&self, goal: &Goal, plan: &Plan) -> Vec<(Vec<StepId>, Vec<HookRequest>)> {
+        let (Goal::Running { selection, start: true, .. } | Goal::Started { selection, .. }) = goal else {
+            return Vec::new();
+        };
+        let is_meant = |container: &&Container| {
+            selection.contains(&container.service)
+                && !container.is_one_off()
+                && container.state == ContainerState::Running
+                && !plan.steps.iter().any(|step| match &step.op {
+                    Op::Start { name, .. } => *name == container.name,
+                    Op::Stop { id, .. } => *id == container.id,
+                    _ => false,
+                })
+        };
+        let meant = self.scene.observed.containers.iter().filter(is_meant);
+        let found = meant.filter_map(|container| {
+            let (from, spec) = (container.owed_hooks?, self.spec(container)?);
+            let request = request(
+                HookAt::PostStart,
+                &container.project,
+                &container.name,
+                &container.service,
+                Some(container),
+            );
+            let hooks: Vec<_> = spec.post_start.iter().enumerate().skip(from).map(request).collect();
+            (!hooks.is_empty()).then(|| (self.starts_after(&container.service, plan), hooks))
+        });
+        found.collect()
+    }
+
+    /// Starts of containers whose service needs this one.
+    fn starts_after(&self, service: &str, plan: &Plan) -> Vec<StepId> {
+        let needs_it = |of: &&&Service| self.scene.needs(of).iter().any(|need| need.on == service);
+        let dependents: Vec<&str> =
+            self.scene.services.iter().filter(needs_it).map(|service| service.name.as_str()).collect();
+        let of = |name: &str| {
+            let made = self.made.get(name).map(|(service, _)| *service);
+            made.or_else(|| {
+                let kept = self.scene.observed.containers.iter().rev().find(|kept| kept.name == name);
+                kept.map(|kept| kept.service.as_str())
+            })
+        };
+        let steps = plan.steps.iter().enumerate().filter(|(_, step)| match &step.op {
+            Op::Start { name, .. } => of(name).is_some_and(|service| dependents.contains(&service)),
+            _ => false,
+        });
+        steps.map(|(at, _)| StepId(at)).collect()
+    }
+
     fn around(&self, op: &Op) -> Vec<HookRequest> {
-        let request =
-            |at: HookAt, project: &str, name: &str, service: &str, container: Option<&Container>| {
-                let id = container.map(|container| container.id.clone());
-                let (project, name, service) = (project.to_owned(), name.to_owned(), service.to_owned());
-                move |(index, hook): (usize, &Hook)| HookRequest {
-                    project: project.clone(),
-                    service: service.clone(),
-                    name: name.clone(),
-                    id: id.clone(),
-                    at,
-                    index,
-                    hook: hook.clone(),
-                    runner: None,
-                }
-            };
         let containers = &self.scene.observed.containers;
         match op {
             Op::Start { project, name } => {

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     engine::{BuildRequest, Observed, Op, PullRequest, PushRequest},
-    model::{Build, LockedBases, Project, PullPolicy, Selection, Service},
+    model::{Build, LockedBases, Project, PullPolicy, Selection, Service, image_name},
 };
 
 use super::{BuildMode, Cause, ImageOptions, Plan, PlanError, StepId, draft::Draft};
@@ -80,7 +80,7 @@ pub fn pushes(project: &Project, selection: &Selection, on_failure: OnFailure) -
 
 /// An image that only a build gives has no registry to come from.
 fn is_only_built(project: &Project, service: &Service) -> bool {
-    service.build.is_some() && service.image() == format!("{}-{}", project.name, service.name)
+    service.build.is_some() && service.image() == image_name(&project.name, &service.name)
 }
 
 enum Need<'a> {

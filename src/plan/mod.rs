@@ -90,7 +90,7 @@ pub fn converge(
     observed: &Observed,
 ) -> Result<Plan, PlanError> {
     let scene = order::Scene::of(project, graph, observed)?;
-    hooks::weave(&scene, reach(&scene, goal)?)
+    hooks::weave(&scene, goal, reach(&scene, goal)?)
 }
 
 fn reach(scene: &order::Scene<'_>, goal: &Goal) -> Result<Plan, PlanError> {

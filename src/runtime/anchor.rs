@@ -31,7 +31,7 @@ use rustix::{
 
 use super::{
     Error, Result, Roots,
-    failpoint::{Point, reached},
+    failpoint::{self, Point, reached},
     lock, memory, netlink,
     netlink::Netlink,
     netns, nft, process,
@@ -225,6 +225,7 @@ fn start(run: &Path, listener: UnixListener, adopt: Option<BorrowedFd<'_>>) -> R
         .env_clear()
         .stdin(OwnedFd::from(listener))
         .stderr(Stdio::null());
+    failpoint::hand_on(&mut command);
     match adopt {
         Some(netns) => command.arg("adopt").stdout(netns.try_clone_to_owned().map_err(failed)?),
         None => command.stdout(Stdio::null()),
@@ -312,11 +313,8 @@ fn serve(run: &Path, listener: &UnixListener, netns: Result<&OwnedFd, &String>) 
             answer(&holder, netns);
             holders.push(holder);
         }
-        if holders.is_empty() {
-            uplink = None;
-            if retire(run, listener)? {
-                return Ok(());
-            }
+        if holders.is_empty() && retire(run, listener, &mut uplink)? {
+            return Ok(());
         }
         let mut watched = vec![PollFd::new(listener, PollFlags::IN)];
         watched.extend(holders.iter().map(|holder| PollFd::new(holder, PollFlags::IN | PollFlags::RDHUP)));
@@ -402,18 +400,22 @@ fn next(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
     }
 }
 
-/// Takes the socket away, unless somebody has just connected.
-fn retire(run: &Path, listener: &UnixListener) -> io::Result<bool> {
-    let Ok(_lock) = lock(run) else { return Ok(true) };
+/// Takes the socket away, unless somebody has just connected, and then the way out: nobody waits for its end.
+fn retire(run: &Path, listener: &UnixListener, uplink: &mut Option<WayOut>) -> io::Result<bool> {
+    let Ok(lock) = lock(run) else { return Ok(true) };
     let mut waiting = [PollFd::new(listener, PollFlags::IN)];
     if poll(&mut waiting, Some(&rustix::time::Timespec::default()))? > 0 {
         return Ok(false);
     }
     reached(Point::AnchorRetires);
     match fs::remove_file(run.join(SOCKET)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(true),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    if let Some(uplink) = uplink.take() {
+        uplink.close(Some(lock));
+    }
+    Ok(true)
 }
 
 /// Zero and the namespace, or the text of what went wrong. Who is gone before is noticed by poll.

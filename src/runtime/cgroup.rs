@@ -254,7 +254,7 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
 }
 
 /// Closes the groups at `path` to devices that are not in `devices`, the rules of the document. With version
-/// 1 the launcher does so, but for network tunnels, which Docker does not give; of version 2 it does nothing.
+/// 1 the launcher does so, but for network tunnels; of version 2 it does nothing.
 /// A user namespace gives access to no device that was not there before, and needs no rule.
 pub fn fence(path: &str, devices: &Value) -> Result<()> {
     if is_unified() && !rootless::is_confined() {
@@ -263,8 +263,8 @@ pub fn fence(path: &str, devices: &Value) -> Result<()> {
     }
     for hierarchy in hierarchies() {
         if hierarchy.controllers.iter().any(|controller| controller == "devices") {
-            let file = hierarchy.mount.join(path.trim_start_matches('/')).join("devices.deny");
-            fs::write(&file, "c 10:200 rwm").map_err(|e| file_error("cannot write", &file, e))?;
+            let directory = hierarchy.mount.join(path.trim_start_matches('/'));
+            legacy::fence_tunnels(&directory, devices)?;
         }
     }
     Ok(())

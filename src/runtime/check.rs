@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use super::{ContainerConfig, Content, Error, MountKind, Result, cdi, process, state::plain_name, worker};
+use rustix::mount::MountPropagationFlags;
+
+use super::{
+    ContainerConfig, Content, Error, MountKind, Result, cdi, process, rootfs, state::plain_name, worker,
+};
 
 /// What Docker takes, too: a container cannot be started with less.
 const LEAST_MEMORY: i64 = 6 << 20;
@@ -101,18 +105,16 @@ fn source(kind: &MountKind) -> Result<()> {
         MountKind::Volume { .. } | MountKind::Anonymous { .. } | MountKind::Tmpfs { .. } => Ok(()),
         MountKind::Layers { layers, .. } => layers.iter().try_for_each(|layer| directory("layer", layer)),
         MountKind::Bind { path, create, propagation, .. } => {
-            if let Some(wanted) = propagation.as_deref()
-                && !matches!(wanted, "private" | "rprivate" | "slave" | "rslave")
-            {
-                return Err(Error::Unsupported(format!(
-                    "mount propagation `{wanted}` of `{}`: mounts of a container stay its own",
-                    path.display()
-                )));
+            let asked = propagation.as_deref().unwrap_or("rprivate");
+            let wanted = rootfs::propagation(asked)
+                .filter(|wanted| !wanted.contains(MountPropagationFlags::UNBINDABLE))
+                .ok_or_else(|| Error::Invalid(format!("`{asked}` is no propagation of mounts: private, slave and shared are, and each with an r before it")))?;
+            match (path.exists(), rootfs::passes(wanted)) {
+                (true, true) => rootfs::passing(path, wanted).map(drop),
+                (true, false) => Ok(()),
+                (false, _) if *create => Ok(()),
+                (false, _) => Err(Error::Invalid(format!("bind source `{}` does not exist", path.display()))),
             }
-            if *create || path.exists() {
-                return Ok(());
-            }
-            Err(Error::Invalid(format!("bind source `{}` does not exist", path.display())))
         }
     }
 }

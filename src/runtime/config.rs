@@ -12,6 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{DeviceRule, Dns, ExtraHost, Limits, Protocol};
 
+/// As [`ALL_CAPABILITIES`] has it, of one written with or without `CAP_`.
+#[must_use]
+pub fn capability_name(written: &str) -> &str {
+    written.strip_prefix("CAP_").unwrap_or(written)
+}
+
 /// All capabilities that Linux knows, by number, without `CAP_`.
 pub const ALL_CAPABILITIES: [&str; 41] = [
     "CHOWN",
@@ -313,6 +319,9 @@ pub enum MountKind {
     /// Made with the container (or taken from the one it replaces), removed with it on request.
     Anonymous {
         nocopy: bool,
+        /// Of the volume; opaque to the runtime.
+        #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+        annotations: IndexMap<String, String>,
     },
     Bind {
         path: PathBuf,

@@ -1,6 +1,7 @@
 //! The face of the runtime core. All calls block; none may be made from an async task.
 
 use std::{
+    cell::OnceCell,
     collections::HashMap,
     fs::File,
     net::IpAddr,
@@ -91,6 +92,10 @@ pub struct ContainerRecord {
     pub finished: Option<SystemTime>,
     /// At its last end, the kernel had ended a process of it for want of memory.
     pub out_of_memory: bool,
+    /// How much is done of what is owed to this start ([`Core::owe`]), until it is all done.
+    pub owed: Option<usize>,
+    /// It ran when the machine went down, and nobody learnt how it ended.
+    pub host_restarted: bool,
     pub restarts: u32,
     pub ports: Vec<BoundPort>,
     /// Network name and address.
@@ -246,6 +251,9 @@ impl Core {
         network::sweep(&self.roots)?;
         uplink::mend(&self.roots.run, false)?;
         network::retain(&self.roots, &group.name, &ids.iter().map(String::as_str).collect::<Vec<_>>())?;
+        if ids.is_empty() {
+            anchor::leavings(&self.roots, false)?;
+        }
         if unattended { client::ensure(&group) } else { Ok(()) }
     }
 
@@ -268,14 +276,19 @@ impl Core {
             Some(group) => vec![group.to_owned()],
             None => entries(&self.roots.data.join("p"))?,
         };
-        let leases = network::leases(&self.roots)?;
+        // Most who look for a name find none.
+        let leases = OnceCell::new();
+        let leases = || match leases.get() {
+            Some(leases) => Ok(leases),
+            None => network::leases(&self.roots).map(|read: Vec<Lease>| leases.get_or_init(|| read)),
+        };
         let mut records = Vec::new();
         for group in groups {
             let group = self.group(&group)?;
             for id in group.ids()? {
                 let place = group.place(&id)?;
                 let found = self.spec(&place).and_then(|spec| match wanted(&spec.config) {
-                    true => record(&place, &spec, &leases).map(Some),
+                    true => record(&place, &spec, leases()?).map(Some),
                     false => Ok(None),
                 });
                 match found {
@@ -359,9 +372,16 @@ impl Core {
         make_dir(&half)?;
         write_json(&half.join("spec.json"), &spec)?;
         reached(Point::Specified);
-        for (_, name) in spec.anonymous_volumes {
+        for (target, name) in spec.anonymous_volumes {
             let anonymous_of = Some(config.group.clone());
-            volumes::create(&self.roots, &VolumeConfig { name, anonymous_of, ..VolumeConfig::default() })?;
+            let annotations = config.mounts.iter().find_map(|mount| match &mount.kind {
+                MountKind::Anonymous { annotations, .. } if mount.target == target => {
+                    Some(annotations.clone())
+                }
+                _ => None,
+            });
+            let annotations = annotations.unwrap_or_default();
+            volumes::create(&self.roots, &VolumeConfig { name, anonymous_of, mount: None, annotations })?;
         }
         reached(Point::VolumesMade);
         make_dir(&place.run)?;
@@ -399,6 +419,14 @@ impl Core {
         drop(self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
+    /// Writes down that something is still to be done for a container that was started or is about to be, and
+    /// how much of it is: should the caller be killed, another goes on. `None` when all is done.
+    pub fn owe(&self, group: &str, id: &str, done: Option<usize>) -> Result<()> {
+        let place = self.group(group)?.place(id)?;
+        make_dir(&place.run)?;
+        place.write_owed(done)
+    }
+
     /// Returns when the program was executed, or with the reason why it could not be.
     pub fn start(&self, group: &str, id: &str) -> Result<()> {
         let group = self.group(group)?;
@@ -408,10 +436,19 @@ impl Core {
         client::ask(&group, &Request::Start { id: id.to_owned() })
     }
 
-    /// Stop signal, grace (its own when `None`), SIGKILL; the restart policy ends too.
-    pub fn stop(&self, group: &str, id: &str, grace: Option<Duration>) -> Result<()> {
+    /// Stop signal, grace (its own when `None`), SIGKILL; the restart policy ends too. `tell` hears why it takes
+    /// longer than it should.
+    pub fn stop(
+        &self,
+        group: &str,
+        id: &str,
+        grace: Option<Duration>,
+        tell: &mut dyn FnMut(String),
+    ) -> Result<()> {
         /// From the kill to the end of the log.
         const LONGEST: Duration = Duration::from_secs(30);
+        /// When it is late.
+        const USUAL: Duration = Duration::from_secs(2);
         let group = self.group(group)?;
         let place = group.place(id)?;
         let spec = place.spec()?;
@@ -431,13 +468,18 @@ impl Core {
             signal::send(&pidfd, libc::SIGKILL).map_err(failed)?;
             thaw(&place)?;
         }
-        // Over a socket: the end of a watch of files takes the kernel longer (SRCU) than all the rest.
-        if client::await_end(&group, id, LONGEST)
-            && place.state()?.is_none_or(|state| matches!(state.phase, Stage::Exited { .. }))
-        {
-            return Ok(());
+        let why = || signal::held_up(process.pid, group.cgroup(id).as_deref());
+        for time in [USUAL, LONGEST] {
+            // Over a socket: the end of a watch of files takes the kernel longer (SRCU) than all the rest.
+            if client::await_end(&group, id, time)
+                && place.state()?.is_none_or(|state| matches!(state.phase, Stage::Exited { .. }))
+            {
+                return Ok(());
+            }
+            why().into_iter().for_each(&mut *tell);
         }
-        self.wait(&group.name, id, Until::Exited, Some(LONGEST), &|| false).map(drop)
+        let waited = self.wait(&group.name, id, Until::Exited, Some(LONGEST), &|| false);
+        waited.map(drop).map_err(|error| why().map_or(error, Error::Condition))
     }
 
     /// Freezes every process of a running container; it shows as paused until it is thawed.
@@ -516,13 +558,14 @@ impl Core {
         reached(Point::Forgotten);
         group.cgroup(id).as_deref().map_or(Ok(()), cgroup::remove)?;
         reached(Point::CgroupRemoved);
-        remove_dir(&place.run)?;
-        reached(Point::RunRemoved);
+        // First: as long as it is seen, so is how it ended.
         let grave = aside(&place, id, if anonymous_volumes { WITH_VOLUMES } else { WITHOUT_VOLUMES });
         if place.data.exists() {
             std::fs::rename(&place.data, &grave).map_err(|e| file_error("cannot remove", &place.data, e))?;
         }
         reached(Point::PutAside);
+        remove_dir(&place.run)?;
+        reached(Point::RunRemoved);
         let names = spec.iter().flat_map(|spec| named_volumes(&spec.config));
         let buried = self.bury(&grave).and_then(|()| self.unmount_volumes(names));
         reached(Point::Buried);
@@ -647,16 +690,23 @@ impl Core {
         let place = group.place(id)?;
         let name = place.spec()?.config.name;
         let process = place.state()?.and_then(|state| state.process);
-        let process = process.ok_or_else(|| Error::Condition(format!("container {name} is not running")))?;
+        let over = || Error::Condition(format!("container {name} is not running"));
+        let process = process.ok_or_else(over)?;
         if place.is_paused() {
             return Err(Error::Condition(format!("container {name} is paused: unpause it first")));
         }
-        attended::start(&group, id, process, exec)
+        match attended::start(&group, id, process.clone(), exec) {
+            // It ended while the program was being prepared.
+            Err(error) if !matches!(error, Error::Exec { .. }) && !process.lives() => Err(over()),
+            begun => begun,
+        }
     }
 
     /// Runs a further program that nobody listens to; returns when it was executed.
     pub fn exec_detached(&self, group: &str, id: &str, exec: &ExecConfig) -> Result<()> {
-        client::ask(&self.group(group)?, &Request::Exec { id: id.to_owned(), exec: exec.clone() })
+        let group = self.group(group)?;
+        group.place(id)?.spec()?;
+        client::ask(&group, &Request::Exec { id: id.to_owned(), exec: exec.clone() })
     }
 
     /// The files of a container as it sees them; of one that does not run, with its volumes and what it
@@ -807,8 +857,8 @@ impl Core {
         network::create(&self.roots, config)
     }
 
-    /// [`Error::Conflict`] while a container is joined to it.
-    pub fn remove_network(&self, name: &str) -> Result<()> {
+    /// Whether it was there; [`Error::Conflict`] while a container is joined to it.
+    pub fn remove_network(&self, name: &str) -> Result<bool> {
         let joined = self.networks()?.into_iter().find(|network| network.config.name == name);
         match joined {
             Some(network) if !network.containers.is_empty() => Err(Error::Conflict(format!(
@@ -833,8 +883,8 @@ impl Core {
         volumes::create(&self.roots, config)
     }
 
-    /// [`Error::Conflict`] while a container uses it.
-    pub fn remove_volume(&self, name: &str) -> Result<()> {
+    /// Whether it was there; [`Error::Conflict`] while a container uses it.
+    pub fn remove_volume(&self, name: &str) -> Result<bool> {
         let users: Vec<String> = self
             .containers(None)?
             .into_iter()
@@ -869,7 +919,12 @@ fn thaw(place: &Place) -> Result<()> {
     }
     if let Some(process) = place.state()?.and_then(|state| state.process) {
         let id = place.data.file_name().unwrap_or_default().to_string_lossy();
-        cgroup::freeze(&cgroup::of_container(process.pid, &id)?, false)?;
+        let groups = cgroup::of_container(process.pid, &id);
+        let thawed = groups.and_then(|groups| cgroup::freeze(&groups, false));
+        // A signal that waited for this may have ended it, and its groups went with it.
+        if process.lives() {
+            thawed?;
+        }
     }
     remove_file(&place.run.join("paused"))
 }
@@ -944,6 +999,8 @@ fn record(place: &Place, spec: &Spec, leases: &[Lease]) -> Result<ContainerRecor
         started: state.as_ref().and_then(|state| state.started),
         finished: state.as_ref().and_then(|state| state.finished),
         out_of_memory: state.as_ref().is_some_and(|state| state.out_of_memory),
+        owed: pid.and_then(|_| place.owed()),
+        host_restarted: state.as_ref().is_some_and(|state| state.host_restarted),
         restarts: state.as_ref().map_or(0, |state| state.restarts),
         ports: state.map(|state| state.ports).unwrap_or_default(),
         addresses,
@@ -970,9 +1027,11 @@ fn named_volumes(config: &ContainerConfig) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A group without containers leaves no directory.
+/// A group without containers leaves no directory. One that is put [`aside`] is there still: who is removing it
+/// reads there what else goes with it.
 fn remove_empty(group: &Group) -> Result<()> {
-    if !group.ids()?.is_empty() {
+    let containers = std::fs::read_dir(group.data().join("c"));
+    if containers.is_ok_and(|mut entries| entries.next().is_some()) {
         return Ok(());
     }
     client::wait_for_leave(group);

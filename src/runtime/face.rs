@@ -292,13 +292,24 @@ fn number(text: &str) -> Result<i32> {
     signal_number(text).ok_or_else(|| Error::Invalid(format!("no signal `{text}`")))
 }
 
+/// As many descriptors from 3 on as end with the last one that the caller has handed on: what the launcher opens
+/// behind it is for nobody.
+fn open_of(wanted: i32) -> i32 {
+    let handed_on = |number: &i32| {
+        // SAFETY: integers only; one that is not open is an error.
+        let flags = unsafe { libc::fcntl(*number, libc::F_GETFD) };
+        flags >= 0 && flags & libc::FD_CLOEXEC == 0
+    };
+    (3..wanted.saturating_add(3)).rev().find(handed_on).map_or(0, |last| last - 2)
+}
+
 impl Create {
     fn making(&self, foreground: bool) -> Result<Making> {
         Ok(Making {
             bundle: self.bundle.canonicalize().map_err(|e| file_error("cannot find", &self.bundle, e))?,
             console_socket: self.console_socket.clone(),
             pid_file: self.pid_file.clone(),
-            preserve_fds: self.preserve_fds,
+            preserve_fds: open_of(self.preserve_fds),
             no_pivot: self.no_pivot,
             foreground,
         })
@@ -354,7 +365,7 @@ impl Exec {
             no_new_privileges: self.no_new_privs,
             console_socket: self.console_socket.clone(),
             pid_file: self.pid_file.clone(),
-            preserve_fds: self.preserve_fds,
+            preserve_fds: open_of(self.preserve_fds),
             detach: self.detach || self.console_socket.is_some(),
             ignore_paused: self.ignore_paused,
             cgroup: self.cgroup.clone(),

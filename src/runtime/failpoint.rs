@@ -1,8 +1,8 @@
 //! Named moments at which a test stops or kills a process of ours. A release build has none of it.
 //!
 //! [`VARIABLE`] names a directory and is handed on to every process that we start. A file there that is
-//! called as a moment is taken away by the first process that gets so far, and what it says is done to that
-//! process: `kill` or `stop`. The file is then called [`Point::mark`], and holds the process's number.
+//! called as a moment is renamed to [`Point::mark`] by the first process that gets so far, and what it says is
+//! done to that process: `kill` or `stop`.
 
 /// Names the directory of the moments.
 pub const VARIABLE: &str = "FICELLE_FAILPOINTS";
@@ -41,8 +41,8 @@ points! {
     Signalled "command-has-sent-the-stop-signal",
     Forgotten "command-has-made-the-keeper-forget",
     CgroupRemoved "command-has-removed-the-control-group",
-    RunRemoved "command-has-removed-the-live-state",
     PutAside "command-has-put-the-container-aside",
+    RunRemoved "command-has-removed-the-live-state",
     Buried "command-has-buried-the-container",
     Released "command-has-released-the-addresses",
     BridgeRemoved "command-has-removed-the-bridge",
@@ -84,10 +84,18 @@ points! {
 }
 
 impl Point {
-    /// What a moment's file is called when it was reached.
+    /// What a moment's file is called when the process of this number has got to it.
+    #[cfg(debug_assertions)]
+    fn mark(self, pid: u32) -> String {
+        format!("{}.{pid}", self.name())
+    }
+
+    /// The moment and the process of a [mark](Self::mark).
     #[must_use]
-    pub fn mark(self) -> String {
-        format!("{}.reached", self.name())
+    pub fn of_mark(name: &str) -> Option<(Self, i32)> {
+        let (moment, pid) = name.split_once('.')?;
+        let point = Self::ALL.iter().find(|point| point.name() == moment)?;
+        Some((*point, pid.parse().ok()?))
     }
 }
 
@@ -97,20 +105,10 @@ pub fn reached(point: Point) {
     use std::{fs, path::PathBuf};
 
     let Some(directory) = std::env::var_os(VARIABLE).map(PathBuf::from) else { return };
-    let me = std::process::id();
-    let claimed = directory.join(format!(".{}.{me}", point.name()));
-    // One process alone can take it away.
-    if fs::rename(directory.join(point.name()), &claimed).is_err() {
-        return;
-    }
-    let what = fs::read_to_string(&claimed).unwrap_or_default();
-    // The directory is ours to write to; the file may be another user's.
-    let tell = || {
-        fs::remove_file(&claimed)?;
-        fs::write(&claimed, me.to_string())?;
-        fs::rename(&claimed, directory.join(point.mark()))
-    };
-    if tell().is_ok() {
+    let armed = directory.join(point.name());
+    let Ok(what) = fs::read_to_string(&armed) else { return };
+    // One process alone can take it away, and is not killed before all of it is told.
+    if fs::rename(armed, directory.join(point.mark(std::process::id()))).is_ok() {
         let signal =
             if what == "stop" { rustix::process::Signal::STOP } else { rustix::process::Signal::KILL };
         let _ = rustix::process::kill_process(rustix::process::getpid(), signal);

@@ -8,6 +8,7 @@
 //! could not be executed is told with its errno.
 
 pub mod bundle;
+mod direct;
 
 use std::{
     collections::HashMap,
@@ -18,6 +19,7 @@ use std::{
 
 use libcontainer::{
     container::{Container, builder::ContainerBuilder},
+    notify_socket::NotifySocket,
     oci_spec::runtime::Spec,
     syscall::syscall::SyscallType,
     workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError},
@@ -29,7 +31,7 @@ use super::{
     Error, Result, cgroup, init,
     keeper::close_all_but,
     process::{self, ExecFailure, FailedAt, Program, tell},
-    signal,
+    rootfs, signal,
     state::{Identity, failed, make_dir, remove_dir, write_json},
 };
 
@@ -48,6 +50,8 @@ pub struct Launch {
     pub protect_cgroups: bool,
     /// What of them is still to be mounted.
     pub cgroups: cgroup::View,
+    /// The caller is in them, and what it forks: there are no limits left to set.
+    pub settled: bool,
     /// Directories made for devices; libcontainer lets everybody write there.
     pub device_dirs: Vec<PathBuf>,
     /// A terminal of its own is to be its controlling one.
@@ -82,17 +86,38 @@ pub struct Libcontainer;
 
 impl Launcher for Libcontainer {
     fn create(&self, launch: Launch) -> Result<Box<dyn Created>> {
-        let Launch { id, document, scratch, program, init, protect_cgroups, cgroups, device_dirs, stdio } =
-            launch;
+        let Launch {
+            id,
+            document,
+            scratch,
+            program,
+            init,
+            protect_cgroups,
+            cgroups,
+            settled,
+            device_dirs,
+            stdio,
+        } = launch;
         // What an attempt that was killed left would be in the way.
         remove_dir(&scratch)?;
         make_dir(&scratch)?;
-        write_json(&scratch.join("config.json"), &document)?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("cannot make a pipe"))?;
+        let reader = reader.into();
         let program =
             Exec { program, init, protect_cgroups, cgroups, device_dirs, report: writer.as_raw_fd() };
         let wrong = |error: &dyn std::error::Error| Error::Helper(told("cannot make the container", error));
+        let propagations = rootfs::propagations(&document);
+        let waiting = |gate, process| -> Result<Box<dyn Created>> {
+            let waiting = Waiting { gate, process, reader, writer: Some(writer) };
+            rootfs::propagate(waiting.process.pid, &propagations)?;
+            Ok(Box::new(waiting))
+        };
+        if settled && direct::fits(&document) {
+            let (process, gate) = direct::create(id, document, &scratch, Box::new(program), stdio)?;
+            return waiting(Gate::Direct(gate), process);
+        }
 
+        write_json(&scratch.join("config.json"), &document)?;
         let builder = ContainerBuilder::new(id, SyscallType::default())
             .with_executor(program)
             .with_root_path(&scratch)
@@ -114,12 +139,19 @@ impl Launcher for Libcontainer {
             .pid()
             .and_then(|pid| Identity::of(pid.as_raw()))
             .ok_or_else(|| Error::Helper("the container's process ended before it was started".to_owned()))?;
-        Ok(Box::new(Waiting { container, process, reader: reader.into(), writer: Some(writer) }))
+        let gate = Gate::Launcher(Box::new(container));
+        waiting(gate, process)
     }
 }
 
+/// By whom the process is told to execute its program.
+enum Gate {
+    Direct(NotifySocket),
+    Launcher(Box<Container>),
+}
+
 struct Waiting {
-    container: Container,
+    gate: Gate,
     process: Identity,
     reader: fs::File,
     /// `None` from the moment on when it executes the program.
@@ -142,7 +174,11 @@ impl Created for Waiting {
 
     /// The pipe closes by itself when the program is executed: silence is success.
     fn start(mut self: Box<Self>) -> Result<()> {
-        self.container.start().map_err(|e| Error::Helper(told("cannot start the container", &e)))?;
+        let wrong = |error: &dyn std::error::Error| Error::Helper(told("cannot start the container", error));
+        match &mut self.gate {
+            Gate::Direct(socket) => socket.notify_container_start().map_err(|e| wrong(&e))?,
+            Gate::Launcher(container) => container.start().map_err(|e| wrong(&e))?,
+        }
         self.writer = None;
         let mut text = Vec::new();
         std::io::Read::read_to_end(&mut &self.reader, &mut text)

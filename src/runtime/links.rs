@@ -5,6 +5,7 @@ use super::{
     ContainerConfig, NetworkNamespace, Result, Roots, network,
     state::{Group, Spec},
 };
+use crate::model::Protocol;
 
 /// `NAME=value` for each link whose container runs, in the order of the links.
 pub fn variables(roots: &Roots, config: &ContainerConfig) -> Result<Vec<String>> {
@@ -28,7 +29,8 @@ pub fn variables(roots: &Roots, config: &ContainerConfig) -> Result<Vec<String>>
 
 fn of_link(alias: &str, own: &str, address: &str, linked: &Spec) -> Vec<String> {
     let prefix = alias.replace(['-', '.'], "_").to_uppercase();
-    let mut ports: Vec<(u16, &str)> = linked.config.exposed.iter().filter_map(|text| port(text)).collect();
+    let mut ports: Vec<(u16, Protocol)> =
+        linked.config.exposed.iter().flat_map(|text| Protocol::of_ports(text)).collect();
     ports.sort_unstable();
     ports.dedup();
     let mut found = vec![format!("{prefix}_NAME=/{own}/{alias}")];
@@ -36,7 +38,7 @@ fn of_link(alias: &str, own: &str, address: &str, linked: &Spec) -> Vec<String> 
         found.push(format!("{prefix}_PORT={protocol}://{address}:{port}"));
     }
     for (port, protocol) in ports {
-        let upper = protocol.to_uppercase();
+        let upper = protocol.to_string().to_uppercase();
         found.extend([
             format!("{prefix}_PORT_{port}_{upper}={protocol}://{address}:{port}"),
             format!("{prefix}_PORT_{port}_{upper}_ADDR={address}"),
@@ -48,12 +50,6 @@ fn of_link(alias: &str, own: &str, address: &str, linked: &Spec) -> Vec<String> 
     let given = given.filter(|(name, _)| !["HOME", "PATH"].contains(name));
     found.extend(given.map(|(name, value)| format!("{prefix}_ENV_{name}={value}")));
     found
-}
-
-/// Of `5432` or `53/udp`.
-fn port(text: &str) -> Option<(u16, &str)> {
-    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    Some((port.parse().ok()?, protocol))
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ pub use self::{
         ALL_CAPABILITIES, ContainerConfig, Content, DEFAULT_CAPABILITIES, Device, Endpoint, ExecConfig,
         FileConfig, HealthConfig, IpcNamespace, Ipv6Config, LogConfig, MountConfig, MountKind, NetworkConfig,
         NetworkNamespace, OneOff, PidNamespace, PortConfig, RestartConfig, Rlimit, Rootfs, Seccomp, Upper,
-        VolumeConfig, VolumeMount,
+        VolumeConfig, VolumeMount, capability_name,
     },
     core::{
         Attachment, BoundPort, ContainerRecord, Core, Exit, GroupLock, Health, LogRecord, LogRequest,

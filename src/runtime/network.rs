@@ -127,11 +127,11 @@ fn subnet_of_the_pool(config: &NetworkConfig, others: &[Network]) -> Result<Subn
     Ok(subnet)
 }
 
-/// Forgets the network and takes its bridge away; one that is not there is no error.
+/// Forgets the network and takes its bridge away; whether it was there.
 ///
 /// # Errors
 /// [`Error::Conflict`] while a container has a lease on it.
-pub fn remove(roots: &Roots, name: &str) -> Result<()> {
+pub fn remove(roots: &Roots, name: &str) -> Result<bool> {
     check_name(name)?;
     let _lock = lock(roots)?;
     let holders: Vec<Lease> = read_leases(roots)?.into_iter().filter(|lease| lease.network == name).collect();
@@ -142,7 +142,7 @@ pub fn remove(roots: &Roots, name: &str) -> Result<()> {
             holder.group
         )));
     }
-    let Some(network) = read::<Network>(&path_of(roots, name))? else { return Ok(()) };
+    let Some(network) = read::<Network>(&path_of(roots, name))? else { return Ok(false) };
     if let Some(anchor) = anchor::existing(roots)? {
         anchor.remove_bridge(&bridge_name(&network.asked))?;
     }
@@ -152,7 +152,7 @@ pub fn remove(roots: &Roots, name: &str) -> Result<()> {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(Error::File { what: "remove", path, source })
         }
-        _ => Ok(()),
+        _ => Ok(true),
     }
 }
 

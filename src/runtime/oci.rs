@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{ContainerConfig, Error, IpcNamespace, MountKind, PidNamespace, Result, rootless, users::User};
+use super::{
+    ContainerConfig, Error, IpcNamespace, MountConfig, MountKind, PidNamespace, Result, rootless, users::User,
+};
 use crate::model::{Blkio, DeviceRule, Limits};
 
 /// What the worker found out.
@@ -86,6 +88,11 @@ pub fn document(config: &ContainerConfig, resolved: &Resolved) -> Result<Value> 
         "maskedPaths": if mask { MASKED.to_vec() } else { Vec::new() },
         "readonlyPaths": if mask { READ_ONLY.to_vec() } else { Vec::new() },
     });
+    let passes_out = |mount: &MountConfig| matches!(&mount.kind, MountKind::Bind { propagation: Some(asked), .. } if asked.ends_with("shared"));
+    if config.mounts.iter().any(passes_out) {
+        // Else what is shared with the host would only hear of it.
+        linux["rootfsPropagation"] = json!("shared");
+    }
     if !config.sysctls.is_empty() {
         linux["sysctl"] = json!(config.sysctls);
     }

@@ -9,6 +9,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
+    path::Path,
 };
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -71,6 +72,12 @@ fn low_port() -> String {
         "a port from {first} on: those below are root's (`sudo sysctl net.ipv4.ip_unprivileged_port_start=80` opens \
          those from 80 on)"
     )
+}
+
+/// Whether a port that is taken on all addresses is so on those of IPv6.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/net/if_inet6").exists()
 }
 
 /// A port that a container of ours holds.

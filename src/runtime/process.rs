@@ -10,7 +10,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result, config::ALL_CAPABILITIES};
+use super::{
+    Error, Result,
+    config::{ALL_CAPABILITIES, capability_name},
+};
 
 /// A program ready to be executed, with all memory it needs.
 #[derive(Clone, Debug)]
@@ -355,10 +358,7 @@ pub fn rlimit(name: &str) -> Option<i32> {
 
 /// The bit set of capabilities by name (`CAP_CHOWN`).
 pub fn capability_set(names: &[String]) -> Result<u64> {
-    let number = |name: &String| {
-        let name = name.strip_prefix("CAP_")?;
-        ALL_CAPABILITIES.iter().position(|known| *known == name)
-    };
+    let number = |name: &String| ALL_CAPABILITIES.iter().position(|known| *known == capability_name(name));
     names.iter().try_fold(0, |set, name| match number(name) {
         Some(number) => Ok(set | 1 << number),
         None => Err(Error::Invalid(format!("no capability `{name}`"))),

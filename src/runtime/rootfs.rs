@@ -19,8 +19,9 @@ use rustix::{
         OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
         mount_change, move_mount, open_tree,
     },
-    thread::{UnshareFlags, unshare_unsafe},
+    thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
+use serde_json::Value;
 
 use super::{
     Error, Result, Upper, rootless,
@@ -35,6 +36,81 @@ pub fn own_mounts() -> Result<()> {
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(failed("cannot leave the mount namespace"))?;
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
         .map_err(failed("cannot separate mounts from those of the host"))
+}
+
+/// How mounts pass to and from those of a document, by their places: the launcher does not carry that out.
+pub fn propagations(document: &Value) -> Vec<(PathBuf, MountPropagationFlags)> {
+    let asked = |mount: &Value| {
+        let options = mount["options"].as_array()?.iter().filter_map(Value::as_str);
+        Some((mount["destination"].as_str()?.into(), options.filter_map(propagation).next_back()?))
+    };
+    document["mounts"].as_array().into_iter().flatten().filter_map(asked).collect()
+}
+
+/// As an option of a mount has it.
+pub fn propagation(option: &str) -> Option<MountPropagationFlags> {
+    let (kind, below) = match option {
+        "rshared" | "rslave" | "rprivate" | "runbindable" => (&option[1..], MountPropagationFlags::REC),
+        _ => (option, MountPropagationFlags::empty()),
+    };
+    let kind = match kind {
+        "shared" => MountPropagationFlags::SHARED,
+        "slave" => MountPropagationFlags::DOWNSTREAM,
+        "private" => MountPropagationFlags::PRIVATE,
+        "unbindable" => MountPropagationFlags::UNBINDABLE,
+        _ => return None,
+    };
+    Some(kind | below)
+}
+
+/// Carries that out for a process that has mounts of its own and whose program does not run yet. The caller has
+/// a single thread; one that it made for this could not be, once its children have process numbers of their own.
+pub fn propagate(pid: i32, wanted: &[(PathBuf, MountPropagationFlags)]) -> Result<()> {
+    let theirs = format!("/proc/{pid}/ns/mnt");
+    if wanted.is_empty() || fs::read_link(&theirs).ok() == fs::read_link("/proc/self/ns/mnt").ok() {
+        return Ok(());
+    }
+    let find = |path: &str| {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        openat(CWD, path, flags, Mode::empty()).map_err(failed("cannot find its mounts"))
+    };
+    let enter = |namespace: &OwnedFd| {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
+            .map_err(failed("cannot reach its mounts"))
+    };
+    let (ours, theirs) = (find("/proc/self/ns/mnt")?, find(&theirs)?);
+    enter(&theirs)?;
+    let set = wanted.iter().try_for_each(|(place, flags)| {
+        let place = Path::new("/").join(place);
+        mount_change(&place, *flags)
+            .map_err(failed(format!("cannot separate the mount at `{}`", place.display())))
+    });
+    enter(&ours)?;
+    set
+}
+
+/// Whether what the host mounts later is to be seen, or more.
+pub fn passes(wanted: MountPropagationFlags) -> bool {
+    wanted.intersects(MountPropagationFlags::SHARED | MountPropagationFlags::DOWNSTREAM)
+}
+
+/// What is mounted at a path of the host, to be mounted in a container so that mounts pass between them. Before
+/// the mounts of this process are its own.
+pub fn passing(path: &Path, wanted: MountPropagationFlags) -> Result<OwnedFd> {
+    let fd = open_path(path)?;
+    let what = |source| Error::File { what: "cannot examine", path: path.to_owned(), source };
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).map_err(what)?;
+    let number = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap_or_default().trim();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(what)?;
+    let mount = mounts.lines().find(|line| line.split(' ').next() == Some(number)).unwrap_or_default();
+    let both = wanted.contains(MountPropagationFlags::SHARED);
+    if mount.contains(" shared:") || (!both && mount.contains(" master:")) {
+        return copied(fd.as_fd());
+    }
+    let (path, kind) = (path.display(), if both { "shared" } else { "shared or slave" });
+    Err(Error::Invalid(format!(
+        "`{path}` is not on a {kind} mount, so no mount passes to or from it (mount(8))"
+    )))
 }
 
 /// The writable part: where it is, and made when missing.
@@ -242,9 +318,13 @@ fn mount_old(layers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, target: &Path)
 
 /// Attaches what stands at `source` (an `O_PATH` descriptor: no path is walked again) at `target`.
 pub fn attach(source: BorrowedFd<'_>, target: &Path) -> Result<()> {
+    attach_tree(copied(source)?.as_fd(), target)
+}
+
+/// Attaches a mount that is attached nowhere.
+pub fn attach_tree(tree: BorrowedFd<'_>, target: &Path) -> Result<()> {
     let what = || format!("cannot mount at `{}`", target.display());
-    let tree = copied(source)?;
-    move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed(what()))
+    move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed(what()))
 }
 
 /// What is mounted there, once more, to be mounted elsewhere.

@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::{
-    Error, Result,
+    Error, Result, cgroup,
     state::{Identity, failed},
     wait::Deadline,
 };
@@ -109,9 +109,27 @@ pub fn taken(signals: &OwnedFd) -> Vec<i32> {
     numbers
 }
 
-/// How a process ended that somebody else reaped: its code, or 128 and the signal. Kernels before
-/// 6.15 do not tell.
+/// How a process ended that is another's child: its code, or 128 and the signal. Before it was reaped every
+/// kernel tells, afterwards those from 6.15 on.
 pub fn exit_of(pidfd: &OwnedFd) -> Option<i32> {
+    let status = reaped(pidfd).or_else(|| unreaped(pidfd)).or_else(|| {
+        // Just between the two.
+        let mut fds = [PollFd::new(pidfd, PollFlags::empty())];
+        let _ = poll(&mut fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 }));
+        reaped(pidfd)
+    })?;
+    Some(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) })
+}
+
+/// How a process ended that nobody has collected yet.
+pub fn last_word(identity: &Identity) -> Option<i32> {
+    let pidfd = pidfd_open(Pid::from_raw(identity.pid)?, PidfdFlags::empty()).ok()?;
+    // Checked after opening, as ever.
+    identity.has_just_ended().then(|| exit_of(&pidfd)).flatten()
+}
+
+/// The status of a process that its parent has collected.
+fn reaped(pidfd: &OwnedFd) -> Option<i32> {
     const PIDFD_INFO_EXIT: u64 = 1 << 3;
     /// `_IOWR(0xFF, 11, struct pidfd_info)` with its first published size, 64 bytes.
     const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
@@ -124,21 +142,25 @@ pub fn exit_of(pidfd: &OwnedFd) -> Option<i32> {
         ids: [u32; 11],
         exit_code: i32,
     }
-    // It is told from the moment its parent has collected it, which hangs up the descriptor. An init may
-    // take a moment for that under load.
-    let mut fds = [PollFd::new(pidfd, PollFlags::empty())];
-    let _ = poll(&mut fds, Some(&Timespec { tv_sec: 5, tv_nsec: 0 }));
     let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
     // SAFETY: the structure has the size that the request names, and lives through the call.
     let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
-    if done < 0 || info.mask & PIDFD_INFO_EXIT == 0 {
-        return None;
-    }
-    Some(if libc::WIFEXITED(info.exit_code) {
-        libc::WEXITSTATUS(info.exit_code)
-    } else {
-        128 + libc::WTERMSIG(info.exit_code)
-    })
+    (done == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+}
+
+/// The status of a process that has ended and that its parent, perhaps an init with other cares, leaves
+/// uncollected: field 52 of its stat.
+fn unreaped(pidfd: &OwnedFd) -> Option<i32> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.get(stat.rfind(')')? + 2..)?.split_ascii_whitespace();
+    let state = fields.next()?;
+    let status = fields.nth(48)?.parse().ok()?;
+    // As long as the descriptor has not hung up, nobody else has the number.
+    let mut fds = [PollFd::new(pidfd, PollFlags::empty())];
+    let uncollected = poll(&mut fds, Some(&Timespec::default())) == Ok(0);
+    (state == "Z" && uncollected).then_some(status)
 }
 
 /// Whether the kernel certainly drops `signal` sent to this first process of a pid namespace: it
@@ -203,6 +225,25 @@ fn is_waiting(syscall: &str) -> bool {
     number.parse() == Ok(libc::SYS_rt_sigtimedwait)
 }
 
+/// What keeps a container from ending that was killed, where it is the kernel itself: by its main process and
+/// the path of its control groups.
+pub fn held_up(pid: i32, cgroup: Option<&str>) -> Option<String> {
+    let all = cgroup.map(cgroup::processes).unwrap_or_default().into_iter().chain([pid]);
+    let (pid, name) = all.filter_map(|pid| Some((pid, uninterruptible(pid)?))).next()?;
+    Some(format!(
+        "process {pid} (`{name}`) of it was killed and waits in the kernel, for a device that is slow or \
+         throttled (`blkio_config`): it ends when that has answered"
+    ))
+}
+
+/// The name of a process that no signal reaches now, by the state of `/proc/PID/stat`.
+fn uninterruptible(pid: i32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything.
+    let (before, after) = stat.rsplit_once(") ")?;
+    after.starts_with('D').then(|| before.split_once('(').map_or(before, |(_, name)| name).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -233,6 +274,17 @@ mod tests {
         match exit_of(&pidfd) {
             Some(code) => assert_eq!(code, 9),
             None => println!("SKIPPED: this kernel does not tell (it takes 6.15)"),
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_read_before_it_was_reaped() {
+        for (script, code) in [("exit 9", 9), ("kill -TERM $$", 143)] {
+            let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+            wait_for_end(&pidfd, Duration::from_secs(60)).unwrap();
+            assert_eq!(exit_of(&pidfd), Some(code), "{script}");
+            child.wait().unwrap();
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::OnceLock,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -40,6 +40,9 @@ pub struct State {
     /// The kernel ended a process of it for want of memory.
     #[serde(default)]
     pub out_of_memory: bool,
+    /// It ran when the machine went down, which ended it.
+    #[serde(default)]
+    pub host_restarted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +83,8 @@ pub struct Identity {
 
 /// In a container's run directory, below what the launcher has there: nobody watches that.
 const STARTING: &str = "launch/process";
+/// In a container's run directory: see [`Place::owed`].
+const OWED: &str = "owed";
 /// In a container's run directory: the parent that was asked for.
 const CGROUP_PARENT: &str = "cgroup-parent";
 
@@ -221,7 +226,7 @@ impl Place {
             None => false,
         };
         match state.phase {
-            // A keeper that lives is about to tell, unless it is of another time than the state.
+            // Who lives to see it is about to tell, unless that is of another time than the state.
             Stage::Running if !(lives || is_live && self.is_kept()) => self.settle(&mut state),
             Stage::Restarting { exit } if !is_live => {
                 state.phase = Stage::Exited { exit };
@@ -231,16 +236,21 @@ impl Place {
         Ok(Some(state))
     }
 
+    /// Somebody sees to it that its end is known: the keeper, or the supervisor that brings the next.
     fn is_kept(&self) -> bool {
-        read_json::<Identity>(&self.keeper).ok().flatten().is_some_and(|keeper| keeper.lives())
+        let lives = |path: &Path| read_json::<Identity>(path).ok().flatten().is_some_and(|it| it.lives());
+        lives(&self.keeper) || self.ended().is_none() && lives(&self.keeper.with_file_name("supervisor.json"))
     }
 
     /// A running container whose process is gone: its end was written but not yet taken over, or
     /// nobody saw it.
     fn settle(&self, state: &mut State) {
         let ended = self.ended();
+        state.host_restarted = ended.is_none() && state.is_of_another_boot();
         state.phase = Stage::Exited { exit: ended.and_then(|e| e.exit) };
-        state.finished = ended.map(|e| e.finished);
+        // Not later than that, as far as is known.
+        let down = || state.host_restarted.then(boot_time).flatten();
+        state.finished = ended.map(|e| e.finished).or_else(down);
         state.out_of_memory = ended.is_some_and(|e| e.out_of_memory);
         state.process = None;
         state.ports.clear();
@@ -255,9 +265,26 @@ impl Place {
         self.run.join("paused").exists()
     }
 
+    /// How much is done of what a command does after a start, until it is all done.
+    pub fn owed(&self) -> Option<usize> {
+        read_json(&self.run.join(OWED)).ok().flatten()
+    }
+
+    pub fn write_owed(&self, done: Option<usize>) -> Result<()> {
+        let file = self.run.join(OWED);
+        done.map_or_else(|| remove_file(&file), |done| write_json(&file, &done))
+    }
+
     /// The user asked it to stop: no policy brings it back.
     pub fn is_stopped(&self) -> bool {
         self.run.join("stopped").exists()
+    }
+}
+
+impl State {
+    /// What it tells of a process was so before the machine started.
+    pub fn is_of_another_boot(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.boot != boot_id())
     }
 }
 
@@ -265,6 +292,11 @@ impl Identity {
     /// Of a process that exists now.
     pub fn of(pid: i32) -> Option<Self> {
         Some(Self { pid, start: start_time(pid)?, boot: boot_id() })
+    }
+
+    /// It has ended, and nobody has collected it.
+    pub fn has_just_ended(&self) -> bool {
+        self.boot == boot_id() && status(self.pid) == Some((true, self.start))
     }
 
     /// It exists and is not a zombie.
@@ -275,13 +307,15 @@ impl Identity {
 
 /// Field 22 of the process's stat; `None` when it is gone or has ended.
 fn start_time(pid: i32) -> Option<u64> {
+    status(pid).filter(|(ended, _)| !ended).map(|(_, start)| start)
+}
+
+/// Whether the process has ended and is only not collected yet, and field 22 of its stat.
+fn status(pid: i32) -> Option<(bool, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.get(stat.rfind(')')? + 2..)?.split(' ');
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X" | "x") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let ended = matches!(fields.next()?, "Z" | "X" | "x");
+    Some((ended, fields.nth(18)?.parse().ok()?))
 }
 
 /// Identifies one run of the machine; read once, since no process lives through two.
@@ -289,6 +323,13 @@ pub fn boot_id() -> String {
     static BOOT: OnceLock<String> = OnceLock::new();
     let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     BOOT.get_or_init(read).clone()
+}
+
+/// When the machine was started.
+fn boot_time() -> Option<SystemTime> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?.parse().ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 impl From<Option<i32>> for Exit {
@@ -416,6 +457,7 @@ mod tests {
             restarts: 0,
             ports: Vec::new(),
             out_of_memory: false,
+            host_restarted: false,
         }
     }
 
@@ -444,7 +486,13 @@ mod tests {
         let me = Identity::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         let before = running(Some(Identity { boot: "before".into(), ..me.clone() }));
         place.write_state(&before).unwrap();
-        assert_eq!(place.state().unwrap().unwrap().phase, Stage::Exited { exit: None });
+        let state = place.state().unwrap().unwrap();
+        assert_eq!((state.phase, state.host_restarted), (Stage::Exited { exit: None }, true));
+
+        let gone = running(Some(Identity { start: me.start + 1, ..me.clone() }));
+        place.write_state(&gone).unwrap();
+        let state = place.state().unwrap().unwrap();
+        assert_eq!((state.phase, state.host_restarted), (Stage::Exited { exit: None }, false));
 
         place.write_state(&running(Some(me.clone()))).unwrap();
         place.write_last(&running(Some(me))).unwrap();

@@ -103,7 +103,8 @@ async fn supervise(group: Group) -> Result<()> {
             }
         };
         stirred = true;
-        match heard.map_err(|source| Error::System { what: "cannot hear the keeper".into(), source })? {
+        // One that was killed before it had read everything is told as an error.
+        match heard.unwrap_or(None) {
             None => return bridge(&group, watched, anchor).await,
             Some((Notice::Anchor, mut descriptors)) => {
                 let connection = descriptors.pop();
@@ -169,10 +170,15 @@ async fn bridge(
             (container, end)
         })
         .collect();
-    // Killed together with the keeper, the anchor would come back with a namespace without bridges.
-    let _kept = anchor.as_ref().and_then(|(_, netns)| anchor::keep(&group.roots, netns.as_fd()).ok());
     let heirs = group.clone();
-    if let Ok(Ok(())) = tokio::task::spawn_blocking(move || client::ensure(&heirs)).await {
+    // Beside those, which write down first what is over already.
+    let called = tokio::task::spawn_blocking(move || {
+        // Killed together with the keeper, the anchor would come back with a namespace without bridges.
+        let kept = anchor.as_ref().and_then(|(_, netns)| anchor::keep(&heirs.roots, netns.as_fd()).ok());
+        (client::ensure(&heirs), anchor, kept)
+    });
+    let called = called.await;
+    if let Ok((Ok(()), ..)) = called {
         return Ok(());
     }
     let finishing: Vec<_> = ends
@@ -316,7 +322,7 @@ impl Watched {
 }
 
 impl Stream {
-    /// Moves what there is; 0 or an error when there is nothing now.
+    /// Moves what there is; 0 at the end, an error when there is nothing now.
     fn take(&self) -> std::io::Result<usize> {
         let from = self.fd.get_ref().as_fd();
         let Some((out, into)) = &self.between else { return self.log.borrow_mut().splice(self.stderr, from) };
@@ -329,12 +335,12 @@ async fn follow(stream: Rc<Stream>) {
     loop {
         let Ok(mut ready) = stream.fd.readable().await else { return };
         match stream.take() {
-            Ok(0) => ready.clear_ready(),
-            Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => ready.clear_ready(),
-            // A terminal that nobody has open says EIO until somebody opens it again; a full disk
-            // may become less full. Neither is worth a busy loop.
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            // A pipe that nobody has open, keeper and container being gone, is at its end, and a terminal
+            // says EIO, until somebody opens it again; a full disk may become less full. None is worth a
+            // busy loop, which would keep us from all else.
+            Ok(0) | Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(_) => {}
         }
     }
 }

@@ -7,12 +7,14 @@
 mod helper;
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     net::Ipv4Addr,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use self::helper::Helper;
@@ -27,7 +29,6 @@ use super::{
 /// A way out of the anchor's namespace, until dropped.
 #[derive(Debug)]
 pub enum WayOut {
-    #[expect(dead_code, reason = "held for what it does when it is dropped")]
     Cable(Uplink),
     /// Of an ordinary user.
     Helper(Helper),
@@ -50,6 +51,15 @@ impl WayOut {
             Self::Helper(helper) => helper.lives(),
         }
     }
+
+    /// Ends it. `lock` keeps others of this tree out until they would notice nothing of it any more.
+    pub fn close(self, lock: Option<File>) {
+        match self {
+            // There is nobody left to tell; what matters goes with the namespace and the process anyway.
+            Self::Cable(mut uplink) => drop(uplink.close(lock)),
+            Self::Helper(_) => {}
+        }
+    }
 }
 
 /// The end in the anchor's namespace.
@@ -62,6 +72,8 @@ const POOL_SIZE: u32 = 1024;
 const PREFIX: u8 = 30;
 /// Note on the host's end for those who come later; indices of links follow.
 const WAS_OFF: &str = "ficelle: forwarding was off with links ";
+/// The same of an end that is being removed, and counts no more.
+const GOING: &str = "ficelle: goes";
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// A way out, until dropped.
@@ -72,8 +84,8 @@ pub struct Uplink {
     guests: Option<nft::Guests>,
     /// Set when forwarding was off before the first uplink: the links that there were, uplinks aside.
     before: Option<Vec<u32>>,
-    /// Of what must be taken back.
-    note: PathBuf,
+    /// Of what must be taken back; `None` when it was.
+    note: Option<PathBuf>,
 }
 
 /// What a way out changed on the host that does not go with its process.
@@ -122,15 +134,23 @@ impl Note {
                 guests.leave()?;
             }
         }
-        let links = sorted(Netlink::open()?.links()?);
+        let _alone = hold_forwarding()?;
+        let mut host = Netlink::open()?;
+        let links = sorted(host.links()?);
         if same_boot
             && let Some(before) = &self.before
-            && unneeded(before, &links)
             && fs::read_to_string(FORWARDING)?.trim() == "1"
         {
-            found.push(format!("{FORWARDING}, which was 0"));
-            if !dry {
-                fs::write(FORWARDING, "0")?;
+            if unneeded(before, &links) {
+                found.push(format!("{FORWARDING}, which was 0"));
+                if !dry {
+                    fs::write(FORWARDING, "0")?;
+                }
+            } else if !dry
+                && let Some(heir) = links.0.iter().find(|link| link.name != self.link && link.alias != GOING)
+            {
+                // The last of us turns it off, and would not know that it was.
+                host.all(&[netlink::set_alias(heir.index, &note(before))])?;
             }
         }
         if !dry {
@@ -140,9 +160,17 @@ impl Note {
     }
 }
 
+/// Keeps others of us, of whatever tree, from turning forwarding on or off meanwhile.
+fn hold_forwarding() -> io::Result<File> {
+    let file = File::open(FORWARDING)?;
+    flock(&file, FlockOperation::LockExclusive)?;
+    Ok(file)
+}
+
 /// A link that was not there may belong to somebody who found forwarding on and relies on it.
 fn unneeded(before: &[u32], (uplinks, others): &(Vec<Link>, Vec<Link>)) -> bool {
-    uplinks.is_empty() && others.iter().all(|link| before.contains(&link.index))
+    uplinks.iter().all(|uplink| uplink.alias == GOING)
+        && others.iter().all(|link| before.contains(&link.index))
 }
 
 impl Uplink {
@@ -157,6 +185,8 @@ impl Uplink {
         if let Some(left) = read_json::<Note>(&note).map_err(io::Error::other)? {
             left.mend(&note, false)?;
         }
+        // Until our link is there for the others to see.
+        let alone = hold_forwarding()?;
         let mut host = Netlink::open()?;
         let (uplinks, others) = sorted(host.links()?);
         let off = fs::read_to_string(FORWARDING)?.trim() == "0";
@@ -164,10 +194,12 @@ impl Uplink {
             true => Some(others.iter().map(|link| link.index).collect()),
             false => uplinks.iter().find_map(|uplink| read_note(&uplink.alias)),
         };
-        let mut this =
-            Self { name: format!("{OUTER}{}", std::process::id()), rules: None, guests: None, before, note };
+        let name = format!("{OUTER}{}", std::process::id());
+        let mut this = Self { name, rules: None, guests: None, before, note: Some(note) };
         let (here, there) = addresses(&host.networks()?)?;
-        this.connect(&mut host, inner, here, there)?;
+        let connected = this.connect(&mut host, inner, here, there);
+        drop(alone);
+        connected?;
         let fenced = this.before.as_deref().unwrap_or_default();
         this.rules = Some(nft::lead_out(&this.name, there, fenced)?);
         this.guests = nft::ask_iptables(&this.name)?;
@@ -215,36 +247,47 @@ impl Uplink {
     }
 
     fn write_note(&self) -> io::Result<()> {
-        let Some(anchor) = Identity::of(std::process::id().cast_signed()) else { return Ok(()) };
+        let anchor = Identity::of(std::process::id().cast_signed());
+        let Some((anchor, path)) = anchor.zip(self.note.as_ref()) else { return Ok(()) };
         let (link, guests, before) = (self.name.clone(), self.guests.clone(), self.before.clone());
-        write_json(&self.note, &Note { anchor, link, guests, before }).map_err(io::Error::other)
+        write_json(path, &Note { anchor, link, guests, before }).map_err(io::Error::other)
     }
 
-    fn close(&mut self) -> io::Result<()> {
+    fn close(&mut self, lock: Option<File>) -> io::Result<()> {
+        let Some(note) = self.note.take() else { return Ok(()) };
         let rules = self.rules.take();
         // Taken out as a transaction: a table that only goes with its socket makes the kernel wait for
         // every reader of rules (RCU), and the removal of the link with it.
         let cleared = rules.as_ref().map_or(Ok(()), nft::HostRules::clear);
         let left = self.guests.take().map_or(Ok(()), nft::Guests::leave);
+        let alone = hold_forwarding()?;
         let mut host = Netlink::open()?;
-        let cut = host.delete_if_there(&self.name);
-        drop(rules);
-        if let Some(before) = self.before.take()
-            && unneeded(&before, &sorted(host.links()?))
-        {
+        let (uplinks, others) = sorted(host.links()?);
+        let own = uplinks.iter().find(|uplink| uplink.name == self.name);
+        // One that was killed may have left the note to us.
+        let before = self.before.take().or_else(|| read_note(&own?.alias));
+        if let Some(own) = own {
+            host.all(&[netlink::set_alias(own.index, GOING)])?;
+        }
+        let uplinks = uplinks.into_iter().filter(|uplink| uplink.name != self.name).collect();
+        if before.is_some_and(|before| unneeded(&before, &(uplinks, others))) {
             fs::write(FORWARDING, "0")?;
         }
+        drop(alone);
         if left.is_ok() {
-            let _ = fs::remove_file(&self.note);
+            let _ = fs::remove_file(note);
         }
+        // The kernel takes its time for the link, and there is nothing left that others could find.
+        drop(lock);
+        let cut = host.delete_if_there(&self.name);
+        drop(rules);
         cleared.and(left).and(cut)
     }
 }
 
 impl Drop for Uplink {
     fn drop(&mut self) {
-        // There is nobody left to tell; what matters goes with the namespace and the process anyway.
-        let _ = self.close();
+        let _ = self.close(None);
     }
 }
 

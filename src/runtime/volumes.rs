@@ -217,13 +217,13 @@ fn with_address(option: &str) -> Result<String> {
     Ok(format!("addr={}", address.ip()))
 }
 
-/// Removes a volume and its data; one that is not there is no error. The caller has made sure that
-/// no container uses it.
-pub fn remove(roots: &Roots, name: &str) -> Result<()> {
+/// Removes a volume and its data; whether it was there. The caller has made sure that no container
+/// uses it.
+pub fn remove(roots: &Roots, name: &str) -> Result<bool> {
     checked(name)?;
     let (all, dir) = (volumes_dir(roots), volume_dir(roots, name));
     if !dir.exists() {
-        return Ok(());
+        return Ok(false);
     }
     let _removing = working(&all)?;
     // What is mounted there is not ours to remove.
@@ -232,9 +232,9 @@ pub fn remove(roots: &Roots, name: &str) -> Result<()> {
     match fs::rename(&dir, &grave) {
         Ok(()) => {
             reached(Point::VolumeBuried);
-            fs::remove_dir_all(&grave).map_err(failed("remove", &grave))
+            fs::remove_dir_all(&grave).map(|()| true).map_err(failed("remove", &grave))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(failed("remove volume", &dir)(error)),
     }
 }

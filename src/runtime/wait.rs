@@ -157,6 +157,8 @@ mod tests {
             started: None,
             finished: None,
             out_of_memory: false,
+            owed: None,
+            host_restarted: false,
             restarts: 0,
             ports: Vec::new(),
             addresses: Vec::new(),

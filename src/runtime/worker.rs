@@ -3,6 +3,7 @@
 //! and calls the launcher; whoever forked it hears one [`Report`].
 
 use std::{
+    collections::HashMap,
     fs,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -72,6 +73,8 @@ pub fn fork(socket: &OwnedFd, job: impl FnOnce() -> Result<(Report, Vec<OwnedFd>
                 signal::kill(process);
             }
             let code = i32::from(sent.is_err());
+            // Our own end takes the kernel longer than whoever waits for the report should.
+            rustix::thread::sched_yield();
             // SAFETY: leaves without running what belongs to the process it was forked from.
             unsafe { libc::_exit(code) }
         }
@@ -116,6 +119,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     for name in volume_names(&spec) {
         volumes::ready(&roots, &name)?;
     }
+    let passing = passing_sources(config)?;
     rootfs::own_mounts()?;
     if cgroup.is_none() {
         cgroup::stand_in()?;
@@ -123,24 +127,20 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let joined = sharing::join(&roots, config)?;
     let shared_memory = sharing::shared_memory(&roots, config, &place.run.join("shm"))?;
     let contents = files::write(&config.files, &place.run.join("files"))?;
-    let root = mount_root(config, &place)?;
-    reached(Point::RootMounted);
-    let fd = rootfs::open_path(&root)?;
-    rootfs::refuse_links(fd.as_fd())?;
-    let user = users::resolve(fd.as_fd(), &config.user, &config.groups)?;
-    make_cwd(fd.as_fd(), config)?;
-    check_targets(config, fd.as_fd())?;
-    let sources = mount_sources(&roots, &spec, &place, fd.as_fd())?;
-    let hostname = hostname(&roots, config)?;
     let leases = leases(&roots, config)?;
-    let network = network(&roots, config, anchor.as_ref(), &leases)?;
+    // Either keeps the kernel busy for milliseconds, and neither needs the other.
+    let (connected, built) = std::thread::scope(|scope| {
+        let connecting = || connect(&roots, config, anchor.as_ref(), &leases);
+        let aside = std::thread::Builder::new().spawn_scoped(scope, connecting);
+        let built = build_root(&roots, &spec, &place, &passing);
+        let bug = |_| Err(Error::Helper("bug while connecting the container".to_owned()));
+        let connected = aside.map_or_else(|_| connecting(), |thread| thread.join().unwrap_or_else(bug));
+        (connected, built)
+    });
+    let Root { path: root, user, sources } = built?;
+    let (network, names) = connected?;
     reached(Point::Connected);
-    let names = match &network {
-        Some(namespace) if !leases.is_empty() => {
-            dns::Sockets::open(namespace.as_fd())?.into_descriptors().into()
-        }
-        _ => Vec::new(),
-    };
+    let hostname = hostname(&roots, config)?;
     let files = etc_files(&roots, config, anchor.as_ref(), &leases, &place, &hostname)?;
 
     let mut config = config.clone();
@@ -203,6 +203,7 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
         init: config.init,
         protect_cgroups,
         cgroups,
+        settled: entered.is_some(),
         device_dirs: directories_of(&resolved.devices),
         stdio,
     })?;
@@ -239,6 +240,44 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     let address = leases.first().map(|lease| lease.address);
     let restart = config.restart;
     Ok((Report::Started(Started { process, ports, address, dns, restart, terminal }), descriptors))
+}
+
+/// A root filesystem that is mounted, and what is found out in it.
+struct Root {
+    path: PathBuf,
+    user: User,
+    /// Of the mounts of the configuration, in its order.
+    sources: Vec<Option<PathBuf>>,
+}
+
+fn build_root(roots: &Roots, spec: &Spec, place: &Place, passing: &HashMap<usize, OwnedFd>) -> Result<Root> {
+    let config = &spec.config;
+    let path = mount_root(config, place)?;
+    reached(Point::RootMounted);
+    let fd = rootfs::open_path(&path)?;
+    rootfs::refuse_links(fd.as_fd())?;
+    let user = users::resolve(fd.as_fd(), &config.user, &config.groups)?;
+    make_cwd(fd.as_fd(), config)?;
+    check_targets(config, fd.as_fd())?;
+    let sources = mount_sources(roots, spec, place, fd.as_fd(), passing)?;
+    Ok(Root { path, user, sources })
+}
+
+/// The namespace to join, `None` being the host's, and the sockets of its name server.
+fn connect(
+    roots: &Roots,
+    config: &ContainerConfig,
+    anchor: Option<&Anchor>,
+    leases: &[Lease],
+) -> Result<(Option<OwnedFd>, Vec<OwnedFd>)> {
+    let namespace = network(roots, config, anchor, leases)?;
+    let names = match &namespace {
+        Some(namespace) if !leases.is_empty() => {
+            dns::Sockets::open(namespace.as_fd())?.into_descriptors().into()
+        }
+        _ => Vec::new(),
+    };
+    Ok((namespace, names))
 }
 
 fn path_of(descriptor: &OwnedFd) -> PathBuf {
@@ -407,11 +446,19 @@ fn mount_sources(
     spec: &Spec,
     place: &Place,
     root: BorrowedFd<'_>,
+    passing: &HashMap<usize, OwnedFd>,
 ) -> Result<Vec<Option<PathBuf>>> {
     let staging = place.run.join("mounts");
     make_dir(&staging)?;
     let mut sources = Vec::new();
     for (number, mount) in spec.config.mounts.iter().enumerate() {
+        if let Some(tree) = passing.get(&number) {
+            let at = staging.join(number.to_string());
+            make_as(tree, &at)?;
+            rootfs::attach_tree(tree.as_fd(), &at)?;
+            sources.push(Some(at));
+            continue;
+        }
         let source = match &mount.kind {
             MountKind::Tmpfs { .. } => None,
             MountKind::Volume { .. } | MountKind::Anonymous { .. } => volume_of(roots, spec, mount, root)?,
@@ -440,7 +487,7 @@ pub fn volume_of(
         MountKind::Volume { name, nocopy, subpath } => {
             volume(roots, name, &mount.target, *nocopy, subpath.as_deref(), root).map(Some)
         }
-        MountKind::Anonymous { nocopy } => {
+        MountKind::Anonymous { nocopy, .. } => {
             let name = spec.anonymous_volumes.iter().find(|(target, _)| target == &mount.target);
             let (_, name) = name.ok_or_else(|| Error::NoVolume(mount.target.clone()))?;
             volume(roots, name, &mount.target, *nocopy, None, root).map(Some)
@@ -482,22 +529,40 @@ fn bind_source(path: &Path, create: bool) -> Result<OwnedFd> {
     rootfs::open_path(path)
 }
 
-/// Mounts what is open at `target`, which is made a directory or file as it is.
+/// What is bound so that mounts pass to or from the host, by its number among the mounts.
+fn passing_sources(config: &ContainerConfig) -> Result<HashMap<usize, OwnedFd>> {
+    let mut passing = HashMap::new();
+    for (number, mount) in config.mounts.iter().enumerate() {
+        let MountKind::Bind { path, create, propagation: Some(asked), .. } = &mount.kind else { continue };
+        if let Some(wanted) = rootfs::propagation(asked).filter(|wanted| rootfs::passes(*wanted)) {
+            drop(bind_source(path, *create)?);
+            passing.insert(number, rootfs::passing(path, wanted)?);
+        }
+    }
+    Ok(passing)
+}
+
+/// Mounts what is open at `target`.
 fn stage(source: &OwnedFd, target: &Path) -> Result<PathBuf> {
+    make_as(source, target)?;
+    rootfs::attach(source.as_fd(), target)?;
+    Ok(target.to_owned())
+}
+
+/// A directory or file, as what is open.
+fn make_as(source: &OwnedFd, target: &Path) -> Result<()> {
     let stat = rustix::fs::fstat(source).map_err(failed("cannot examine a mount source"))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
         if target.is_file() {
             fs::remove_file(target).map_err(|e| file_error("cannot remove", target, e))?;
         }
-        make_dir(target)?;
+        make_dir(target)
     } else {
         if target.is_dir() {
             fs::remove_dir(target).map_err(|e| file_error("cannot remove", target, e))?;
         }
-        write_file(target, b"", 0o600)?;
+        write_file(target, b"", 0o600)
     }
-    rootfs::attach(source.as_fd(), target)?;
-    Ok(target.to_owned())
 }
 
 /// The container's places on its networks: those it was given when it was made, or new ones after

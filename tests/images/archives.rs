@@ -237,3 +237,54 @@ fn the_store_is_looked_after_from_the_command_line() {
     let text = String::from_utf8_lossy(&unknown.stderr).into_owned();
     assert!(!unknown.status.success() && text.contains("help: `ficelle image ls`"), "{text}");
 }
+
+#[test]
+fn an_import_takes_instructions_and_images_are_chosen_by_label_and_shown_by_template() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: the store of the engine needs root");
+        return;
+    }
+    let f = Fixture::new();
+    let tar = f.file("root.tar", &layer(&[("bin/", ""), ("bin/sh", "x")]));
+    let tar = tar.to_str().unwrap();
+    let run = |arguments: &[&str]| {
+        let done = ficelle(f.dir.path(), arguments);
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        (done.status.success(), text + &String::from_utf8_lossy(&done.stderr))
+    };
+    let changes = ["--change", "CMD [\"/bin/sh\"]", "--change", "LABEL team=red", "-c", "ENV A=b"];
+    let (done, said) = run(&[&["image", "import", tar, "one:1"], &changes[..]].concat());
+    assert!(done, "{said}");
+    let other = ["image", "import", tar, "other:2", "--platform", "linux/arm64", "-c", "LABEL team="];
+    let (done, said) = run(&other);
+    assert!(done, "{said}");
+    let inspect = |image: &str| -> serde_json::Value {
+        serde_json::from_str(&run(&["image", "inspect", image]).1).unwrap()
+    };
+    let one = inspect("one:1");
+    assert_eq!(one[0]["Config"]["Cmd"], serde_json::json!(["/bin/sh"]));
+    assert!(one[0]["Config"]["Env"].as_array().unwrap().contains(&"A=b".into()), "{one}");
+    assert_eq!(one[0]["RootFS"]["Layers"].as_array().unwrap().len(), 1);
+    assert_eq!(inspect("other:2")[0]["Architecture"], "arm64");
+    let (done, said) = run(&["image", "import", tar, "three", "--change", "RUN true"]);
+    assert!(!done && said.contains("`RUN` is no change"), "{said}");
+
+    let listed = |filters: &[&str]| {
+        run(&[&["image", "ls", "--format", "{{.Repository}}:{{.Tag}} {{.Size}}"], filters].concat()).1
+    };
+    assert_eq!(listed(&[]), "one:1 1B\nother:2 1B\n");
+    assert_eq!(listed(&["--filter", "label=team=red"]), "one:1 1B\n");
+    assert_eq!(listed(&["-f", "label=team"]).lines().count(), 2);
+    assert_eq!(listed(&["-f", "label=team=blue"]), "");
+    let (_, table) = run(&["image", "ls", "--format", "table {{.Repository}}\\t{{.Platform}}"]);
+    let table: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(table[0], ["REPOSITORY", "PLATFORM"]);
+    assert_eq!(table[2], ["other", "linux/arm64"]);
+    let (done, said) = run(&["image", "ls", "--format", "{{.Nope}}"]);
+    assert!(!done && said.contains("the fields are .CreatedAt, "), "{said}");
+
+    let (_, pruned) = run(&["image", "prune", "--all", "--filter", "label!=team=red"]);
+    assert!(pruned.starts_with("Untagged: other:2\nTotal"), "{pruned}");
+    let (_, pruned) = run(&["image", "prune", "--all", "--filter", "label=team=red"]);
+    assert!(pruned.starts_with("Untagged: one:1\nTotal"), "{pruned}");
+}

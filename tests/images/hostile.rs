@@ -8,7 +8,7 @@ use tar::EntryType::{self, Block, Char, Directory, Fifo, Link, Regular, Symlink}
 use super::{Fixture, make::Made};
 
 /// Kind, name, target of a link. `HOST` is a directory outside, absolute; `UP` leads to it by `..`.
-type Step = (EntryType, &'static str, &'static str);
+pub(super) type Step = (EntryType, &'static str, &'static str);
 
 /// Names stand in the header as they are: no library cleans them.
 fn archive(steps: &[Step], host: &Path) -> Vec<u8> {
@@ -54,7 +54,7 @@ fn entry(bytes: &mut Vec<u8>, mut header: tar::Header, data: &[u8]) {
 }
 
 /// Everything below a directory: kind, mode, owner, time, content.
-fn picture(root: &Path) -> BTreeMap<String, String> {
+pub(super) fn picture(root: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut open = vec![root.to_owned()];
     while let Some(path) = open.pop() {
@@ -70,7 +70,7 @@ fn picture(root: &Path) -> BTreeMap<String, String> {
     found
 }
 
-const ATTACKS: &[(&str, &[Step])] = &[
+pub(super) const ATTACKS: &[(&str, &[Step])] = &[
     ("a file by an absolute link", &[(Symlink, "l", "HOST"), (Regular, "l/pwn", "")]),
     ("a file by a relative link", &[(Symlink, "l", "UP"), (Regular, "l/pwn", "")]),
     ("a file by a link of a link", &[(Symlink, "a", "HOST"), (Symlink, "b", "a"), (Regular, "b/pwn", "")]),

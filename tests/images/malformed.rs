@@ -108,6 +108,7 @@ fn refused(image: Image, words: &str) {
 
 macro_rules! malformed {
     ($($name:ident: $image:expr => $words:expr;)*) => {
+        pub(super) const COUNT: usize = [$(stringify!($name)),*].len();
         $(#[test]
         fn $name() {
             refused($image, $words);

@@ -41,6 +41,8 @@ fn odd_layer(noise: usize) -> Vec<u8> {
         ("empty", ""),
         ("noise", &text),
         (".wh.gone", ""),
+        (".wh.back", ""),
+        ("back", "hidden below, here again"),
         ("dir/.wh..wh..opq", ""),
         ("odd\u{e9}name", "x"),
     ]);
@@ -82,6 +84,41 @@ fn what_was_loaded_is_pushed_and_pulled_as_the_same_image() {
     let anew = format!("{}/anew:1", registry.host);
     tagged(&third, "local", &anew);
     assert_eq!(push(&third.store, &Registries::default(), &anew).unwrap().digest, pushed.digest);
+}
+
+#[test]
+fn what_was_made_for_several_platforms_goes_as_an_index() {
+    let Some(registry) = RealRegistry::start("", "") else { return };
+    let f = Fixture::new();
+    let made = two_layers();
+    let config = String::from_utf8(made.config.clone()).unwrap().replace("amd64", "s390x").into_bytes();
+    let foreign = Made { config, layers: vec![made.layers[0].clone(), made.layers[1].clone()] };
+    let ids = [f.loaded(&made, "own").id, f.loaded(&foreign, "foreign").id];
+    let target = format!("{}/team/both:1", registry.host);
+    assert_eq!(f.store.commit_index(&ids, &[name(&target)]).unwrap().id, ids[0]);
+    // The index keeps them both, and shows as one image.
+    f.store.remove(&name("own"), &[]).unwrap();
+    f.store.remove(&name("foreign"), &[]).unwrap();
+    assert_eq!(f.store.list().unwrap().len(), 1);
+    let s390x = ficelle::image::Platform::parse("linux/s390x").unwrap();
+    assert_eq!(f.store.find_for(&name(&target), &s390x).unwrap().unwrap().id, ids[1]);
+    let riscv = ficelle::image::Platform::parse("linux/riscv64").unwrap();
+    assert_eq!(f.store.find_for(&name(&target), &riscv).unwrap(), None);
+
+    let pushed = push(&f.store, &Registries::default(), &target).unwrap();
+    assert!(!pushed.unchanged && pushed.notes.is_empty(), "{pushed:?}");
+    assert_eq!(f.store.named(&name(&target)).unwrap().unwrap().digest, pushed.digest);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for (platform, id) in [("linux/amd64", &ids[0]), ("linux/s390x", &ids[1])] {
+        let other = Fixture::new();
+        let (registries, wanted) = (Registries::default(), name(&target));
+        let pulled = other.store.pull_with(&registries, &wanted, Some(platform), &quiet);
+        assert_eq!(runtime.block_on(pulled).unwrap().id, *id, "{platform}");
+    }
+    let again = push(&f.store, &Registries::default(), &target).unwrap();
+    assert_eq!(again, Pushed { unchanged: true, ..pushed });
+    f.store.remove(&name(&target), &[]).unwrap();
+    f.assert_empty();
 }
 
 #[test]

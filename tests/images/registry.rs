@@ -15,7 +15,12 @@ use ficelle::{
     model::ImageRef,
 };
 
-use super::{Fixture, fake::read_request, make::Made, name, quiet, two_layers};
+use super::{
+    Fixture,
+    fake::{FakeRegistry, read_request},
+    make::Made,
+    name, quiet, two_layers,
+};
 
 pub(super) fn pull(store: &Store, registries: &Registries, image: &str) -> Result<Image, ImageError> {
     pull_for(store, registries, image, None)
@@ -399,6 +404,39 @@ fn a_proxy_is_gone_through_to_registries_with_tls() {
     let error = pull(&f.store, &registries, "registry.test/web:2").unwrap_err();
     assert!(matches!(error, ImageError::Unreachable { .. }), "{error:?}");
     assert_eq!(seen.lock().unwrap().len(), heads.len());
+}
+
+#[test]
+fn a_proxy_is_asked_for_what_is_without_tls() {
+    let made = two_layers();
+    let proxy = FakeRegistry::plain(&made);
+    let mut registries = Registries {
+        insecure: vec!["registry.test".into()],
+        plain_proxy: Some(format!("http://me:pw@{}", proxy.host())),
+        ..Registries::default()
+    };
+    let f = Fixture::new();
+    assert_eq!(pull(&f.store, &registries, "registry.test/web:1").unwrap().id, made.id());
+    let asked = proxy.requests.lock().unwrap().clone();
+    assert!(
+        !asked.is_empty()
+            && asked.iter().all(|request| request.path.starts_with("http://registry.test/v2/web/")),
+        "{asked:?}"
+    );
+    assert!(
+        asked
+            .iter()
+            .all(|request| request.header("proxy-authorization").as_deref() == Some("Basic bWU6cHc="))
+    );
+    registries.no_proxy = ".test".into();
+    let error = pull(&Fixture::new().store, &registries, "registry.test/web:1").unwrap_err();
+    assert!(matches!(error, ImageError::Unreachable { .. }), "{error:?}");
+    assert_eq!(proxy.asked(|_| true), asked.len());
+    // What is on this machine is reached straight.
+    registries.no_proxy = String::new();
+    pull(&Fixture::new().store, &registries, &format!("{}/web:1", proxy.host())).unwrap();
+    let last = proxy.requests.lock().unwrap().last().unwrap().path.clone();
+    assert!(last.starts_with("/v2/web/"), "{last}");
 }
 
 /// Connects every name to `target`; tells the heads of its requests.

@@ -9,7 +9,7 @@ use super::{Fixture, make::Made, tree::listing};
 
 /// An archive made block by block, as crooked as wanted.
 #[derive(Default)]
-struct Tar(Vec<u8>);
+pub(super) struct Tar(Vec<u8>);
 
 impl Tar {
     /// An entry whose header `change` has the last word on, but for the checksum.
@@ -42,15 +42,15 @@ impl Tar {
         self
     }
 
-    fn file(self, name: &str, data: &str) -> Self {
+    pub(super) fn file(self, name: &str, data: &str) -> Self {
         self.entry(Regular, name, data.as_bytes(), |_| {})
     }
 
-    fn dir(self, name: &str) -> Self {
+    pub(super) fn dir(self, name: &str) -> Self {
         self.entry(Directory, name, b"", |_| {})
     }
 
-    fn link(self, kind: EntryType, name: &str, target: &str) -> Self {
+    pub(super) fn link(self, kind: EntryType, name: &str, target: &str) -> Self {
         self.entry(kind, name, b"", |header| {
             header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
         })
@@ -72,7 +72,7 @@ impl Tar {
     }
 
     /// With the two blocks that end it.
-    fn done(self) -> Vec<u8> {
+    pub(super) fn done(self) -> Vec<u8> {
         [self.0, vec![0; 1024]].concat()
     }
 }
@@ -122,6 +122,7 @@ use Ends::{Alike, BothRefuse, WeRefuse};
 
 macro_rules! tars {
     ($($name:ident: $tar:expr => $ends:expr;)*) => {
+        pub(super) const COUNT: usize = [$(stringify!($name)),*].len();
         $(#[test]
         fn $name() {
             check(stringify!($name), &$tar, &$ends);

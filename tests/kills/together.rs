@@ -8,7 +8,7 @@ use crate::scenarios::{
 };
 
 /// Rounds of each meeting; `FICELLE_ROUNDS` asks for more.
-fn rounds() -> usize {
+pub(super) fn rounds() -> usize {
     std::env::var("FICELLE_ROUNDS").map_or(1, |rounds| rounds.parse().expect("FICELLE_ROUNDS is a number"))
 }
 

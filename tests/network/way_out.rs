@@ -259,3 +259,42 @@ fn two_anchors_have_ways_out_side_by_side() {
     eventually("the second anchor ends", || two.processes().is_empty());
     assert!(!host.forwards());
 }
+
+#[test]
+fn what_a_killed_anchor_found_is_put_back_by_the_last_of_all() {
+    let (Some(one), Some(two)) = (stage(), stage()) else { return };
+    let host = Host::new();
+    let first = host.within(|| anchor::connect(&one.roots)).unwrap();
+    first.open_way_out().unwrap();
+    kill_anchor(&one);
+    drop(first);
+    eventually("the link goes with the namespace", || !host.links().contains("ficup"));
+    // When the second comes nothing on the host tells that forwarding was off.
+    let second = host.within(|| anchor::connect(&two.roots)).unwrap();
+    second.open_way_out().unwrap();
+    let core = Core::new(one.roots.clone());
+    host.within(|| core.sweep(false)).unwrap();
+    assert!(host.forwards(), "the second needs it");
+    drop(second);
+    eventually("the second anchor ends", || two.processes().is_empty());
+    assert!(!host.forwards());
+}
+
+#[test]
+fn ways_out_that_come_and_go_at_once_leave_the_host_as_it_was() {
+    let Some(stages) = (0..4).map(|_| stage()).collect::<Option<Vec<_>>>() else { return };
+    let host = Host::new();
+    thread::scope(|scope| {
+        for stage in &stages {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    let anchor = host.within(|| anchor::connect(&stage.roots)).unwrap();
+                    anchor.open_way_out().unwrap();
+                    drop(anchor);
+                    eventually("the anchor ends", || stage.processes().is_empty());
+                }
+            });
+        }
+    });
+    assert!(!host.forwards());
+}

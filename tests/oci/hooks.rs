@@ -59,6 +59,45 @@ fn one_that_fails_before_the_start_leaves_no_container() {
 }
 
 #[test]
+fn each_of_a_list_runs_and_one_that_fails_ends_the_list() {
+    let Some(mut bundle) = bundle() else { return };
+    for name in ["prestart", "createRuntime", "poststart", "poststop"] {
+        let [one, two] = [1, 2].map(|number| hook(&bundle, &format!("{name}{number}")));
+        bundle.set(&format!("/hooks/{name}"), json!([one, two]));
+    }
+    bundle.script("sleep 100").write();
+    bundle.ok("create --bundle BUNDLE ID");
+    bundle.ok("start ID");
+    bundle.ok("delete --force ID");
+    let listed =
+        "prestart1 prestart2 createRuntime1 createRuntime2 poststart1 poststart2 poststop1 poststop2";
+    assert_eq!(log(&bundle).split_whitespace().collect::<Vec<_>>().join(" "), listed);
+}
+
+#[test]
+fn one_that_fails_after_the_start_is_told() {
+    let Some(mut bundle) = bundle() else { return };
+    let failing = json!({"path": "/bin/sh", "args": ["sh", "-c", "exit 1"]});
+    let [one, three] = [1, 3].map(|number| hook(&bundle, &format!("poststart{number}")));
+    bundle.set("/hooks/poststart", json!([one, failing, three])).script("sleep 100").write();
+    bundle.ok("create --bundle BUNDLE ID");
+    bundle.fails("start ID");
+    assert_eq!(log(&bundle), "poststart1\n");
+}
+
+#[test]
+fn one_that_fails_after_the_end_keeps_nothing() {
+    let Some(mut bundle) = bundle() else { return };
+    let failing = json!({"path": "/bin/sh", "args": ["sh", "-c", "exit 1"]});
+    bundle.set("/hooks/poststop", json!([failing])).script("true").write();
+    bundle.ok("create --bundle BUNDLE ID");
+    bundle.ok("start ID");
+    while bundle.status() != "stopped" {}
+    assert!(bundle.ok("delete ID").stderr.contains("hook"), "it is told");
+    bundle.fails("state ID");
+}
+
+#[test]
 fn one_inside_runs_before_the_program() {
     let Some(mut bundle) = bundle() else { return };
     let hook =

@@ -21,7 +21,9 @@ fn a_container_lives_through_its_states() {
     bundle.fails("delete ID");
     bundle.ok("kill ID KILL");
     while bundle.status() != "stopped" {}
+    let before = bundle.ok("state ID").stdout;
     bundle.fails("kill ID KILL");
+    assert_eq!(bundle.ok("state ID").stdout, before, "a signal for nobody has no effect");
     bundle.fails("start ID");
     bundle.ok("delete ID");
     bundle.fails("state ID");
@@ -46,8 +48,9 @@ fn what_is_not_there_is_told() {
         assert!(bundle.fails(words).contains("nobody"), "{words}");
     }
     assert!(bundle.fails("create --bundle /no/such/place ID").contains("/no/such/place"));
-    for id in ["../up", "a/b", "..", "."] {
+    for id in ["", "../up", "a/b", "..", "."] {
         bundle.fails(&format!("create --bundle BUNDLE {id}"));
+        bundle.fails(&format!("kill {id} KILL"));
     }
 }
 
@@ -81,11 +84,13 @@ fn one_that_was_only_made_can_be_killed_and_deleted() {
 
 #[test]
 fn signals_arrive_by_name_and_number() {
-    for signal in ["USR1", "SIGUSR1", "10"] {
+    for (name, signal) in
+        [("USR1", "USR1"), ("USR1", "SIGUSR1"), ("USR1", "10"), ("TERM", "TERM"), ("USR2", "USR2")]
+    {
         let Some(mut bundle) = bundle() else { return };
-        bundle.running(
-            "trap 'echo got >/tmp/got; exit 3' USR1; touch /tmp/ready; while true; do sleep 0.05; done",
-        );
+        bundle.running(&format!(
+            "trap 'echo got >/tmp/got; exit 3' {name}; touch /tmp/ready; while true; do sleep 0.05; done",
+        ));
         let inside = bundle.rootfs().join("tmp");
         while !inside.join("ready").exists() {}
         bundle.ok(&format!("kill ID {signal}"));
@@ -180,24 +185,109 @@ fn further_programs_are_where_the_first_is() {
     let said = bundle.words(&["exec", "ID", "cat", "/proc/self/cgroup"]);
     assert_eq!(said.stdout, group(&bundle.pid().to_string()), "the same control groups");
     while bundle.words(&["exec", "ID", "cat", "/mnt/file"]).stdout != "seen\n" {}
-    let document = bundle.path().join("affinity.json");
-    let process = json!({"user": {"uid": 0, "gid": 0}, "args": ["grep", "Cpus_allowed_list", "/proc/self/status"],
-                         "env": ["PATH=/bin"], "cwd": "/", "execCPUAffinity": {"initial": "0", "final": "0"}});
-    fs::write(&document, process.to_string()).unwrap();
-    let said = bundle.words(&["exec", "--process", document.to_str().unwrap(), "ID"]);
-    assert_eq!(said.stdout, "Cpus_allowed_list:\t0\n", "{said:?}");
 }
 
-/// `ficelle oci` with these words, and a file as its descriptor 3.
-fn with_descriptor(bundle: &super::Bundle, file: &std::path::Path, words: &str) -> String {
+/// Inheritable, permitted, effective, bounding and ambient ones of a further program, and no_new_privs.
+fn rights(bundle: &super::Bundle, more: &[&str]) -> String {
+    let script = "grep -E 'Cap|NoNewPrivs' /proc/self/status | awk '{sub(/^0+/, \"\", $2); print $2 == \"\" ? 0 : $2}'";
+    let words = [&["exec"], more, &["ID", "sh", "-c", script]].concat();
+    let said = bundle.words(&words);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    said.stdout.lines().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn further_programs_have_the_rights_of_the_document_and_those_asked_for() {
+    let sets = |bounding: &[&str], permitted: &[&str], inheritable: &[&str]| {
+        json!({"bounding": bounding, "permitted": permitted, "effective": [],
+               "inheritable": inheritable, "ambient": inheritable})
+    };
+    let none = sets(&[], &[], &[]);
+    let few = sets(&["CAP_SYS_ADMIN"], &["CAP_SYS_ADMIN", "CAP_AUDIT_WRITE", "CAP_KILL"], &[]);
+    let several = sets(&["CAP_KILL", "CAP_CHOWN", "CAP_SYSLOG"], &["CAP_KILL", "CAP_CHOWN"], &["CAP_CHOWN"]);
+    let two: &[&str] = &["--cap", "CAP_KILL", "--cap", "CAP_AUDIT_WRITE"];
+    let cases: [(&str, &Value, bool, &[&str], &str); 6] = [
+        ("none", &none, true, &[], "0 0 0 0 0 1"),
+        ("none, and new ones may be had", &none, false, &[], "0 0 0 0 0 0"),
+        ("within the bounds", &few, true, &[], "0 200000 200000 200000 0 1"),
+        ("asked for", &none, true, two, "0 20000020 20000020 20000020 0 1"),
+        ("handed on", &several, true, &[], "1 21 21 400000021 1 1"),
+        (
+            "handed on, and asked for",
+            &several,
+            true,
+            &["--cap", "CAP_SYSLOG"],
+            "1 400000021 400000021 400000021 1 1",
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (name, capabilities, no_new, more, wanted) in cases {
+        let Some(mut bundle) = bundle() else { return };
+        bundle
+            .set("/process/capabilities", capabilities.clone())
+            .set("/process/noNewPrivileges", json!(no_new));
+        let found = rights(bundle.running("sleep 100"), more);
+        if found != wanted {
+            wrong.push(format!("{name}: {found}, not {wanted}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn further_programs_have_the_variables_of_the_document_and_those_asked_for() {
+    let Some(mut bundle) = bundle() else { return };
+    bundle.set("/process/env", json!(["PATH=/bin", "KEPT=document", "OTHER=document"]));
+    let bundle = bundle.running("sleep 100");
+    let show = ["ID", "sh", "-c", "echo $KEPT $OTHER $NEW"];
+    let exec = |more: &[&str]| bundle.words(&[&["exec"], more, &show].concat()).stdout;
+    assert_eq!(exec(&[]), "document document\n");
+    assert_eq!(exec(&["--env", "OTHER=exec", "--env", "NEW=exec"]), "document exec exec\n");
+    let document = bundle.path().join("variables.json");
+    let process = json!({"user": {"uid": 0, "gid": 0}, "args": ["sh", "-c", "echo $KEPT $NEW"],
+                         "env": ["PATH=/bin", "NEW=process"], "cwd": "/"});
+    fs::write(&document, process.to_string()).unwrap();
+    assert_eq!(bundle.words(&["exec", "--process", document.to_str().unwrap(), "ID"]).stdout, "process\n");
+}
+
+/// The processors that a further program may use, as `affinity` of a process document says, or as its own does.
+fn processors(bundle: &super::Bundle, affinity: Option<Value>) -> String {
+    let show = ["grep", "Cpus_allowed_list", "/proc/self/status"];
+    let said = match affinity {
+        None => bundle.words(&[&["exec", "ID"][..], &show].concat()),
+        Some(affinity) => {
+            let document = bundle.path().join("affinity.json");
+            let process = json!({"user": {"uid": 0, "gid": 0}, "args": show, "env": ["PATH=/bin"], "cwd": "/",
+                                 "execCPUAffinity": affinity});
+            fs::write(&document, process.to_string()).unwrap();
+            bundle.words(&["exec", "--process", document.to_str().unwrap(), "ID"])
+        }
+    };
+    said.stdout.trim().rsplit('\t').next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn further_programs_run_on_the_processors_of_a_document() {
+    let Some(mut bundle) = bundle() else { return };
+    bundle.set("/process/execCPUAffinity", json!({"initial": "0", "final": "0"}));
+    let bundle = bundle.running("sleep 100");
+    assert_eq!(processors(bundle, None), "0", "of the container's own");
+    assert_eq!(processors(bundle, Some(json!({"initial": "0"}))), "0", "at first");
+    if std::thread::available_parallelism().unwrap().get() > 1 {
+        assert_eq!(processors(bundle, Some(json!({"initial": "0", "final": "1"}))), "1", "at last");
+    }
+}
+
+/// `ficelle oci` with these words, and this at its descriptor 3; nothing else of ours is open in it.
+fn with_descriptor(bundle: &super::Bundle, third: &str, words: &str) -> String {
     let words = words.replace("ID", &bundle.id).replace("BUNDLE", bundle.path().to_str().unwrap());
     let script = format!(
-        "exec 3<{}; exec {} oci --root {} {words}",
-        file.display(),
+        "for fd in /proc/self/fd/*; do fd=${{fd##*/}}; [ $fd -le 2 ] || eval \"exec $fd>&-\"; done
+         exec 3{third}; exec {} oci --root {} {words}",
         env!("CARGO_BIN_EXE_ficelle"),
         bundle.state().display()
     );
-    let done = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    let done = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
     String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
 }
 
@@ -206,12 +296,18 @@ fn descriptors_are_kept_as_many_as_asked_for_and_no_others() {
     let Some(mut bundle) = bundle() else { return };
     let file = bundle.dir.path().join("given");
     fs::write(&file, "through the descriptor\n").unwrap();
+    let file = format!("<{}", file.display());
     bundle.script("cat /proc/self/fd/3 2>/dev/null || echo none").write();
     assert_eq!(
         with_descriptor(&bundle, &file, "run --bundle BUNDLE --preserve-fds 1 ID"),
         "through the descriptor\n"
     );
     assert_eq!(with_descriptor(&bundle, &file, "run --bundle BUNDLE ID"), "none\n");
+    // 3 is of the listing itself.
+    bundle.script("ls /proc/self/fd").write();
+    let all = "run --bundle BUNDLE --preserve-fds 100 ID";
+    assert_eq!(with_descriptor(&bundle, ">&-", all), "0\n1\n2\n3\n", "only the streams");
+    bundle.script("cat /proc/self/fd/3 2>/dev/null || echo none").write();
     let bundle = bundle.running("sleep 100");
     let look = "ID sh -c 'cat /proc/self/fd/3 2>/dev/null || echo none'";
     assert_eq!(
@@ -230,7 +326,8 @@ fn a_program_can_be_sent_into_a_frozen_container_and_waits_there() {
         let sent = scope.spawn(|| bundle.words(&["exec", "--ignore-paused", "ID", "echo", "thawed"]));
         // Its way in may itself be frozen, at any point of it.
         bundle.ok("resume ID");
-        assert_eq!(sent.join().unwrap().stdout, "thawed\n");
+        let said = sent.join().unwrap();
+        assert_eq!(said.stdout, "thawed\n", "{said:?}");
     });
 }
 
@@ -275,6 +372,22 @@ fn what_a_document_has_besides_is_passed_over_and_rights_that_cannot_be_given_ar
             },
             "/bin/busybox ionice",
             "best-effort: prio 6",
+        ),
+        (
+            "before all others",
+            |b| {
+                b.set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_RT", "priority": 1}));
+            },
+            "/bin/busybox ionice",
+            "realtime: prio 1",
+        ),
+        (
+            "after all others",
+            |b| {
+                b.set("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 3}));
+            },
+            "/bin/busybox ionice",
+            "idle",
         ),
     ]);
     let Some(mut bundle) = bundle() else { return };

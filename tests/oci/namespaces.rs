@@ -78,6 +78,14 @@ fn names_and_kernel_parameters_are_the_containers_own() {
             "sea",
         ),
         (
+            "an empty host name",
+            |b| {
+                b.set("/hostname", json!(""));
+            },
+            "echo goes on",
+            "goes on",
+        ),
+        (
             "domain name",
             |b| {
                 b.set("/domainname", json!("example.org"));
@@ -174,4 +182,35 @@ fn documents_that_contradict_themselves_are_refused() {
             "sysctl",
         ),
     ]);
+}
+
+#[test]
+fn devices_of_the_network_move_in() {
+    let Some(mut first) = bundle() else { return };
+    // Such pairs can be made where there are no dummies.
+    let [kept, renamed] = [1, 2].map(|number| format!("fo{}-{number}", std::process::id()));
+    let link = |words: &str| Command::new("ip").args(words.split(' ')).status().unwrap().success();
+    assert!(link(&format!("link add {kept} type veth peer name {renamed}")));
+    assert!(link(&format!("address add 198.51.100.7/24 dev {kept}")));
+    let _link = Link(kept.clone());
+    let mut devices = serde_json::Map::new();
+    devices.insert(kept.clone(), json!({}));
+    devices.insert(renamed, json!({"name": "inside0"}));
+    first.set("/linux/netDevices", Value::Object(devices));
+    let said = first.script("ls /sys/class/net; /bin/busybox ip -o -4 address show").run();
+    let (names, addresses) = said.stdout.split_once("lo\n").unwrap_or_else(|| panic!("{said:?}"));
+    assert_eq!(names, format!("{kept}\ninside0\n"));
+    assert!(addresses.contains("198.51.100.7/24"), "{addresses}");
+    let mut missing = bundle().unwrap();
+    missing.set("/linux/netDevices", json!({"fo-nobody": {}})).write();
+    missing.fails("create --bundle BUNDLE ID");
+}
+
+/// Taken away at the end, where it is still here; its other end goes with it.
+struct Link(String);
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "delete", &self.0]).output();
+    }
 }

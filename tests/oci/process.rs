@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{bundle, hold, refused};
+use super::{CAPABILITIES, bundle, hold, refused};
 
 #[test]
 fn a_program_gets_its_words_surroundings_and_user() {
@@ -98,6 +98,22 @@ fn a_program_gets_its_words_surroundings_and_user() {
             "00000008",
         ),
         (
+            "personality of 64 bits",
+            |b| {
+                b.set("/linux/personality", json!({"domain": "LINUX"}));
+            },
+            "cat /proc/self/personality",
+            "00000000",
+        ),
+        (
+            "scheduler of others",
+            |b| {
+                b.set("/process/scheduler", json!({"policy": "SCHED_OTHER", "nice": 1}));
+            },
+            "awk '{print $19, $41}' /proc/self/stat",
+            "1 0",
+        ),
+        (
             "scheduler",
             |b| {
                 b.set("/process/scheduler", json!({"policy": "SCHED_BATCH", "nice": 5}));
@@ -168,6 +184,44 @@ fn rights_are_those_of_the_document_and_no_others() {
             "refused",
         ),
     ]);
+}
+
+#[test]
+fn rights_that_may_be_used_are_within_the_bounds() {
+    hold(&[
+        (
+            "every set",
+            |b| {
+                for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+                    b.set(&format!("/process/capabilities/{set}"), json!(CAPABILITIES));
+                }
+            },
+            "grep -E 'Cap(Inh|Prm|Eff|Bnd|Amb)' /proc/self/status | cut -f2 | sort -u",
+            "0000000008040023",
+        ),
+        (
+            "no bounds, and nothing within",
+            |b| {
+                b.set(
+                    "/process/capabilities",
+                    json!({"effective": [], "permitted": [], "inheritable": [], "ambient": []}),
+                );
+            },
+            "grep -E 'Cap(Inh|Prm|Eff|Bnd|Amb)' /proc/self/status | cut -f2 | sort -u",
+            "0000000000000000",
+        ),
+    ]);
+    refused(&[(
+        "no bounds, and something within",
+        |b| {
+            let kill = json!(["CAP_KILL"]);
+            b.set(
+                "/process/capabilities",
+                json!({"effective": kill, "permitted": kill, "inheritable": kill, "ambient": []}),
+            );
+        },
+        "cannot make the container",
+    )]);
 }
 
 #[test]

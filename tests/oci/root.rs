@@ -203,6 +203,59 @@ fn what_may_be_seen_and_written_is_limited() {
             "refused",
         ),
         (
+            "what lies below, and in it",
+            |b| {
+                fs::create_dir_all(b.rootfs().join("hide/sub")).unwrap();
+                for file in ["hide/file", "hide/sub/file", "beside"] {
+                    fs::write(b.rootfs().join(file), "secret").unwrap();
+                }
+                b.set("/linux/maskedPaths", json!(["/beside", "/hide/file", "/hide/sub"]));
+            },
+            "cat /beside /hide/file; ls /hide /hide/sub",
+            "/hide:\nfile\nsub\n\n/hide/sub:",
+        ),
+        (
+            "what is kept below, and in it",
+            |b| {
+                fs::create_dir_all(b.rootfs().join("keep/sub")).unwrap();
+                for file in ["keep/file", "keep/sub/file", "beside"] {
+                    fs::write(b.rootfs().join(file), "kept").unwrap();
+                }
+                b.set(
+                    "/linux/readonlyPaths",
+                    json!(["/beside", "/keep", "/keep/sub", "/keep/file", "/keep/sub/file"]),
+                );
+            },
+            "for f in /beside /keep/file /keep/sub/file /keep/new; do echo x 2>/dev/null >$f || echo refused; done",
+            "refused\nrefused\nrefused\nrefused",
+        ),
+        (
+            "nodes hidden",
+            |b| {
+                nodes(b);
+                b.set("/linux/maskedPaths", json!(["/c", "/b", "/p"]));
+            },
+            "stat -c %t:%T /c /b /p",
+            "1:3\n1:3\n1:3",
+        ),
+        (
+            "nodes kept",
+            |b| {
+                nodes(b);
+                b.set("/linux/readonlyPaths", json!(["/c", "/b", "/p"]));
+            },
+            "for node in c b p; do touch /$node 2>/dev/null || echo refused; done",
+            "refused\nrefused\nrefused",
+        ),
+        (
+            "a relative path that is missing, kept",
+            |b| {
+                b.set("/linux/readonlyPaths", json!(["missing"]));
+            },
+            "echo goes on",
+            "goes on",
+        ),
+        (
             "nothing of the host's is mounted",
             |_| {},
             "grep -c -v -E ' (/|/proc|/dev|/dev/pts|/dev/shm|/sys)[ /]' \
@@ -210,6 +263,18 @@ fn what_may_be_seen_and_written_is_limited() {
             "0",
         ),
     ]);
+}
+
+/// One of each kind at the root.
+fn nodes(bundle: &super::Bundle) {
+    for (name, words) in [("c", "c 1 5"), ("b", "b 7 0"), ("p", "p")] {
+        let made = std::process::Command::new("mknod")
+            .args(["-m", "666"])
+            .arg(bundle.rootfs().join(name))
+            .args(words.split(' '))
+            .status();
+        assert!(made.unwrap().success());
+    }
 }
 
 #[test]
@@ -240,6 +305,14 @@ fn devices_are_those_everybody_expects_and_those_asked_for() {
             "character special file 640 5 6\nblock special file 600\nfifo 622",
         ),
         (
+            "one without a mode",
+            |b| {
+                b.set("/linux/devices", json!([{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}]));
+            },
+            "stat -c '%F %a %u %g' /dev/kmsg",
+            "character special file 666 0 0",
+        ),
+        (
             "one that may be used",
             |b| {
                 b.set("/linux/devices", json!([{"path": "/dev/n", "type": "c", "major": 1, "minor": 5}]));
@@ -265,6 +338,14 @@ fn devices_are_those_everybody_expects_and_those_asked_for() {
 }
 
 #[test]
+fn a_root_can_be_moved_instead_of_pivoted() {
+    let Some(mut bundle) = bundle() else { return };
+    bundle.script("ls /; readlink /proc/1/root").write();
+    let said = bundle.oci("run --no-pivot --bundle BUNDLE ID");
+    assert_eq!(said.stdout, "bin\ndev\netc\nmnt\nproc\nsys\ntmp\n/\n", "{said:?}");
+}
+
+#[test]
 fn a_hostile_root_leads_nowhere() {
     let Some(bundle) = bundle() else { return };
     drop(bundle);
@@ -284,6 +365,21 @@ fn a_hostile_root_leads_nowhere() {
                 symlink("/tmp", b.rootfs().join("sys")).unwrap();
             },
             "",
+        ),
+        (
+            "what is to be hidden is no absolute path",
+            |b| {
+                b.set("/linux/maskedPaths", json!(["../hidden"]));
+            },
+            "hidden",
+        ),
+        (
+            "what is to be kept is a link that leads to itself",
+            |b| {
+                symlink("../kept", b.rootfs().join("kept")).unwrap();
+                b.set("/linux/readonlyPaths", json!(["/kept"]));
+            },
+            "readonly",
         ),
         (
             "the root is missing",

@@ -158,6 +158,8 @@ pub fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, bool)) {
     }
 }
 
+const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+
 /// A network namespace to run commands in: what appears in it, this test's programs made.
 pub struct Network {
     holder: std::process::Child,
@@ -166,8 +168,10 @@ pub struct Network {
 impl Network {
     pub fn new() -> Self {
         use std::io::Read as _;
+        // It would start with what this machine has, and another test may have turned that on.
+        let script = format!("ip link set lo up && echo 0 >{FORWARDING} && echo up && exec cat");
         let mut holder = Command::new("unshare")
-            .args(["--net", "--", "sh", "-c", "ip link set lo up && echo up && exec cat"])
+            .args(["--net", "--", "sh", "-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -190,12 +194,18 @@ impl Network {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Interfaces, addresses, routes and firewall rules, as the tools print them.
+    /// What is not written on a disk is as it was when the machine started.
+    pub fn forget(&self) {
+        self.output("sh", &["-c", &format!("echo 0 >{FORWARDING}")]);
+    }
+
+    /// Interfaces, addresses, routes, firewall rules and whether packets are forwarded, as the tools print them.
     pub fn picture(&self) -> String {
         let links = self.output("ip", &["-brief", "link"]);
         let addresses = self.output("ip", &["-brief", "address"]);
         let routes = self.output("ip", &["route", "show", "table", "all"]);
-        format!("{links}{addresses}{routes}{}", self.output("nft", &["list", "ruleset"]))
+        let rules = self.output("nft", &["list", "ruleset"]);
+        format!("{links}{addresses}{routes}{rules}forwards {}", self.output("cat", &[FORWARDING]))
     }
 }
 

@@ -121,6 +121,8 @@ impl Machine {
     /// What is left after the machine was down: no process, no mount, nothing of `run`, and what was
     /// written down was in another run of the machine.
     pub fn reboot(&self) {
+        /// Of the run of the machine that was.
+        const BEFORE: &str = "00000000-1111-2222-3333-444444444444";
         let gone = within(PATIENCE, || {
             let left = host::processes_below(&self.root());
             // At one moment: nobody is to see the end of another.
@@ -134,12 +136,16 @@ impl Machine {
             assert!(Command::new("umount").args(["--lazy", at]).status().unwrap().success());
         }
         fs::remove_dir_all(self.root().join("run")).unwrap();
+        if let Some(network) = &self.network {
+            network.forget();
+        }
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
         host::walk(&self.root().join("data/p"), &mut |path, _| {
             if path.ends_with("last.json") {
                 let text = fs::read_to_string(path).unwrap();
-                assert!(text.contains(boot.trim()) || text.contains("exited"), "{text}");
-                fs::write(path, text.replace(boot.trim(), "00000000-1111-2222-3333-444444444444")).unwrap();
+                let is_known = [boot.trim(), BEFORE, "exited"].iter().any(|word| text.contains(word));
+                assert!(is_known, "{text}");
+                fs::write(path, text.replace(boot.trim(), BEFORE)).unwrap();
             }
         });
     }
@@ -203,6 +209,16 @@ impl Machine {
         }
     }
 
+    /// A test of this very program once more, as root of a user namespace with the ids of this ordinary user.
+    pub fn test_in_user_namespace(&self, test: &str) -> Run {
+        let user = self.user.as_ref().expect("Machine::of_user");
+        let mut command = self.program(user.become_it.to_str().unwrap());
+        command.args(["unshare", "--user", "--map-root-user", "--map-auto", "--mount", "--"]);
+        command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Run { command, line: test.to_owned() }
+    }
+
     fn command(&self, dir: &Path, args: &[&str]) -> Run {
         fs::create_dir_all(dir).unwrap();
         let mut command = self.ficelle();
@@ -222,15 +238,24 @@ impl Drop for Machine {
         for (dir, name) in self.projects.take().iter().rev() {
             let _ = self.command(dir, &["-p", name, "down", "-v", "-t", "0", "--remove-orphans"]).run();
         }
-        // What a failed test left: these are ours, they name our directory.
         let dirs = [self.dir.path().to_owned(), self.root()];
-        for process in dirs.iter().flat_map(|dir| host::processes_below(dir)) {
+        let ours = || dirs.iter().flat_map(|dir| host::processes_below(dir)).collect::<Vec<_>>();
+        // The last of them take back what they did to the host.
+        let _ = within(Duration::from_secs(2), || if ours().is_empty() { Ok(()) } else { Err(()) });
+        // What a failed test left: these are ours, they name our directory.
+        for process in ours() {
             let _ = Command::new("kill").args(["-KILL", &process.pid.to_string()]).status();
         }
         for line in host::mounts_below(self.dir.path()).iter().rev() {
             let at = line.split(' ').nth(4).unwrap_or_default();
             let _ = Command::new("umount").args(["--lazy", at]).status();
         }
+        // What they could not take back: nobody finds the note of it when the tree is gone.
+        let _ = within(Duration::from_secs(2), || {
+            let note = self.root().join("run/uplink.json");
+            let _ = note.exists().then(|| self.command(&self.root(), &["gc"]).run());
+            if note.exists() { Err(()) } else { Ok(()) }
+        });
         if !host::mounts_below(self.dir.path()).is_empty() {
             // Rather a directory too many than files deleted through a mount.
             self.dir.disable_cleanup(true);

@@ -148,10 +148,34 @@ mod tests {
     #[test]
     fn addresses_are_the_names_in_small_words() {
         let word = |rule: Rule| rule.url().rsplit('/').nth(1).unwrap().to_owned();
-        assert_eq!(word(Rule::JSONArgsRecommended), "json-args-recommended");
-        assert_eq!(word(Rule::FromAsCasing), "from-as-casing");
-        assert_eq!(word(Rule::SecretsUsedInArgOrEnv), "secrets-used-in-arg-or-env");
-        assert_eq!(Rule::ALL.len(), 22);
+        let mut words: Vec<String> = Rule::ALL.iter().map(|rule| word(*rule)).collect();
+        words.sort();
+        // The pages of docs.docker.com/reference/build-checks.
+        let pages = [
+            "consistent-instruction-casing",
+            "copy-ignored-file",
+            "duplicate-stage-name",
+            "expose-invalid-format",
+            "expose-proto-casing",
+            "from-as-casing",
+            "from-platform-flag-const-disallowed",
+            "invalid-base-image-platform",
+            "invalid-default-arg-in-from",
+            "invalid-definition-description",
+            "json-args-recommended",
+            "legacy-key-value-format",
+            "maintainer-deprecated",
+            "multiple-instructions-disallowed",
+            "no-empty-continuation",
+            "redundant-target-platform",
+            "reserved-stage-name",
+            "secrets-used-in-arg-or-env",
+            "stage-name-casing",
+            "undefined-arg-in-from",
+            "undefined-var",
+            "workdir-relative-path",
+        ];
+        assert_eq!(words, pages);
     }
 
     #[test]

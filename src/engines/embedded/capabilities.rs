@@ -1,6 +1,6 @@
 //! Linux capabilities: Docker's default set, and what `cap_add`, `cap_drop` and `privileged` make of it.
 
-use crate::runtime::{ALL_CAPABILITIES as ALL, DEFAULT_CAPABILITIES};
+use crate::runtime::{ALL_CAPABILITIES as ALL, DEFAULT_CAPABILITIES, capability_name};
 
 /// A name that is no capability, or none that this machine can give: which list, and where in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ impl Unknown {
     /// Why it cannot be given.
     pub(super) fn message(&self) -> String {
         let Self { name, .. } = self;
-        if ALL.contains(&name.to_uppercase().trim_start_matches("CAP_")) {
+        if ALL.contains(&capability_name(&name.to_uppercase())) {
             format!(
                 "`{name}` is no capability that ficelle has on this machine (see CapBnd in /proc/self/status)"
             )
@@ -56,7 +56,7 @@ pub(super) fn effective(
 fn names(attribute: &'static str, list: &[String], known: &[&str]) -> Result<Vec<String>, Unknown> {
     let normal = |(index, name): (usize, &String)| {
         let upper = name.to_uppercase();
-        let short = upper.strip_prefix("CAP_").unwrap_or(&upper).to_owned();
+        let short = capability_name(&upper).to_owned();
         if short == "ALL" || known.contains(&short.as_str()) {
             Ok(short)
         } else {

@@ -21,10 +21,25 @@ pub(super) fn check(engine: &Embedded, ops: &[Op]) -> Vec<EngineError> {
         problems.extend(container(engine, create, ops, &others));
     }
     match others.list() {
-        Ok(records) => problems.extend(ports(engine, ops, &creates, records)),
+        Ok(records) => {
+            problems.extend(creates.iter().filter_map(|create| namesake(create, records)));
+            problems.extend(ports(engine, ops, &creates, records));
+        }
         Err(error) => problems.push(error),
     }
     problems
+}
+
+/// Projects do not see each other's containers, but people call all of them by their names.
+fn namesake(create: &CreateContainer, records: &[ContainerRecord]) -> Option<EngineError> {
+    let other = |record: &&ContainerRecord| {
+        record.config.name == create.name && record.config.group != create.project
+    };
+    let other = records.iter().find(other).filter(|record| observe::container(record).is_some())?;
+    let message =
+        format!("the name {} is taken by a container of project {}", create.name, other.config.group);
+    let error = EngineError::new(ErrorKind::Conflict, message);
+    Some(error.at(format!("services.{}.container_name", create.service)))
 }
 
 /// What this engine has not got.
@@ -70,9 +85,6 @@ fn container(
     ops: &[Op],
     others: &Others<'_>,
 ) -> Vec<EngineError> {
-    if let Err(error) = perform::image_of(engine, create) {
-        return vec![error];
-    }
     match perform::configuration(engine, create, others) {
         Ok(config) => engine
             .core

@@ -7,9 +7,9 @@ use oci_spec::image::{Config, ImageConfiguration};
 use super::{Embedded, error, images, observe};
 use crate::{
     build,
-    engine::{CommitRequest, Detail, EngineError, ErrorKind, ImageAnswer, Progress},
+    engine::{CommitRequest, Detail, EngineError, ErrorKind, ImageAct, ImageAnswer, Progress},
     image::{Image, Remark},
-    model::{Build, ContainerSpec, ImageRef},
+    model::{Build, ContainerSpec, ImageRef, ImageRefError},
     runtime::{ContainerRecord, Core, Phase},
 };
 
@@ -35,13 +35,30 @@ pub(super) async fn commit(
 ) -> Result<ImageAnswer, EngineError> {
     let changes = instructions(&request.changes)?;
     let image = request.image.clone();
-    // A build gives the name when there are changes to make.
-    let names = if changes.is_empty() { image.clone() } else { None };
-    let made = engine.blocking(move |engine| copy(engine, &request, names)).await?;
     if changes.is_empty() {
+        let made = engine.blocking(move |engine| copy(engine, &request, image)).await?;
         return Ok(ImageAnswer::Id { id: made.id, notes: Vec::new() });
     }
-    let id = changed(engine, &made, &changes, image, progress).await?;
+    let between = between()?;
+    let name = between.clone();
+    engine.blocking(move |engine| copy(engine, &request, Some(name))).await?;
+    let id = changed(engine, &between, &changes, image, None, progress).await?;
+    Ok(ImageAnswer::Id { id, notes: Vec::new() })
+}
+
+/// An import whose image says more than where its files come from.
+pub(super) async fn import_changed(
+    engine: &Embedded,
+    mut act: ImageAct,
+    progress: Arc<dyn Progress>,
+) -> Result<ImageAnswer, EngineError> {
+    let ImageAct::Import { image, platform, changes, .. } = &mut act else { return Ok(ImageAnswer::Done) };
+    let changes = instructions(changes)?;
+    let between = between()?;
+    let (image, platform) = (image.replace(between.clone()), platform.clone());
+    let report = Arc::clone(&progress);
+    engine.blocking(move |engine| images::on_store(engine, act, &report)).await?;
+    let id = changed(engine, &between, &changes, image, platform, progress).await?;
     Ok(ImageAnswer::Id { id, notes: Vec::new() })
 }
 
@@ -49,7 +66,7 @@ fn instructions(changes: &[String]) -> Result<String, EngineError> {
     for change in changes {
         let word = change.split_whitespace().next().unwrap_or_default().to_uppercase();
         if !CHANGES.contains(&word.as_str()) {
-            let message = format!("`{word}` is no change that a commit can make");
+            let message = format!("`{word}` is no change of an image that changes no file");
             return Err(
                 EngineError::new(ErrorKind::Invalid, message).help(format!("one of {}", CHANGES.join(", ")))
             );
@@ -140,24 +157,27 @@ fn started_as(config: &mut ImageConfiguration, spec: &ContainerSpec) {
     config.set_config(Some(inner));
 }
 
-/// The image with further instructions, under its name.
+/// A name for an image until a build has given its changes to it.
+fn between() -> Result<ImageRef, EngineError> {
+    let name = format!("commit.invalid/{}:latest", Core::new_id());
+    name.parse().map_err(|error: ImageRefError| EngineError::new(ErrorKind::Other, error.to_string()))
+}
+
+/// The image of a name with further instructions, under another name; the first one goes.
 async fn changed(
     engine: &Embedded,
-    made: &Image,
+    between: &ImageRef,
     changes: &str,
     image: Option<ImageRef>,
+    platform: Option<String>,
     progress: Arc<dyn Progress>,
 ) -> Result<String, EngineError> {
     let failed = |error| error::image(&error, "the changes cannot be made");
-    let name = format!("commit.invalid/{}:latest", Core::new_id());
-    let between: ImageRef = name.parse().map_err(|error: crate::model::ImageRefError| {
-        EngineError::new(ErrorKind::Other, error.to_string())
-    })?;
-    engine.store.tag(&made.id, &between).map_err(failed)?;
     let context = engine.store.scratch().map_err(failed)?;
     let build = Build {
         context: context.path().to_owned(),
-        dockerfile_inline: Some(format!("FROM {name}\n{changes}\n")),
+        dockerfile_inline: Some(format!("FROM {between}\n{changes}\n")),
+        platform,
         ..Build::default()
     };
     let names: Vec<ImageRef> = image.into_iter().collect();
@@ -167,6 +187,6 @@ async fn changed(
         }
     });
     let built = build::build(&engine.store, &engine.core, &build, &names, None, events).await;
-    engine.store.remove(&between, &images::needed(engine)?).map_err(failed)?;
+    engine.store.remove(between, &images::needed(engine)?).map_err(failed)?;
     Ok(built.map_err(|error| error::build(&error, "the changes cannot be made"))?.id)
 }

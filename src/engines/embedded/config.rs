@@ -501,7 +501,7 @@ fn add_anonymous(mounts: &mut Vec<MountConfig>, of_image: &[String]) {
     mounts.extend(of_image.difference(&covered).map(|target| MountConfig {
         target: target.clone(),
         read_only: false,
-        kind: MountKind::Anonymous { nocopy: false },
+        kind: MountKind::Anonymous { nocopy: false, annotations: IndexMap::new() },
     }));
 }
 
@@ -512,11 +512,12 @@ fn clean(path: &str) -> String {
 
 fn mount_kind(source: &MountSource, around: &Around<'_>) -> Result<MountKind, EngineError> {
     Ok(match source {
-        MountSource::Volume { name, options: VolumeOptions { nocopy, subpath } } => {
+        // The labels of a volume with a name are those it was made with.
+        MountSource::Volume { name, options: VolumeOptions { nocopy, subpath, labels: _ } } => {
             MountKind::Volume { name: name.clone(), nocopy: *nocopy, subpath: subpath.clone() }
         }
-        MountSource::Anonymous { options: VolumeOptions { nocopy, subpath: None } } => {
-            MountKind::Anonymous { nocopy: *nocopy }
+        MountSource::Anonymous { options: VolumeOptions { nocopy, subpath: None, labels } } => {
+            MountKind::Anonymous { nocopy: *nocopy, annotations: labels.clone() }
         }
         MountSource::Anonymous { .. } => {
             return Err(EngineError::new(ErrorKind::Unsupported, "an anonymous volume has no `subpath`"));

@@ -41,16 +41,20 @@ pub(super) async fn run(
         let request = request.clone();
         engine.blocking(move |engine| begin(engine, &request)).await?
     };
-    let Some(attended) = begun else { return Ok(UNCHANGED) };
+    let Some((record, attended)) = begun else { return Ok(UNCHANGED) };
     let given_up = GivenUp(Arc::clone(&attended));
+    let of = request.clone();
     let (code, said) = engine
-        .blocking(move |_| {
+        .blocking(move |engine| {
             let mut said = Said::default();
             let code = attended.follow(&mut |stderr, bytes| {
                 said.stream(stderr).take(bytes, &mut |line| progress.report(Detail::Line(line)));
             });
             said.end(&mut |line| progress.report(Detail::Line(line)));
             let code = code.map_err(|error| error::runtime(&error, "the hook cannot be followed"))?;
+            if code == 0 && of.at == HookAt::PostStart {
+                settle(engine, &of, &record)?;
+            }
             Ok((code, said))
         })
         .await?;
@@ -76,7 +80,8 @@ async fn run_before(
         let core = &engine.core;
         // What a command that was killed left.
         for stale in core.named(&create.project, &create.name).map_err(failed_at)? {
-            core.stop(&create.project, &stale.config.id, Some(Duration::ZERO)).map_err(failed_at)?;
+            core.stop(&create.project, &stale.config.id, Some(Duration::ZERO), &mut |_| {})
+                .map_err(failed_at)?;
             core.remove(&create.project, &stale.config.id, true).map_err(failed_at)?;
         }
         let config = configuration(engine, &create, &Others::new(core))?;
@@ -88,7 +93,7 @@ async fn run_before(
         });
         let last = last_words(core, &create.project, &config.id, &*progress);
         if ended.is_err() {
-            core.stop(&create.project, &config.id, Some(Duration::ZERO)).map_err(failed_at)?;
+            core.stop(&create.project, &config.id, Some(Duration::ZERO), &mut |_| {}).map_err(failed_at)?;
         }
         core.remove(&create.project, &config.id, true).map_err(failed_at)?;
         match ended {
@@ -132,7 +137,10 @@ fn last_words(core: &Core, project: &str, id: &str, progress: &dyn Progress) -> 
 }
 
 /// Starts the program; `None` where there is nothing to run it in, and that is no mistake.
-fn begin(engine: &Embedded, request: &HookRequest) -> Result<Option<Arc<Attended>>, EngineError> {
+fn begin(
+    engine: &Embedded,
+    request: &HookRequest,
+) -> Result<Option<(ContainerRecord, Arc<Attended>)>, EngineError> {
     let record = match &request.id {
         Some(id) => engine
             .core
@@ -144,7 +152,7 @@ fn begin(engine: &Embedded, request: &HookRequest) -> Result<Option<Arc<Attended
     };
     let Some(record) = record else { return Ok(None) };
     match engine.core.exec(&request.project, &record.config.id, &config(request)) {
-        Ok(attended) => Ok(Some(Arc::new(attended))),
+        Ok(attended) => Ok(Some((record, Arc::new(attended)))),
         Err(runtime::Error::Condition(_) | runtime::Error::NoContainer(_))
             if may_have_ended(request, &record) =>
         {
@@ -153,6 +161,15 @@ fn begin(engine: &Embedded, request: &HookRequest) -> Result<Option<Arc<Attended
         Err(error @ runtime::Error::Exec { code, .. }) => Err(failed(request, code, None).caused_by(&error)),
         Err(error) => Err(error::runtime(&error, what(request)).at(request.path())),
     }
+}
+
+/// One hook less is owed to the container's start.
+fn settle(engine: &Embedded, request: &HookRequest, record: &ContainerRecord) -> Result<(), EngineError> {
+    let next = observe::spec(record).and_then(|spec| request.next_of(&spec.post_start));
+    engine
+        .core
+        .owe(&request.project, &record.config.id, next)
+        .map_err(|error| error::runtime(&error, what(request)).at(request.path()))
 }
 
 /// Before a stop it is as it should be, and a program of `run` is often done before its hook begins.
@@ -189,7 +206,7 @@ fn failed(request: &HookRequest, code: i32, last: Option<String>) -> EngineError
     told.facts.extend(last.map(|last| format!("the hook said last:\n{last}")));
     told.help(match request.at {
         HookAt::PreStart => "the container was not started; `ficelle up` runs its hooks again",
-        HookAt::PostStart => "the container runs on; `ficelle restart` runs its hooks again",
+        HookAt::PostStart => "the container runs on; `ficelle up` runs the hook again",
         HookAt::PreStop => "the container is stopped all the same",
     })
 }

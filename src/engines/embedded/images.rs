@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Embedded, error, observe, perform::bytes_to};
+use super::{Embedded, commit, error, observe, perform::bytes_to};
 use crate::{
     build,
     engine::{EngineError, ErrorKind, ImageAct, ImageAnswer, ImageStep, Progress, Prune},
@@ -46,7 +46,10 @@ pub(super) async fn act(
             let files = image::log_out(&settings, &registry).await.map_err(failed)?;
             Ok(ImageAnswer::LoggedOut { files })
         }
-        ImageAct::Commit(request) => super::commit::commit(engine, *request, progress).await,
+        ImageAct::Import { ref changes, .. } if !changes.is_empty() => {
+            commit::import_changed(engine, act, progress).await
+        }
+        ImageAct::Commit(request) => commit::commit(engine, *request, progress).await,
         ImageAct::Bases { build } => {
             engine.permitted()?;
             let bases = build::bases(&engine.store, &build).await;
@@ -58,7 +61,7 @@ pub(super) async fn act(
     }
 }
 
-fn on_store(
+pub(super) fn on_store(
     engine: &Embedded,
     act: ImageAct,
     progress: &Arc<dyn Progress>,
@@ -71,7 +74,7 @@ fn on_store(
                 error::image(&error, format!("images cannot be saved to `{}`", output.display()))
             })
         }
-        ImageAct::Import { input, image, platform, message, created } => {
+        ImageAct::Import { input, image, platform, message, changes: _, created } => {
             let made = store.import(
                 &input,
                 image.as_ref(),
@@ -108,7 +111,7 @@ fn on_store(
             .map(|()| ImageAnswer::Done)
             .map_err(failed)
         }
-        ImageAct::Prune(prune) => clear(engine, prune),
+        ImageAct::Prune(prune) => clear(engine, &prune),
         // Carried out by `act` itself.
         ImageAct::Pull { .. }
         | ImageAct::Push { .. }
@@ -138,7 +141,7 @@ pub(super) fn needed(engine: &Embedded) -> Result<Vec<String>, EngineError> {
     Ok(containers.iter().flat_map(observe::used_content).chain(cached).collect())
 }
 
-fn clear(engine: &Embedded, prune: Prune) -> Result<ImageAnswer, EngineError> {
+fn clear(engine: &Embedded, prune: &Prune) -> Result<ImageAnswer, EngineError> {
     let failed = |error| error::image(&error, "images cannot be cleared away");
     if prune.build_cache {
         build::forget_cache(&engine.store).map_err(|error| {
@@ -146,20 +149,17 @@ fn clear(engine: &Embedded, prune: Prune) -> Result<ImageAnswer, EngineError> {
         })?;
     }
     let used = needed(engine)?;
-    let keep = |image: &image::Image| {
+    let spared = |image: &image::Image| {
         let created = image.config.created().as_deref().and_then(observe::created);
         let young = prune.until.is_some_and(|until| created.is_some_and(|created| created >= until));
-        !prune.all || young || used.contains(&image.id)
+        let labels = observe::image_labels(image);
+        young || !prune.labels.iter().all(|filter| filter.takes(&labels))
     };
+    let keep = |image: &image::Image| !prune.all || spared(image) || used.contains(&image.id);
     let mut needed = used.clone();
-    if prune.until.is_some() {
+    if prune.until.is_some() || !prune.labels.is_empty() {
         let nameless = engine.store.list().map_err(failed)?;
-        let nameless = nameless.iter().filter(|image| {
-            image.references.is_empty() && {
-                let created = image.config.created().as_deref().and_then(observe::created);
-                prune.until.is_some_and(|until| created.is_some_and(|created| created >= until))
-            }
-        });
+        let nameless = nameless.iter().filter(|image| image.references.is_empty() && spared(image));
         needed.extend(nameless.map(|image| image.id.clone()));
     }
     let (names, freed) = engine.store.prune(keep, &needed).map_err(failed)?;

@@ -25,6 +25,7 @@ mod resources;
 pub(super) use self::error::runtime as failure;
 
 use std::{
+    collections::HashMap,
     fs::File,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -40,7 +41,7 @@ use crate::{
         EngineError, ErrorKind, ExecRequest, Finding, ImageAct, ImageAnswer, ImageInfo, LogItem, LogQuery,
         Observed, Op, Outcome, ProcessInfo, Progress, ProjectLock, Scope, Unlimited, Usage,
     },
-    image::Store,
+    image::{Image, ImageError, Store},
     model::{Build, ImageRef, NetworkMode},
     runtime::{Core, GroupLock, Missing, Roots, limits_missing},
 };
@@ -50,6 +51,8 @@ use crate::{
 pub struct Embedded {
     core: Core,
     store: Store,
+    /// Images that containers were made from, by id: what an id stands for never changes.
+    images: Arc<Mutex<HashMap<String, Image>>>,
     /// Creations and starts that take the processor: more of them at once only wait for each other.
     places: Arc<Semaphore>,
     /// Containers that stay until we have learnt how they ended.
@@ -80,6 +83,7 @@ impl Embedded {
         Self {
             core: Core::new(roots),
             store,
+            images: Arc::default(),
             places: Arc::new(Semaphore::new(places)),
             attended: Arc::default(),
         }
@@ -94,6 +98,17 @@ impl Embedded {
         tokio::task::spawn_blocking(move || act(&this)).await.map_err(|error| {
             EngineError::new(ErrorKind::Other, "bug in the embedded engine").caused_by(&error)
         })?
+    }
+
+    /// The image of an id, read once: many containers are made from few images.
+    fn image(&self, id: &str) -> Result<Option<Image>, ImageError> {
+        let images = || self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(image) = images().get(id) {
+            return Ok(Some(image.clone()));
+        }
+        let found = self.store.find_id(id)?;
+        images().extend(found.clone().map(|image| (id.to_owned(), image)));
+        Ok(found)
     }
 
     fn attend(&self, container: File) {

@@ -1,6 +1,6 @@
 //! What is there, read from the runtime's records and the store.
 
-use std::time::SystemTime;
+use std::{net::Ipv6Addr, time::SystemTime};
 
 use indexmap::IndexMap;
 
@@ -11,7 +11,7 @@ use crate::{
         PublishedPort, Scope, VolumeInfo,
     },
     image::Image,
-    model::{ImageRef, label},
+    model::{ContainerSpec, ImageRef, Protocol, label},
     runtime::{self, ContainerRecord, Exit, MountKind, NetworkNamespace, Phase},
 };
 
@@ -67,6 +67,12 @@ pub(super) fn labels(record: &ContainerRecord) -> IndexMap<String, String> {
     json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
 }
 
+/// What it was made of.
+pub(super) fn spec(record: &ContainerRecord) -> Option<ContainerSpec> {
+    let json = record.config.annotations.get(note::SPEC)?;
+    serde_json::from_str(json).ok()
+}
+
 /// The image it was made from.
 pub(super) fn image_id(record: &ContainerRecord) -> Option<&str> {
     record.config.annotations.get(note::IMAGE_ID).map(String::as_str)
@@ -87,8 +93,7 @@ pub(super) fn used_content(record: &ContainerRecord) -> Vec<String> {
 pub(super) fn container(record: &ContainerRecord) -> Option<Container> {
     let labels = labels(record);
     let config = &record.config;
-    let spec: Option<crate::model::ContainerSpec> =
-        config.annotations.get(note::SPEC).and_then(|json| serde_json::from_str(json).ok());
+    let spec = spec(record);
     Some(Container {
         id: ContainerId(config.id.clone()),
         name: config.name.clone(),
@@ -112,23 +117,33 @@ pub(super) fn container(record: &ContainerRecord) -> Option<Container> {
         started: record.started,
         finished: record.finished,
         out_of_memory: record.out_of_memory,
+        owed_hooks: record.owed,
+        host_restarted: record.host_restarted,
         restarts: record.restarts,
-        ports: record
-            .ports
-            .iter()
-            .map(|port| PublishedPort {
-                host_ip: port.host_ip,
-                host_port: port.host_port,
-                target: port.target,
-                protocol: port.protocol,
-            })
-            .collect(),
+        ports: published(record),
+        exposed: config.exposed.iter().flat_map(|text| Protocol::of_ports(text)).collect(),
         networks: match &config.network {
             NetworkNamespace::Own(endpoints) => endpoints.iter().map(|e| e.network.clone()).collect(),
             _ => Vec::new(),
         },
         mounts: mounts(record),
     })
+}
+
+/// One that was asked for without an address is open on all of them, of both kinds.
+fn published(record: &ContainerRecord) -> Vec<PublishedPort> {
+    let everywhere =
+        record.config.ports.iter().map(|port| port.host_ip.is_none() && runtime::ports::has_ipv6());
+    let bound = record.ports.iter().zip(everywhere).flat_map(|(port, everywhere)| {
+        let six = everywhere.then_some(Ipv6Addr::UNSPECIFIED.into());
+        std::iter::once(port.host_ip).chain(six).map(|host_ip| PublishedPort {
+            host_ip,
+            host_port: port.host_port,
+            target: port.target,
+            protocol: port.protocol,
+        })
+    });
+    bound.collect()
 }
 
 pub(super) fn state(phase: Phase) -> ContainerState {
@@ -160,9 +175,17 @@ pub(super) fn image_info(image: &Image) -> ImageInfo {
         size: image.size,
         created: config.created().as_deref().and_then(created),
         platform: format!("{}/{}{variant}", config.os(), config.architecture()),
+        labels: image_labels(image),
         digest: None,
         age: None,
     }
+}
+
+pub(super) fn image_labels(image: &Image) -> IndexMap<String, String> {
+    let labels = image.config.config().as_ref().and_then(|config| config.labels().clone());
+    let mut labels: IndexMap<String, String> = labels.unwrap_or_default().into_iter().collect();
+    labels.sort_unstable_keys();
+    labels
 }
 
 /// `2026-11-21T08:00:00.5Z`, as image configurations have it: UTC, or with an offset.

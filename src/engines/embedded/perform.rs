@@ -53,23 +53,24 @@ fn act(engine: &Embedded, op: &Op, progress: &dyn Progress) -> Result<Outcome, E
     match op {
         Op::CreateNetwork { project, network, labels } => create_network(engine, project, network, labels),
         Op::RemoveNetwork { name } => match engine.core.remove_network(name) {
-            Ok(()) => Ok(DONE),
-            Err(crate::runtime::Error::NoNetwork(_)) => Ok(UNCHANGED),
+            Ok(there) => Ok(Outcome { unchanged: !there, ..Outcome::default() }),
             Err(error) => Err(error::runtime(&error, format!("network {name} cannot be removed"))),
         },
         Op::CreateVolume { volume, labels, .. } => create_volume(engine, volume, labels),
         Op::RemoveVolume { name } => match engine.core.remove_volume(name) {
-            Ok(()) => Ok(DONE),
-            Err(crate::runtime::Error::NoVolume(_)) => Ok(UNCHANGED),
+            Ok(there) => Ok(Outcome { unchanged: !there, ..Outcome::default() }),
             Err(error) => Err(error::runtime(&error, format!("volume {name} cannot be removed"))),
         },
         Op::Create(create) => create_container(engine, create, progress),
         Op::Start { project, name } => start(engine, project, name),
-        Op::Stop { project, name, id, timeout } => match engine.core.stop(project, &id.0, *timeout) {
-            Ok(()) => Ok(DONE),
-            Err(crate::runtime::Error::NoContainer(_)) => Ok(UNCHANGED),
-            Err(error) => Err(error::runtime(&error, format!("container {name} cannot be stopped"))),
-        },
+        Op::Stop { project, name, id, timeout } => {
+            let tell = &mut |why: String| progress.report(Detail::Line(format!("warning: {name}: {why}")));
+            match engine.core.stop(project, &id.0, *timeout, tell) {
+                Ok(()) => Ok(DONE),
+                Err(crate::runtime::Error::NoContainer(_)) => Ok(UNCHANGED),
+                Err(error) => Err(error::runtime(&error, format!("container {name} cannot be stopped"))),
+            }
+        }
         Op::Kill { project, name, id, signal } => {
             let number = crate::model::signal_number(signal)
                 .ok_or_else(|| EngineError::new(ErrorKind::Invalid, format!("`{signal}` is no signal")))?;
@@ -262,12 +263,15 @@ pub(super) fn configuration(
 }
 
 /// The image a container is made from: the one observed when planning, else the one of that name.
-pub(super) fn image_of(engine: &Embedded, create: &CreateContainer) -> Result<Image, EngineError> {
+fn image_of(engine: &Embedded, create: &CreateContainer) -> Result<Image, EngineError> {
     let name = &create.spec.image;
     let path = format!("services.{}.image", create.service);
     let what = || format!("image `{name}` of service `{}` is not in the store", create.service);
     let failed = |error| error::image(&error, what()).at(&path);
-    let observed = engine.store.find_id(&create.image_id).map_err(failed)?;
+    let observed = match create.image_id.as_str() {
+        "" => None,
+        id => engine.image(id).map_err(failed)?,
+    };
     let found = match observed {
         Some(image) => Some(image),
         None => match name.parse::<ImageRef>() {
@@ -345,7 +349,10 @@ fn start(engine: &Embedded, project: &str, name: &str) -> Result<Outcome, Engine
     if matches!(observe::state(record.phase), ContainerState::Running | ContainerState::Paused) {
         return Ok(UNCHANGED);
     }
-    engine.core.start(project, &record.config.id).map(|()| DONE).map_err(|error| {
+    let id = &record.config.id;
+    let hooks = observe::spec(&record).is_some_and(|spec| !spec.post_start.is_empty());
+    let owed = if hooks { engine.core.owe(project, id, Some(0)) } else { Ok(()) };
+    owed.and_then(|()| engine.core.start(project, id)).map(|()| DONE).map_err(|error| {
         let told = error::runtime(&error, format!("container {name} cannot be started"));
         match observe::labels(&record).get(label::SERVICE) {
             Some(service) => told.at(format!("services.{service}")),
@@ -380,6 +387,11 @@ async fn wait(
             progress.report(Detail::Doing(waiting_words(until).to_owned()));
             let cancelled = || flag.load(Ordering::Acquire);
             let waited = engine.core.wait(&project, &record.config.id, goal, deadline, &cancelled);
+            // One that has ended meanwhile was started.
+            let began = || newest(engine, &project, &name).is_ok_and(|now| now.started.is_some());
+            if waited.is_err() && until == WaitFor::Condition(Condition::ServiceStarted) && began() {
+                return Ok(DONE);
+            }
             let after = waited.map_err(|error| unmet(engine, &project, &record, &error))?;
             completed(&after, until)?;
             Ok(DONE)

@@ -10,8 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{Container, ContainerId, ContainerState, Health, LogItem, ProcessInfo, PublishedPort},
-    model::{ContainerSpec, HealthTest, MountSource, NetworkMode, RestartPolicy},
+    model::{ContainerSpec, HealthTest, MountSource, NetworkMode, Protocol, RestartPolicy, signal_number},
 };
+
+use super::Behaviour;
+
+const SIGTERM: i32 = 15;
 
 /// A container, with what it was asked to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +35,8 @@ pub(super) struct Record {
     pub created: u64,
     pub started: Option<u64>,
     pub finished: Option<u64>,
+    /// The first of its `post_start` hooks that has still to run.
+    pub owed_hooks: Option<usize>,
     pub restarts: u32,
     pub ports: Vec<PublishedPort>,
     /// Anonymous volumes by target.
@@ -53,8 +59,25 @@ impl Record {
         matches!(self.state, Life::Running | Life::Paused | Life::Restarting)
     }
 
-    pub fn is_checked(&self) -> bool {
-        self.spec.healthcheck.as_ref().is_some_and(|check| check.test != Some(HealthTest::Disabled))
+    /// What its health check, if it has one, finds when anyone can carry it out in their head: one that runs on
+    /// (`sleep`) never decides.
+    pub fn check(&self) -> Option<Health> {
+        let check = self.spec.healthcheck.as_ref()?;
+        let words = match check.test.as_ref() {
+            Some(HealthTest::Disabled) => return None,
+            Some(HealthTest::Command(words)) => words.clone(),
+            Some(HealthTest::Shell(script)) => script.split_whitespace().map(ToOwned::to_owned).collect(),
+            None => Vec::new(),
+        };
+        Some(match Behaviour::of(&words).exit {
+            None if words.first().is_some_and(|program| program == "sleep") => Health::Starting,
+            None | Some(0) => Health::Healthy,
+            Some(_) => Health::Unhealthy,
+        })
+    }
+
+    pub fn stop_signal(&self) -> i32 {
+        self.spec.stop_signal.as_deref().and_then(signal_number).unwrap_or(SIGTERM)
     }
 
     pub fn networks(&self) -> impl Iterator<Item = &String> {
@@ -138,8 +161,11 @@ impl Record {
             started: self.started.map(time),
             finished: self.finished.map(time),
             out_of_memory: false,
+            owed_hooks: self.owed_hooks,
+            host_restarted: false,
             restarts: self.restarts,
             ports: self.ports.clone(),
+            exposed: self.spec.expose.iter().flat_map(|text| Protocol::of_ports(text)).collect(),
             networks: self.networks().cloned().collect(),
             mounts: named.chain(self.anonymous.values().cloned()).collect(),
         }

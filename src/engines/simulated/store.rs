@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use indexmap::IndexMap;
+
 use super::{
     record::time,
-    world::{Done, UNCHANGED, World, conflict, digest, error},
+    world::{Done, World, conflict, digest, error},
 };
 use crate::{
     engine::{EngineError, ErrorKind, ImageInfo, Outcome, PullRequest, PushRequest},
@@ -16,7 +18,9 @@ impl World {
         let reference = full(&pull.image)?;
         let there = self.images.get(&reference);
         match (pull.policy, there) {
-            (PullPolicy::Missing | PullPolicy::Never | PullPolicy::Build, Some(_)) => return UNCHANGED,
+            (PullPolicy::Missing | PullPolicy::Never | PullPolicy::Build, Some(id)) => {
+                return Ok(Outcome { id: Some(id.clone()), unchanged: true, variables: Vec::new() });
+            }
             (PullPolicy::Never | PullPolicy::Build, None) => {
                 return Err(error(ErrorKind::NotFound, format!("image {} is not there", pull.image)));
             }
@@ -94,6 +98,7 @@ impl World {
             size: 1_000_000,
             created: Some(time(0)),
             platform: "linux/amd64".to_owned(),
+            labels: IndexMap::new(),
             digest: None,
             age: None,
         }

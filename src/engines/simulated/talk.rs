@@ -37,6 +37,28 @@ pub(super) fn converse(behaviour: &Behaviour, stdin: bool) -> Conversation {
     Conversation { input, output, control: Box::new(Program { signal, ended }) }
 }
 
+/// What was written, and the end of a container that nobody types to.
+pub(super) fn listen(
+    lines: Vec<String>,
+    end: impl Future<Output = Option<i32>> + Send + 'static,
+) -> Conversation {
+    let (tell, output) = mpsc::channel(16);
+    let (told, ended) = watch::channel(None);
+    let (signal, mut signalled) = watch::channel(0);
+    tokio::spawn(async move {
+        for line in lines {
+            let _ =
+                tell.send(Chunk { stream: Stream::Stdout, bytes: format!("{line}\n").into_bytes() }).await;
+        }
+        let code = tokio::select! {
+            code = end => code,
+            _ = signalled.changed() => Some(128 + *signalled.borrow()),
+        };
+        told.send_replace(code);
+    });
+    Conversation { input: None, output, control: Box::new(Program { signal, ended }) }
+}
+
 struct Program {
     signal: watch::Sender<i32>,
     ended: watch::Receiver<Option<i32>>,

@@ -12,11 +12,11 @@ use super::{
     Behaviour,
     record::{Life, Record, time},
     store::full,
-    world::{World, clash, error, port_in_use},
+    world::{World, clash, conflict, no_container, not_running, port_in_use},
 };
 use crate::{
     engine::{
-        ContainerId, EngineError, ErrorKind, LogItem, LogQuery, NetworkInfo, Observed, Op, PublishedPort,
+        ContainerId, EngineError, LogItem, LogQuery, NetworkInfo, Observed, Op, ProcessInfo, PublishedPort,
         Scope, Stream, VolumeInfo,
     },
     model::{Port, label},
@@ -52,17 +52,21 @@ impl World {
     /// A container that runs.
     pub fn live(&self, id: &ContainerId) -> Result<&Record, EngineError> {
         let found = self.containers.iter().find(|record| record.id == id.0);
-        let record = found.ok_or_else(|| error(ErrorKind::NotFound, format!("no such container: {id}")))?;
-        if record.state == Life::Running {
-            return Ok(record);
-        }
-        Err(error(ErrorKind::Dependency, format!("container {} is not running", record.name)))
+        let record = found.ok_or_else(|| no_container(&id.0))?;
+        if record.state == Life::Running { Ok(record) } else { Err(not_running(record)) }
+    }
+
+    /// The processes of a container: its own program, while it runs.
+    pub fn processes(&self, id: &ContainerId) -> Result<Vec<ProcessInfo>, EngineError> {
+        let found = self.containers.iter().find(|record| record.id == id.0);
+        let record = found.ok_or_else(|| no_container(&id.0))?;
+        Ok(record.runs().then(|| record.process()).into_iter().collect())
     }
 
     /// What a container that was started does.
     pub fn behaviour(&self, id: &ContainerId) -> Result<Behaviour, EngineError> {
         let found = self.containers.iter().find(|record| record.id == id.0);
-        let record = found.ok_or_else(|| error(ErrorKind::NotFound, format!("no such container: {id}")))?;
+        let record = found.ok_or_else(|| no_container(&id.0))?;
         let exit = match record.state {
             Life::Exited(code) => Some(code),
             Life::Created | Life::Running | Life::Paused | Life::Restarting => None,
@@ -71,12 +75,22 @@ impl World {
         Ok(Behaviour { exit, health: None, lines })
     }
 
+    /// How a container ended for good: its code, or nothing where it is gone.
+    pub fn end_of(&self, id: &ContainerId) -> Option<Option<i32>> {
+        let Some(record) = self.containers.iter().find(|record| record.id == id.0) else { return Some(None) };
+        match record.state {
+            Life::Exited(code) => Some(Some(code)),
+            Life::Created | Life::Running | Life::Paused | Life::Restarting => None,
+        }
+    }
+
     fn network(&self, name: &str, labels: &IndexMap<String, String>) -> NetworkInfo {
         let joined = self.containers.iter().filter(|record| record.networks().any(|network| network == name));
         NetworkInfo { labels: labels.clone(), containers: joined.map(|record| record.name.clone()).collect() }
     }
 
-    /// Host ports that would be in use when `ops` come to start their containers.
+    /// Names that another project has, and host ports that would be in use when `ops` come to start their
+    /// containers.
     pub fn check(&self, ops: &[&Op]) -> Vec<EngineError> {
         let ends = |record: &&Record| {
             ops.iter()
@@ -90,6 +104,12 @@ impl World {
         let mut found = Vec::new();
         for op in ops {
             let Op::Create(create) = op else { continue };
+            let namesake = |record: &&Record| record.name == create.name && record.project != create.project;
+            if let Some(other) = self.containers.iter().find(namesake) {
+                let Record { name, project, .. } = other;
+                let message = format!("the name {name} is taken by a container of project {project}");
+                found.push(conflict(message).at(format!("services.{}.container_name", create.service)));
+            }
             for (at, port) in create.spec.ports.iter().enumerate() {
                 let Some(range) = port.published.filter(|range| range.first == range.last) else { continue };
                 let claim = wildcard(port, range.first);

@@ -6,6 +6,7 @@ use std::{
     io::{self, Write},
     net::{IpAddr, Ipv4Addr},
     path::Path,
+    time::Duration,
 };
 
 use indexmap::IndexMap;
@@ -20,10 +21,10 @@ use super::{
 };
 use crate::{
     engine::{
-        ContainerId, CreateContainer, EngineError, ErrorKind, Health, HookRequest, Op, Outcome,
+        ContainerId, CreateContainer, EngineError, ErrorKind, Health, HookAt, HookRequest, Op, Outcome,
         PublishedPort, WaitFor,
     },
-    model::{Condition, Lender, MountSource, NetworkMode, label},
+    model::{Condition, Lender, MountSource, NetworkMode, label, signal_number},
 };
 
 type Labels = IndexMap<String, String>;
@@ -46,8 +47,10 @@ pub(super) struct World {
     pub behaviours: BTreeMap<String, Behaviour>,
 }
 
-/// Of a process that ends by SIGTERM.
-const TERMINATED: i32 = 143;
+const SIGKILL: i32 = 9;
+
+/// Signals that end no program by themselves: CHLD, CONT, those that stop it, URG, WINCH.
+const HARMLESS: [i32; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
 
 /// Where free host ports are looked for.
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
@@ -65,19 +68,12 @@ pub(super) fn conflict(message: impl Into<String>) -> EngineError {
     error(ErrorKind::Conflict, message)
 }
 
-/// Its program does what anyone can carry out in their head.
-fn hook(request: &HookRequest) -> Done {
-    match Behaviour::of(&request.hook.command).exit.unwrap_or(0) {
-        0 => DONE,
-        code => {
-            Err(error(ErrorKind::Dependency, format!("{} hook exited with status {code}", request.service))
-                .at(request.path()))
-        }
-    }
+pub(super) fn no_container(name: &str) -> EngineError {
+    error(ErrorKind::NotFound, format!("no such container: {name}"))
 }
 
-fn no_container(name: &str) -> EngineError {
-    error(ErrorKind::NotFound, format!("no such container: {name}"))
+pub(super) fn not_running(record: &Record) -> EngineError {
+    error(ErrorKind::Dependency, format!("container {} is not running", record.name))
 }
 
 impl World {
@@ -113,37 +109,75 @@ impl World {
             Op::RemoveVolume { name } => self.remove_volume(name),
             Op::Create(create) => self.create(create),
             Op::Start { project, name } => self.start(project, name),
-            Op::Stop { id, .. } => self.stop(id),
+            Op::Stop { id, timeout, .. } => self.stop(id, *timeout),
             Op::Kill { id, signal, .. } => self.kill(id, signal),
-            Op::Pause { id, .. } => self.turn_life(id, Life::Running, Life::Paused),
-            Op::Unpause { id, .. } => self.turn_life(id, Life::Paused, Life::Running),
+            Op::Pause { id, .. } => self.pause(id),
+            Op::Unpause { id, .. } => self.unpause(id),
             Op::Remove { id, volumes, .. } => self.remove(id, *volumes),
             Op::Wait { project, name, until } => self.decide(project, name, *until).unwrap_or(DONE),
-            Op::Hook(request) => hook(request),
+            Op::Hook(request) => self.hook(request),
             Op::Provide(_) => DONE,
         }
     }
 
-    fn turn_life(&mut self, id: &ContainerId, from: Life, to: Life) -> Done {
-        let record = self.containers.iter_mut().find(|record| record.id == id.0);
-        let record = record.ok_or_else(|| no_container(&id.0))?;
-        if record.state != from {
-            return UNCHANGED;
+    /// Its program does what anyone can carry out in their head.
+    fn hook(&mut self, request: &HookRequest) -> Done {
+        let code = Behaviour::of(&request.hook.command).exit.unwrap_or(0);
+        if code != 0 {
+            let message = format!("{} hook exited with status {code}", request.service);
+            return Err(error(ErrorKind::Dependency, message).at(request.path()));
         }
-        record.state = to;
+        if request.at == HookAt::PostStart
+            && let Some(at) = self.newest(&request.project, &request.name)
+        {
+            let record = &mut self.containers[at];
+            record.owed_hooks = request.next_of(&record.spec.post_start);
+        }
         DONE
     }
 
-    /// Programs of a simulation end by every signal.
+    fn container(&mut self, id: &ContainerId) -> Result<&mut Record, EngineError> {
+        let mut containers = self.containers.iter_mut();
+        containers.find(|record| record.id == id.0).ok_or_else(|| no_container(&id.0))
+    }
+
+    fn pause(&mut self, id: &ContainerId) -> Done {
+        let record = self.container(id)?;
+        match record.state {
+            Life::Running => record.state = Life::Paused,
+            Life::Paused => return UNCHANGED,
+            Life::Created | Life::Restarting | Life::Exited(_) => return Err(not_running(record)),
+        }
+        DONE
+    }
+
+    fn unpause(&mut self, id: &ContainerId) -> Done {
+        let record = self.container(id)?;
+        if record.state != Life::Paused {
+            return UNCHANGED;
+        }
+        record.state = Life::Running;
+        DONE
+    }
+
+    /// Programs of a simulation end by every signal that is not for something else.
     fn kill(&mut self, id: &ContainerId, signal: &str) -> Done {
         let clock = self.clock;
-        let record = self.containers.iter_mut().find(|record| record.id == id.0);
-        let record = record.ok_or_else(|| no_container(&id.0))?;
-        if !record.runs() {
-            return Err(error(ErrorKind::Dependency, format!("container {} is not running", record.name)));
+        let record = self.container(id)?;
+        let number = signal_number(signal)
+            .ok_or_else(|| error(ErrorKind::Invalid, format!("`{signal}` is no signal")))?;
+        match record.state {
+            Life::Running | Life::Paused if number == SIGKILL => {
+                record.ended(Life::Exited(128 + number), clock);
+            }
+            Life::Running if number == record.stop_signal() => {
+                record.ended(Life::Exited(128 + number), clock);
+            }
+            Life::Running if !HARMLESS.contains(&number) => record.end(128 + number, clock),
+            // What is frozen hears nothing.
+            Life::Running | Life::Paused => {}
+            Life::Created | Life::Restarting | Life::Exited(_) => return Err(not_running(record)),
         }
-        let code = if signal.to_uppercase().ends_with("KILL") { 137 } else { TERMINATED };
-        record.ended(Life::Exited(code), clock);
         DONE
     }
 
@@ -182,16 +216,15 @@ impl World {
         let id = digest(&format!("container {} {}", self.clock, create.name));
         let mut anonymous = BTreeMap::new();
         for mount in &create.spec.mounts {
-            if matches!(mount.source, MountSource::Anonymous { .. }) {
+            if let MountSource::Anonymous { options } = &mount.source {
                 let fresh = || digest(&format!("volume {id} {}", mount.target));
                 let volume = handed_on.get(&mount.target).cloned().unwrap_or_else(fresh);
+                let mut labels = options.labels.clone();
+                labels.insert(label::PROJECT.to_owned(), create.project.clone());
+                labels.insert(label::ANONYMOUS.to_owned(), String::new());
+                self.volumes.entry(volume.clone()).or_insert(labels);
                 anonymous.insert(mount.target.clone(), volume);
             }
-        }
-        for volume in anonymous.values() {
-            let project = (label::PROJECT.to_owned(), create.project.clone());
-            let labels = [project, (label::ANONYMOUS.to_owned(), String::new())].into_iter().collect();
-            self.volumes.entry(volume.clone()).or_insert(labels);
         }
         self.containers.push(Record {
             id: id.clone(),
@@ -209,6 +242,7 @@ impl World {
             created: self.clock,
             started: None,
             finished: None,
+            owed_hooks: None,
             restarts: 0,
             ports: Vec::new(),
             anonymous,
@@ -237,7 +271,7 @@ impl World {
     fn start(&mut self, project: &str, name: &str) -> Done {
         let at = self.newest(project, name).ok_or_else(|| no_container(name))?;
         let record = &self.containers[at];
-        if record.state == Life::Running {
+        if matches!(record.state, Life::Running | Life::Paused) {
             return UNCHANGED;
         }
         if let NetworkMode::Of(Lender::Service(owner)) = &record.spec.network
@@ -260,7 +294,8 @@ impl World {
         record.state = Life::Running;
         record.started = Some(clock);
         record.finished = None;
-        record.health = record.is_checked().then(|| behaviour.health.unwrap_or(Health::Healthy));
+        record.owed_hooks = (!record.spec.post_start.is_empty()).then_some(0);
+        record.health = record.check().map(|found| behaviour.health.unwrap_or(found));
         record.lines.extend(behaviour.lines.iter().map(|line| (clock, line.clone())));
         if let Some(code) = behaviour.exit {
             record.end(code, clock);
@@ -302,11 +337,13 @@ impl World {
         self.containers.iter().find(|record| record.ports.iter().any(|port| clash(port, claim)))
     }
 
-    fn stop(&mut self, id: &ContainerId) -> Done {
+    fn stop(&mut self, id: &ContainerId, timeout: Option<Duration>) -> Done {
         let clock = self.clock;
-        match self.containers.iter_mut().find(|record| record.id == id.0) {
-            Some(record) if record.runs() => {
-                record.ended(Life::Exited(TERMINATED), clock);
+        match self.container(id) {
+            Ok(record) if record.runs() => {
+                let grace = timeout.or(record.spec.stop_grace_period);
+                let signal = if grace == Some(Duration::ZERO) { SIGKILL } else { record.stop_signal() };
+                record.ended(Life::Exited(128 + signal), clock);
                 DONE
             }
             _ => UNCHANGED,
@@ -334,6 +371,10 @@ impl World {
         let Some(at) = self.newest(project, name) else { return Some(Err(no_container(name))) };
         let record = &self.containers[at];
         let fail = |what: String| Some(Err(error(ErrorKind::Dependency, format!("container {name} {what}"))));
+        if until == WaitFor::Condition(Condition::ServiceHealthy) && record.check().is_none() {
+            let message = format!("container {name} has no health check, so it can never become healthy");
+            return Some(Err(error(ErrorKind::Invalid, message)));
+        }
         match (until, record.state, record.health) {
             (WaitFor::Condition(Condition::ServiceStarted), Life::Created, _) => None,
             (WaitFor::Condition(Condition::ServiceStarted), ..) => Some(DONE),
@@ -346,8 +387,7 @@ impl World {
             (WaitFor::Condition(Condition::ServiceCompletedSuccessfully), ..) => None,
             (_, Life::Running, Some(Health::Healthy)) => Some(DONE),
             (_, Life::Running, Some(Health::Unhealthy)) => fail("is unhealthy".to_owned()),
-            (WaitFor::Ready { .. }, Life::Running, None) => Some(DONE),
-            (WaitFor::Condition(_), Life::Running, None) => fail("has no health check".to_owned()),
+            (_, Life::Running, None) => Some(DONE),
             (WaitFor::Ready { timeout: Some(timeout) }, ..) => {
                 fail(format!("is not ready after {} s", timeout.as_secs()))
             }

@@ -28,7 +28,11 @@ use hyper_util::{
 };
 use rustls::AlertDescription;
 
-use super::{route::Route, settings::Registries, tls};
+use super::{
+    route::{Route, login_at_proxy},
+    settings::Registries,
+    tls,
+};
 use crate::image::ImageError;
 use tokio::sync::mpsc;
 
@@ -265,6 +269,9 @@ impl Http {
         *request.headers_mut() = headers.clone();
         let agent = HeaderValue::from_static(concat!("ficelle/", env!("CARGO_PKG_VERSION")));
         request.headers_mut().insert(header::USER_AGENT, agent);
+        if let Some(login) = login_at_proxy(&self.settings, uri) {
+            request.headers_mut().insert(header::PROXY_AUTHORIZATION, login);
+        }
         let mut answer = std::pin::pin!(connection.request(request));
         let mut before = 0;
         loop {

@@ -8,8 +8,8 @@
 //!
 //! `FICELLE_MIRRORS="docker.io=http://127.0.0.1:5000,ghcr.io=https://mirror.lan"` and
 //! `FICELLE_INSECURE_REGISTRIES="registry.lan:5000"` take the place of what the file says. A mirror is
-//! asked first, under the image's own repository name; the registry itself comes last. `HTTPS_PROXY`,
-//! `ALL_PROXY` and `NO_PROXY` are honoured for registries with TLS.
+//! asked first, under the image's own repository name; the registry itself comes last. `HTTPS_PROXY` (for what is
+//! spoken to with TLS), `HTTP_PROXY` (for the rest), `ALL_PROXY` and `NO_PROXY` are honoured.
 
 use std::{
     collections::BTreeMap,
@@ -37,6 +37,8 @@ pub struct Registries {
     pub certificates: Vec<PathBuf>,
     /// `http://[user:password@]host[:port]` to go through to registries with TLS.
     pub proxy: Option<String>,
+    /// The same for what is spoken to without TLS.
+    pub plain_proxy: Option<String>,
     /// Hosts, domains and networks that are reached without it, separated by commas.
     pub no_proxy: String,
     /// How long a second of waiting lasts: pauses between tries, and what a silent server is given. Only a
@@ -96,6 +98,7 @@ impl Registries {
         }
         let either = |name: &str| variable(name).or_else(|| variable(&name.to_lowercase()));
         settings.proxy = either("HTTPS_PROXY").or_else(|| either("ALL_PROXY"));
+        settings.plain_proxy = either("HTTP_PROXY").or_else(|| either("ALL_PROXY"));
         settings.no_proxy = either("NO_PROXY").unwrap_or_default();
         let docker = variable("DOCKER_CONFIG").map(PathBuf::from).or_else(|| below_home(".docker"));
         settings.credentials.extend(docker.map(|docker| docker.join("config.json")));

@@ -577,6 +577,15 @@ fn limits_are_kept() {
 }
 
 #[test]
+fn what_stands_where_a_whiteout_was_has_lost_no_content() {
+    let replaced = |layer: Layer| layer.unpack().1.unwrap().replaced;
+    assert!(!replaced(Layer::default().file(".wh.x", "").file("x", "1").file(".wh.d", "").dir("d", 0o755)));
+    assert!(replaced(Layer::default().file("x", "1").file("x", "2")));
+    // `d/x` is no name of that content any more.
+    assert!(replaced(Layer::default().dir("e", 0o755).symlink("d", "e").file("d/x", "1").dir("d", 0o755)));
+}
+
+#[test]
 fn a_very_deep_tree_can_be_replaced() {
     if !root() {
         return;

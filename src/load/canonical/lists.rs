@@ -54,7 +54,7 @@ impl Canonical<'_> {
             Absent::Inherit => Value::Null,
             Absent::Empty | Absent::Wrong => Value::Text(String::new()),
         };
-        let mut found = Map::new();
+        let mut found = Map::default();
         match node.value {
             Value::Map(map) => {
                 for (key, value) in map {
@@ -106,7 +106,7 @@ impl Canonical<'_> {
 
     pub(super) fn options(&mut self, node: Node, values: OptionValues, path: &Path<'_>) -> Option<Node> {
         let Value::Map(map) = node.value else { return self.expected(&node, "a mapping", path) };
-        let mut found = Map::new();
+        let mut found = Map::default();
         for (key, value) in map {
             let fits = match (&value.value, values) {
                 (Value::Text(_), _) => true,

@@ -17,7 +17,7 @@ impl Canonical<'_> {
         path: &Path<'_>,
     ) -> Option<Node> {
         let Value::Map(map) = node.value else { return self.expected(&node, "a mapping", path) };
-        let mut found = Map::with_capacity(map.len());
+        let mut found = Map::with_capacity_and_hasher(map.len(), Default::default());
         for (key, value) in map {
             if extensible && key.text.starts_with("x-") {
                 found.insert(key, value);
@@ -111,7 +111,7 @@ impl Canonical<'_> {
 
     pub(super) fn keyed(&mut self, node: Node, item: Form, path: &Path<'_>) -> Option<Node> {
         let Value::Map(map) = node.value else { return self.expected(&node, "a mapping", path) };
-        let mut found = Map::with_capacity(map.len());
+        let mut found = Map::with_capacity_and_hasher(map.len(), Default::default());
         for (key, value) in map {
             if !self.name_fits(&key, path) {
                 continue;
@@ -146,7 +146,7 @@ impl Canonical<'_> {
                 self.tell(span, path, format!("more than {MAX_NAMES} names in one list"))
             }
             Value::List(items) => {
-                let mut found = Map::new();
+                let mut found = Map::default();
                 for (at, item) in items.into_iter().enumerate() {
                     let path = path.item(at);
                     let Some(name) = item.as_str() else {

@@ -14,7 +14,7 @@ use rustix::{
     io::Errno,
     mount::{MountFlags, UnmountFlags, mount, unmount},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Hierarchy, ROOT, hierarchies, is_unified, locate};
 use crate::runtime::{
@@ -105,8 +105,7 @@ fn enter_one(hierarchy: &Hierarchy, path: &str, devices: &Value) -> Result<()> {
     }
     if has("devices") {
         for rule in devices.as_array().into_iter().flatten() {
-            let file = directory.join(if rule["allow"] == true { "devices.allow" } else { "devices.deny" });
-            write(file, &text(rule))?;
+            tell(&directory, rule)?;
         }
         for rule in ALWAYS {
             write(directory.join("devices.allow"), rule)?;
@@ -114,6 +113,24 @@ fn enter_one(hierarchy: &Hierarchy, path: &str, devices: &Value) -> Result<()> {
     }
     let (file, tasks) = open(directory.join("tasks"))?;
     move_into(&file, &tasks)
+}
+
+/// Takes network tunnels, which the launcher gives to every container and Docker to none, from the group
+/// `directory`, but where the document's own rules give them.
+pub fn fence_tunnels(directory: &Path, devices: &Value) -> Result<()> {
+    tell(directory, &json!({"allow": false, "type": "c", "major": 10, "minor": 200}))?;
+    // The first is the default, for all devices.
+    let own = devices.as_array().into_iter().flatten().skip(1);
+    own.filter(|rule| is_about_tunnels(rule)).try_for_each(|rule| tell(directory, rule))
+}
+
+fn is_about_tunnels(rule: &Value) -> bool {
+    let fits = |key: &str, number: i64| rule[key].as_i64().is_none_or(|named| named == number);
+    rule["type"] != "b" && fits("major", 10) && fits("minor", 200)
+}
+
+fn tell(directory: &Path, rule: &Value) -> Result<()> {
+    write(directory.join(if rule["allow"] == true { "devices.allow" } else { "devices.deny" }), &text(rule))
 }
 
 fn move_into(file: &Path, tasks: &OwnedFd) -> Result<()> {
@@ -161,8 +178,6 @@ fn hide() -> std::result::Result<(), Errno> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -171,6 +186,18 @@ mod tests {
         let one = json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"});
         assert_eq!(text(&one), "c 1:3 rw");
         assert_eq!(text(&json!({"allow": true, "type": "b", "major": 8, "access": "r"})), "b 8:* r");
+    }
+
+    #[test]
+    fn rules_that_give_or_take_tunnels_are_told_from_others() {
+        let rule = |kind: &str, major: Option<i32>, minor: Option<i32>| json!({"type": kind, "major": major, "minor": minor});
+        for rule in [rule("c", Some(10), Some(200)), rule("c", Some(10), None), rule("a", None, None)] {
+            assert!(is_about_tunnels(&rule), "{rule}");
+        }
+        for rule in [rule("b", Some(10), Some(200)), rule("c", Some(10), Some(229)), rule("c", Some(1), None)]
+        {
+            assert!(!is_about_tunnels(&rule), "{rule}");
+        }
     }
 
     #[test]

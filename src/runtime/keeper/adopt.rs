@@ -9,7 +9,7 @@ use rustix::{
 
 use super::{
     super::{
-        RestartConfig, Result,
+        RestartConfig, Result, cgroup,
         failpoint::{Point, reached},
         restart::Backoff,
         signal,
@@ -77,12 +77,21 @@ impl Keeper {
         let restarting = matches!(state.phase, Stage::Restarting { .. });
         let lost = pidfd.is_none() && !restarting;
         let stopped = place.is_stopped();
-        let ended = if lost { learn_end(&place, witness) } else { None };
+        // Before anybody is waited for.
+        let last_word = state.process.as_ref().filter(|_| lost).and_then(signal::last_word);
+        let ended = lost.then(|| {
+            learn_end(&place, witness).unwrap_or_else(|| {
+                let cgroup = self.group.cgroup(&id);
+                let out_of_memory = cgroup.is_some_and(|path| cgroup::ran_out_of_memory(&path));
+                Ended { exit: last_word, finished: SystemTime::now(), out_of_memory }
+            })
+        });
         let mut pipes = open_pipes(&place).unwrap_or_default();
         if spec.as_ref().is_some_and(|spec| spec.config.once.as_ref().is_some_and(|once| once.close_stdin)) {
             // Whoever types has it open, or is gone: then it has ended.
             pipes.remove(0);
         }
+        let host_restarted = ended.is_some_and(|end| end.exit.is_none()) && state.is_of_another_boot();
         let mut held = Held {
             policy,
             backoff: Backoff::with_count(state.restarts),
@@ -97,13 +106,9 @@ impl Keeper {
             ending: None,
             stopped,
             place,
-            state,
+            state: State { host_restarted, ..state },
         };
-        if lost {
-            let ended =
-                ended.unwrap_or(Ended { exit: None, finished: SystemTime::now(), out_of_memory: false });
-            held.end(ended);
-        }
+        ended.into_iter().for_each(|ended| held.end(ended));
         self.containers.insert(id, held);
         self.expecting = None;
     }

@@ -286,15 +286,15 @@ impl Keeper {
             clients.into_iter().for_each(|client| self.serve(client));
             return false;
         }
+        // It ends when our end of its socket is closed, beside what is left to do here.
+        let supervisor = self.supervisor.take().map(|supervisor| supervisor.pid);
         self.write_last();
         for cgroup in self.remains.drain(..) {
             let _ = cgroup::remove(&cgroup);
         }
         cgroup::leave(&self.group);
-        if let Some(supervisor) = self.supervisor.take() {
-            // It ends when our end of its socket is closed.
-            drop(supervisor.socket);
-            let _ = rustix::process::waitpid(Pid::from_raw(supervisor.pid), WaitOptions::empty());
+        if let Some(supervisor) = supervisor {
+            let _ = rustix::process::waitpid(Pid::from_raw(supervisor), WaitOptions::empty());
         }
         reached(Point::KeeperLeaves);
         for file in ["keeper.json", "supervisor.json"] {

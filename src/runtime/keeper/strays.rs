@@ -1,10 +1,10 @@
 //! What workers leave that were killed, or whose keeper was: processes that wait to execute a container's
 //! program, and containers that nobody was told of.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use super::{
-    super::{cgroup, signal, state::Identity},
+    super::{cgroup, signal, state::Identity, wait::Deadline},
     Keeper,
 };
 
@@ -31,6 +31,20 @@ impl Keeper {
     /// Ends workers of a dead keeper, and what waits for a worker that is no more. Only while no worker of
     /// ours is at work: theirs cannot be told from these.
     pub(super) fn kill_strays(&self) {
+        /// For what was killed to be gone.
+        const LONGEST: Duration = Duration::from_secs(1);
+        let deadline = Deadline::new(Some(LONGEST));
+        // Again until there is none: one may have forked another behind our back.
+        while self.kill_seen_strays()
+            && let Ok(pause) = deadline.left(Duration::from_millis(1))
+        {
+            std::thread::sleep(pause);
+        }
+    }
+
+    /// Whether there was any.
+    fn kill_seen_strays(&self) -> bool {
+        let mut seen = false;
         let of = |pid: &str, file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let ours = of("self", "cmdline");
         let known = |pid: i32| {
@@ -55,7 +69,9 @@ impl Keeper {
                 && of(name, "cmdline") == ours
             {
                 signal::kill(&identity);
+                seen = true;
             }
         }
+        seen
     }
 }

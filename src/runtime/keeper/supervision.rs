@@ -20,7 +20,8 @@ use super::{
 
 impl Keeper {
     pub(super) fn ensure_supervisor(&mut self) {
-        let needed = !(self.containers.is_empty() && self.workers.is_empty() && self.patrons.is_empty());
+        // Not for a command that only may start something: its first container need not wait for this.
+        let needed = !(self.containers.is_empty() && self.workers.is_empty());
         if self.supervisor.is_some() || !needed {
             return;
         }

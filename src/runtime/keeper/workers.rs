@@ -231,6 +231,7 @@ impl Keeper {
                 restarts: backoff.count,
                 ports,
                 out_of_memory: false,
+                host_restarted: false,
             },
             backoff,
             pipes: std::mem::take(&mut worker.pipes),

@@ -11,6 +11,7 @@ use std::{
 
 use libcontainer::{
     container::{Container, ContainerStatus, builder::ContainerBuilder},
+    error::LibcontainerError,
     oci_spec::runtime::Spec,
     signal::Signal,
     syscall::syscall::SyscallType,
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::told;
 use crate::runtime::{
-    Error, Result, cgroup, process, rootfs,
+    Error, Result, capability_name, cgroup, process, rootfs,
     seccomp::{self, Profile},
     signal,
     state::{Identity, entries, make_dir, plain_name, read_json, remove_dir, write_json},
@@ -133,6 +134,8 @@ impl Bundles {
         let container = made.inspect_err(|_| self.forget(id, &place))?;
         let pid = container.pid().map_or(0, i32::from);
         write_json(&place.join(MADE), &Made { process: Identity::of(pid), bundle: making.bundle.clone() })?;
+        let document = serde_json::to_value(&spec).unwrap_or_default();
+        rootfs::propagate(pid, &rootfs::propagations(&document)).inspect_err(|_| self.forget(id, &place))?;
         // The launcher does not pass it on.
         if disables_oom_killer(&spec) {
             let path = self.cgroup(id)?;
@@ -210,7 +213,15 @@ impl Bundles {
             Err(Error::NoContainer(_)) if force => return Ok(()),
             loaded => loaded?,
         };
-        container.delete(force).map_err(|e| wrong("cannot delete the container", &e))?;
+        match container.delete(force) {
+            Ok(()) => {}
+            // The container is no more, whatever is said of its end.
+            Err(error @ LibcontainerError::Hook(_)) => {
+                let _ = writeln!(std::io::stderr(), "ficelle oci: {}", told("a hook failed", &error));
+                remove_dir(&self.place(id)?)?;
+            }
+            Err(error) => return Err(wrong("cannot delete the container", &error)),
+        }
         remove_dir(&self.own_bundle(id))
     }
 
@@ -368,7 +379,7 @@ fn grant(spec: &mut Spec) -> Result<bool> {
         names.as_array_mut().into_iter().for_each(|names| {
             names.retain(|name| {
                 let name = name.as_str().unwrap_or_default();
-                let here = available.contains(&name.trim_start_matches("CAP_"));
+                let here = available.contains(&capability_name(name));
                 if !here {
                     lacking.insert(name.to_owned());
                 }
@@ -407,6 +418,10 @@ fn check(spec: &Spec) -> Result<()> {
         namespaces.into_iter().flatten().map(oci_spec::runtime::LinuxNamespace::typ).collect();
     if let Some((_, twice)) = kinds.iter().enumerate().find(|(at, kind)| kinds[..*at].contains(kind)) {
         return invalid(format!("the {twice} namespace is there twice"));
+    }
+    let masked = spec.linux().as_ref().and_then(|linux| linux.masked_paths().as_ref());
+    if let Some(path) = masked.into_iter().flatten().find(|path| !Path::new(path).is_absolute()) {
+        return invalid(format!("linux.maskedPaths has `{path}`, which is not absolute"));
     }
     for mount in spec.mounts().iter().flatten() {
         let binds = |option: &String| option == "bind" || option == "rbind";

@@ -86,8 +86,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Moves what is in the FIFO to the log, without waiting; 0 when there is nothing (now). A
+    /// Moves what is in the FIFO to the log, without waiting; 0 when nobody has it open any more. A
     /// writer that is as fast as we are does not hold up others: the rest is for the next call.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when there is nothing now.
     pub fn splice(&mut self, stderr: bool, from: BorrowedFd<'_>) -> io::Result<usize> {
         let mut moved = 0;
         while moved < MOST_AT_ONCE {
@@ -96,6 +99,7 @@ impl Writer {
             let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
             let room = usize::try_from(self.max_size - self.offset).unwrap_or(usize::MAX).min(MOST_AT_ONCE);
             match splice(from, None, self.bytes.as_fd(), Some(&mut offset), room, flags) {
+                Err(Errno::AGAIN) if moved == 0 => return Err(Errno::AGAIN.into()),
                 Ok(0) | Err(Errno::AGAIN) => return Ok(moved),
                 Ok(n) => {
                     moved += n;
