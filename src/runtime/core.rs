@@ -1030,8 +1030,9 @@ fn named_volumes(config: &ContainerConfig) -> impl Iterator<Item = &str> {
 /// A group without containers leaves no directory. One that is put [`aside`] is there still: who is removing it
 /// reads there what else goes with it.
 fn remove_empty(group: &Group) -> Result<()> {
-    let containers = std::fs::read_dir(group.data().join("c"));
-    if containers.is_ok_and(|mut entries| entries.next().is_some()) {
+    let is_aside = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
+    let aside = std::fs::read_dir(group.data().join("c"));
+    if !group.ids()?.is_empty() || aside.is_ok_and(|entries| entries.flatten().any(is_aside)) {
         return Ok(());
     }
     client::wait_for_leave(group);
