@@ -1,7 +1,7 @@
 //! What every engine promises to plans and commands: one list of cases, held by each engine through the trait
 //! alone. A new engine is one more test at the top.
 
-mod field;
+pub mod field;
 mod life;
 mod talk;
 mod things;

@@ -20,12 +20,13 @@ use std::{
 };
 
 use ficelle::{
-    engine::{ContainerId, CopyRequest, Engine, ExecRequest, Op, Silent, Source, Target},
+    engine::{ContainerId, CopyRequest, Engine, Op, Silent, Source, Target},
     session::{Choice, connect},
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::{Value, json};
 
+use crate::contract::field::exec_request;
 use crate::scenarios::{
     host,
     stack::{Machine, Project},
@@ -211,19 +212,7 @@ impl Turns {
 
     /// What a further program in it says, if it can be run at all.
     fn program(&self, command: &[&str]) -> String {
-        let request = ExecRequest {
-            project: self.project.clone(),
-            container: self.id.clone(),
-            name: self.name.clone(),
-            command: command.iter().map(|word| (*word).to_owned()).collect(),
-            environment: Vec::new(),
-            user: None,
-            working_dir: None,
-            privileged: false,
-            tty: false,
-            size: None,
-            stdin: false,
-        };
+        let request = exec_request(&self.project, &self.id, &self.name, command, false);
         self.runtime.block_on(async {
             let mut said = Vec::new();
             if let Ok(mut program) = self.engine.exec(&request).await {

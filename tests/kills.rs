@@ -113,6 +113,30 @@ fn containers_their_ports_and_names_outlive_keeper_supervisor_and_anchor() {
     }
 }
 
+/// A new keeper finds no anchor, while the old supervisor still holds the namespace of the old one.
+#[test]
+fn networks_come_back_when_the_last_who_held_them_is_slow() {
+    let Some(machine) = Machine::with(&["busybox"]) else { return };
+    let project = machine.compose("slow", YAML);
+    project.ficelle(&["up", "-d"]).ok();
+    let before = assert_all_run_once(&project, "before");
+    let [supervisor] = helpers(&machine, "__supervisor")[..] else { panic!("no supervisor") };
+    supervisor.stop();
+    for entry in ["__anchor", "__keeper"] {
+        helpers(&machine, entry).into_iter().for_each(Process::kill_if_there);
+    }
+    project.ficelle(&["up", "-d"]).ok();
+    assert_eq!(ids(&assert_all_run_once(&project, "after")), ids(&before));
+    assert_eq!(eventually(|| project.get("/")), Ok("up\n".to_owned()));
+    let heard = project.logs("asks").lines().count();
+    let found = eventually(|| match project.logs("asks").lines().count() {
+        more if more > heard + 1 => Ok(()),
+        same => Err(same),
+    });
+    assert_eq!(found, Ok(()), "the name is not answered");
+    assert_no_trace(&project, &ids(&before), "after the slow one");
+}
+
 #[test]
 fn an_up_or_down_killed_at_any_moment_is_made_good_by_the_next() {
     let Some(machine) = Machine::with(&["busybox"]) else { return };

@@ -200,6 +200,28 @@ fn a_paused_container_does_nothing_until_it_goes_on_and_can_be_stopped() {
 }
 
 #[test]
+fn a_paused_container_is_not_probed_and_holds_nobody_up() {
+    let machine = machine!();
+    let yaml = "services:\n  web:\n    image: busybox\n    init: true\n    command: [sleep, '3600']\n    \
+                healthcheck: {test: [CMD, 'true'], interval: 50ms, retries: 1}\n  clock:\n    \
+                image: busybox\n    init: true\n    command: \
+                [sh, -c, 'while :; do echo tick; sleep 0.1; done']\n";
+    let project = machine.compose("life-probe", yaml);
+    project.ficelle(&["up", "-d", "--wait"]).ok();
+    project.ficelle(&["pause", "web"]).ok();
+    let ticks = || project.logs("clock").lines().count();
+    let before = ticks();
+    // Twenty probes would be due meanwhile.
+    let goes_on = eventually(|| match ticks() {
+        more if more > before + 10 => Ok(()),
+        few => Err(few),
+    });
+    assert_eq!(goes_on, Ok(()), "the clock stands still");
+    assert_eq!(project.container("web").health, "healthy");
+    project.ficelle(&["unpause", "web"]).ok();
+}
+
+#[test]
 fn kill_sends_any_signal_and_ends_the_policy_with_the_last_one() {
     let machine = machine!();
     let command = r#"["sh", "-c", "trap 'echo heard' USR1; echo ready; while :; do sleep 0.1; done"]"#;

@@ -195,8 +195,8 @@ impl Store {
         let Some((_, _, manifest)) = &arrival.manifest else { return Ok(()) };
         let count = manifest.layers().len();
         let (heard, mut hears) = mpsc::unbounded_channel::<(usize, u64)>();
-        // Dropped with this call, finished or not: downloads end with it.
-        let (_alive, gone) = watch::channel(());
+        // Dropped with this call at the latest, finished or not: downloads end with it.
+        let (alive, gone) = watch::channel(());
         let permits = Arc::new(Semaphore::new(PARALLEL));
         let mut order: Vec<usize> = (0..count).collect();
         order.sort_by_key(|number| std::cmp::Reverse(manifest.layers()[*number].size()));
@@ -228,20 +228,25 @@ impl Store {
             });
         }
         drop(heard);
-        loop {
+        let end = loop {
             tokio::select! {
                 Some((number, done)) = hears.recv() => {
                     report(&whats[number], done, manifest.layers()[number].size());
                 }
                 done = tasks.join_next() => match done {
-                    None => return Ok(()),
-                    Some(Ok(result)) => result?,
+                    None => break Ok(()),
+                    Some(Ok(Ok(()))) => {}
+                    Some(Ok(Err(fault))) => break Err(fault),
                     Some(Err(error)) => {
-                        return Err(Fault::Wrong(ImageError::Invalid(format!("a layer's task failed: {error}"))));
+                        break Err(Fault::Wrong(ImageError::Invalid(format!("a layer's task failed: {error}"))));
                     }
                 }
             }
-        }
+        };
+        drop(alive);
+        // Beside one that failed, the others clear away what they have begun.
+        while tasks.join_next().await.is_some() {}
+        end
     }
 }
 

@@ -18,6 +18,7 @@ use std::{
     },
     path::Path,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -55,6 +56,9 @@ const SOCKET: &str = "anchor.sock";
 const LOCK: &str = "anchor.lock";
 /// An anchor that ends between our connect and its answer is looked for again, this often.
 const ATTEMPTS: usize = 5;
+
+/// How long who knows the namespace of a killed anchor comes first.
+const HEIRS: Duration = Duration::from_millis(250);
 
 /// A hold on the anchor. The namespace is usable as long as this lives.
 #[derive(Debug)]
@@ -193,15 +197,28 @@ fn seek(roots: &Roots, adopt: Option<BorrowedFd<'_>>) -> Result<Anchor> {
 }
 
 /// A connection, perhaps to a listener whose process is only being started.
+///
+/// An anchor that ends by itself takes its socket away. One that was killed has heirs, who hold its namespace
+/// and are about to hand it to another: a new namespace would cut their containers off.
 fn dial_or_start(roots: &Roots, adopt: Option<BorrowedFd<'_>>) -> Result<UnixStream> {
     let path = roots.run.join(SOCKET);
-    let _lock = lock(&roots.run)?;
     let directory = directory(&roots.run)?;
-    match dial(&directory) {
-        Ok(connection) => return Ok(connection),
-        Err(error) if absent(&error) => {}
-        Err(error) => return Err(file_error("connect to", &path, error)),
-    }
+    let until = Instant::now() + HEIRS;
+    let _lock = loop {
+        let lock = lock(&roots.run)?;
+        match dial(&directory) {
+            Ok(connection) => return Ok(connection),
+            Err(error) if !absent(&error) => return Err(file_error("connect to", &path, error)),
+            Err(error) => {
+                let killed = error.kind() == io::ErrorKind::ConnectionRefused;
+                if adopt.is_some() || !killed || Instant::now() > until {
+                    break lock;
+                }
+            }
+        }
+        drop(lock);
+        std::thread::sleep(Duration::from_millis(5));
+    };
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(file_error("remove", &path, error));

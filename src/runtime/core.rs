@@ -490,6 +490,7 @@ impl Core {
         let process = place.state()?.and_then(|state| state.process);
         let gone = || Error::Condition(format!("container {name} is not running"));
         let process = process.ok_or_else(gone)?;
+        let _entrance = super::lock::lock(&place.entrance(), |_| {})?;
         // First: a freeze that nobody knows of would be thawed by nobody.
         write_file(&place.run.join("paused"), b"", 0o600)?;
         let frozen = cgroup::of_container(process.pid, id).and_then(|groups| cgroup::freeze(&groups, true));

@@ -16,6 +16,7 @@ use rustix::{
 
 use super::{
     ContainerConfig, Error, ExecConfig, Result, cgroup,
+    keeper::close_all_but,
     process::{self, ExecFailure, FailedAt, Program, tell},
     signal,
     state::{Identity, failed},
@@ -128,6 +129,9 @@ impl Exec {
             step: step.into(),
             errno: e.raw_os_error(),
         };
+        // What the caller serves is not held by a program that waits, in a paused container perhaps.
+        let [input, output, errors] = streams;
+        close_all_but(&mut [container, input, output, errors, report].map(AsRawFd::as_raw_fd));
         // Nobody in there may look into our memory before it is gone.
         // SAFETY: integers only.
         unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };

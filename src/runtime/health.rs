@@ -1,6 +1,7 @@
 //! Health probes: when one is due and what its result means (Docker's rules), and running it.
 
 use std::{
+    fs::File,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ use tokio::{io::Interest, io::unix::AsyncFd, time};
 use super::{
     ExecConfig, Health, HealthConfig, Result,
     exec::{Exec, Running},
+    lock,
     state::{HealthState, Identity, Place, Spec, failed, write_json},
     supervisor::asynchronous,
 };
@@ -93,12 +95,19 @@ pub async fn watch(place: Place, spec: Spec, config: HealthConfig, process: Iden
     loop {
         time::sleep(course.pause(start.elapsed())).await;
         let since = start.elapsed();
+        // What is frozen, or about to be, is not asked and keeps its status, as with docker: a probe would
+        // hold us up at its entrance, and with us all that we serve.
+        let entrance = lock::try_lock(&place.entrance());
+        let Ok(Some(entrance)) = entrance else { continue };
+        if place.is_paused() {
+            continue;
+        }
         if exec.is_none() {
             let program = ExecConfig { args: config.args.clone(), ..ExecConfig::default() };
             exec = Exec::new(&spec.config, &process, &program).ok();
         }
         let (healthy, output) = match &exec {
-            Some(exec) => probe(exec, &process, timeout).await,
+            Some(exec) => probe(exec, &process, timeout, entrance).await,
             None => (false, "cannot enter the container".to_owned()),
         };
         course.result(healthy, since);
@@ -110,8 +119,10 @@ pub async fn watch(place: Place, spec: Spec, config: HealthConfig, process: Iden
 }
 
 /// Whether it succeeded, and what it said.
-async fn probe(exec: &Exec, process: &Identity, timeout: Duration) -> (bool, String) {
-    match begin(exec, process) {
+async fn probe(exec: &Exec, process: &Identity, timeout: Duration, entrance: File) -> (bool, String) {
+    let begun = begin(exec, process);
+    drop(entrance);
+    match begun {
         Ok((running, output)) => match finish(running, output, timeout).await {
             Ok(done) => done,
             Err(error) => (false, error.to_string()),

@@ -33,11 +33,7 @@ impl GroupLock {
     /// `None` when somebody holds it.
     pub(super) fn try_take(group: Group, purpose: &str) -> Result<Option<Self>> {
         let path = Self::path(&group);
-        let file = open(&path)?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() || !is_at(&file, &path) {
-            return Ok(None);
-        }
-        Ok(Some(Self::held(file, path, group, purpose)))
+        Ok(try_lock(&path)?.map(|file| Self::held(file, path, group, purpose)))
     }
 
     fn path(group: &Group) -> PathBuf {
@@ -65,6 +61,13 @@ impl Drop for GroupLock {
         }
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
+}
+
+/// `None` when somebody holds it.
+pub(super) fn try_lock(path: &Path) -> Result<Option<File>> {
+    let file = open(path)?;
+    let free = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && is_at(&file, path);
+    Ok(free.then_some(file))
 }
 
 /// Opens and locks the file at `path`. A file that its last holder removed meanwhile is no lock:

@@ -124,6 +124,16 @@ impl Netlink {
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no link `{name}`")))
     }
 
+    /// Whether none of these links is missing.
+    pub fn has_all(&mut self, names: &[String]) -> io::Result<bool> {
+        for name in names {
+            if self.index(name)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     pub fn delete_if_there(&mut self, name: &str) -> io::Result<()> {
         match self.all(&[delete_link(name)]) {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),

@@ -265,6 +265,11 @@ impl Place {
         self.run.join("paused").exists()
     }
 
+    /// Held by who freezes it, and by who enters it and cannot wait until it is thawed.
+    pub fn entrance(&self) -> PathBuf {
+        self.run.join("entrance.lock")
+    }
+
     /// How much is done of what a command does after a start, until it is all done.
     pub fn owed(&self) -> Option<usize> {
         read_json(&self.run.join(OWED)).ok().flatten()

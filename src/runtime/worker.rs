@@ -37,6 +37,7 @@ use super::{
     terminal,
     users::{self, User},
     volumes,
+    wait::Deadline,
 };
 use crate::model::ExtraHost;
 
@@ -360,18 +361,38 @@ pub fn take_over(
             published: Some((had.host_port, had.host_port)),
             ..port.clone()
         });
-    let (ports, mut descriptors) = bind(&same.collect::<Vec<_>>())?;
+    let same: Vec<_> = same.collect();
+    let (ports, mut descriptors) = when_free(|| bind(&same))?;
     let leases = leases(roots, &spec.config)?;
     if !leases.is_empty() {
         let namespace = sharing::namespace_of(process, "net")?;
         if let Some(anchor) = anchor {
             network::reconnect(anchor, namespace.as_fd(), &leases)?;
         }
-        descriptors.extend(dns::Sockets::open(namespace.as_fd())?.into_descriptors());
+        let sockets = when_free(|| dns::Sockets::open(namespace.as_fd()))?;
+        descriptors.extend(sockets.into_descriptors());
     }
     let address = leases.first().map(|lease| lease.address);
     reached(Point::TakenOver);
     Ok((Report::TakenOver { ports, address, dns: !leases.is_empty() }, descriptors))
+}
+
+/// What processes of the dead that are just being executed had open is free in a moment.
+fn when_free<T>(take: impl Fn() -> Result<T>) -> Result<T> {
+    const LONGEST: Duration = Duration::from_secs(2);
+    let deadline = Deadline::new(Some(LONGEST));
+    loop {
+        let taken = take();
+        let in_use = match &taken {
+            Err(Error::Conflict(_)) => true,
+            Err(Error::System { source, .. }) => source.kind() == std::io::ErrorKind::AddrInUse,
+            _ => false,
+        };
+        match deadline.left(Duration::from_millis(2)) {
+            Ok(pause) if in_use => std::thread::sleep(pause),
+            _ => return taken,
+        }
+    }
 }
 
 /// Listeners for the published ports, in the host's network.

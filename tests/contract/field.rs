@@ -306,10 +306,21 @@ impl<'a> Field<'a> {
 
 /// A further program in a container, as whom and where its own runs.
 pub fn program(made: &Made, command: &[&str], stdin: bool) -> ExecRequest {
+    exec_request(&made.project, &made.id, &made.name, command, stdin)
+}
+
+/// The same of a container that something else has made.
+pub fn exec_request(
+    project: &str,
+    container: &ContainerId,
+    name: &str,
+    command: &[&str],
+    stdin: bool,
+) -> ExecRequest {
     ExecRequest {
-        project: made.project.clone(),
-        container: made.id.clone(),
-        name: made.name.clone(),
+        project: project.to_owned(),
+        container: container.clone(),
+        name: name.to_owned(),
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         environment: Vec::new(),
         user: None,

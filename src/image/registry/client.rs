@@ -136,7 +136,9 @@ impl Client {
             match probe {
                 // It speaks TLS, and there is another obstacle.
                 Ok(Err(error)) if error.is_of_tls() => {}
-                Ok(Err(HttpError::Connect(_) | HttpError::Broken(_))) | Err(_) => client.scheme = second,
+                Ok(Err(HttpError::Connect(_))) | Err(_) => client.scheme = second,
+                // One that breaks later than TLS begins does so, too: whoever turns down a certificate may close
+                // before its alert has been read.
                 Ok(_) => {}
             }
         }

@@ -391,7 +391,7 @@ pub fn close_all_but(kept: &mut [RawFd]) {
             // SAFETY: nobody in this process goes on to use these descriptors.
             unsafe { libc::close_range(first, fd - 1, 0) };
         }
-        first = fd.saturating_add(1);
+        first = first.max(fd.saturating_add(1));
     }
 }
 

@@ -79,6 +79,17 @@ mod tests {
     }
 
     #[test]
+    fn a_container_that_is_gone_does_not_come_back_by_its_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = dir.path().join("container");
+        assert!(Writer::open(&gone.join("log"), &LogConfig::default()).is_err());
+        assert!(!gone.exists());
+        fs::create_dir(&gone).unwrap();
+        Writer::open(&gone.join("log"), &LogConfig::default()).unwrap();
+        assert!(gone.join("log/0.log").exists());
+    }
+
+    #[test]
     fn lines_of_two_streams_are_whole_though_their_chunks_mix() {
         let mut log = Fixture::new();
         log.write(false, "one\ntw");

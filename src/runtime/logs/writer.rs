@@ -42,13 +42,15 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens or makes the log below `dir`, and gives bytes without an entry one.
+    /// Opens or makes the log below `dir`, and gives bytes without an entry one. What `dir` lies in is there: the
+    /// log of a container that is being removed must not bring its directory back.
     pub fn open(dir: &Path, config: &LogConfig) -> Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| Error::File {
-            what: "make log directory",
-            path: dir.to_owned(),
-            source,
-        })?;
+        match fs::DirBuilder::new().mode(0o700).create(dir) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::File { what: "make log directory", path: dir.to_owned(), source });
+            }
+            _ => {}
+        }
         let number = segment::numbers(dir)?.last().copied().unwrap_or(0);
         let (bytes, index) = files(dir, number)?;
         let end = |file: &File| {

@@ -32,18 +32,22 @@ pub fn prepare(anchor: &Anchor, leases: &[Lease]) -> Result<OwnedFd> {
     Ok(namespace)
 }
 
-/// Joins a container that runs to its networks again when nobody held the namespace of their bridges
-/// for a moment: its interfaces went with it.
+/// Joins a container that runs to its networks again when the anchor's namespace is not the one it was
+/// joined to: its interfaces went with that, or are about to, since the kernel takes its time.
 pub fn reconnect(anchor: &Anchor, namespace: BorrowedFd<'_>, leases: &[Lease]) -> Result<()> {
     let mut inside = within(namespace, "the container's", Netlink::open)?;
-    let Some(first) = leases.first() else { return Ok(()) };
-    let there = inside
-        .index(&interface(0, first))
-        .map_err(|source| Error::System { what: "examine a container's network".to_owned(), source })?;
-    match there {
-        Some(_) => Ok(()),
-        None => join(anchor, namespace, &mut inside, leases),
+    let failed = |source| Error::System { what: "examine a container's network".to_owned(), source };
+    let cables: Vec<String> = leases.iter().map(cable_name).collect();
+    let interfaces: Vec<String> =
+        leases.iter().enumerate().map(|(number, lease)| interface(number, lease)).collect();
+    let plugged = within(anchor.netns(), "the anchor's", || Netlink::open()?.has_all(&cables))?;
+    if plugged && inside.has_all(&interfaces).map_err(failed)? {
+        return Ok(());
     }
+    for name in &interfaces {
+        inside.delete_if_there(name).map_err(failed)?;
+    }
+    join(anchor, namespace, &mut inside, leases)
 }
 
 fn join(anchor: &Anchor, namespace: BorrowedFd<'_>, inside: &mut Netlink, leases: &[Lease]) -> Result<()> {

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     fmt, io,
     net::{SocketAddr, UdpSocket as StdUdpSocket},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -169,13 +169,14 @@ impl Proxy {
         timeout(CONNECT, socket.connect(target)).await?
     }
 
-    /// A socket of the anchor's namespace.
+    /// A socket of the anchor's namespace, for what is on one of its bridges: a network that is not there
+    /// for a moment must not send what is meant for a container out of the host.
     fn socket(&self, target: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
         let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let made =
-            netns::within(self.anchor.as_fd(), || rustix::net::socket_with(family, kind, flags, None))?;
-        Ok(made?)
+        let fd = netns::within(self.anchor.as_fd(), || rustix::net::socket_with(family, kind, flags, None))??;
+        only_neighbours(&fd)?;
+        Ok(fd)
     }
 
     async fn serve_udp(self: Arc<Self>, port: OwnedFd, target: SocketAddr) -> io::Result<()> {
@@ -303,6 +304,17 @@ async fn pump(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
                 .await?;
         }
     }
+}
+
+/// What has to pass a gateway is unreachable (SO_DONTROUTE, socket(7)).
+fn only_neighbours(fd: &OwnedFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let size = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or_default();
+    // SAFETY: the option is an int, which lives until the call returns.
+    let set = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_DONTROUTE, (&raw const on).cast(), size)
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Lets the close that follows say that the connection broke.
