@@ -86,6 +86,8 @@ services:
   flood:
     image: busybox
     command: ["sh", "-c", "yes 0123456789012345678901234567890123456789012345678901234567890 | head -n $flood_lines"]
+    # More than ours keep by themselves, so that every line can be counted.
+    logging: {driver: json-file, options: {max-size: 1g}}
 YAML
     for tool in "${tools[@]}"; do
         milliseconds_of "flood_$tool"

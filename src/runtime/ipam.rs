@@ -101,14 +101,15 @@ pub struct Ground6<'a> {
 
 pub type Subnet6 = (Ipv6Addr, u8);
 
-/// Ranges that subnets are taken from, in this order: 12,544 networks of 254 addresses. The ranges
+/// Ranges that subnets are taken from, in this order: 9,280 networks of 1,022 addresses. The ranges
 /// that other tools take first (10.0.0.0/9, 172.17.0.0/16, 192.168.0.0/24) come late or not at all.
 const POOL: [Subnet; 3] = [
-    (Ipv4Addr::new(10, 192, 0, 0), 11),
+    (Ipv4Addr::new(10, 128, 0, 0), 9),
     (Ipv4Addr::new(172, 16, 0, 0), 12),
     (Ipv4Addr::new(192, 168, 0, 0), 16),
 ];
-const POOL_PREFIX: u8 = 24;
+/// As many as a bridge of Linux has ports (BR_MAX_PORTS, 1024).
+const POOL_PREFIX: u8 = 22;
 
 /// The first free subnet of the pool, looked for from a place that `seed` gives, so that a network
 /// which comes back mostly gets the subnet it had. `None` when all overlap with `taken`.

@@ -168,9 +168,9 @@ impl Place {
         }
     }
 
-    /// Where what it writes is kept: what cannot be read later goes with the machine.
+    /// Where the files of what it writes are: what cannot be read later goes with the machine.
     pub fn log(&self, spec: &Spec) -> PathBuf {
-        if spec.config.log.kept { self.data.join("log") } else { self.run.join("log") }
+        if spec.config.log.kept { self.data.clone() } else { self.run.clone() }
     }
 
     /// The process that will be the container's, before it executes its program and the keeper hears of it.

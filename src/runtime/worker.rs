@@ -253,7 +253,7 @@ struct Root {
 
 fn build_root(roots: &Roots, spec: &Spec, place: &Place, passing: &HashMap<usize, OwnedFd>) -> Result<Root> {
     let config = &spec.config;
-    let path = mount_root(config, place)?;
+    let path = mount_root(roots, config, place)?;
     reached(Point::RootMounted);
     let fd = rootfs::open_path(&path)?;
     rootfs::refuse_links(fd.as_fd())?;
@@ -405,13 +405,13 @@ fn bind(ports: &[PortConfig]) -> Result<(Vec<BoundPort>, Vec<OwnedFd>)> {
     bound.collect::<Result<Vec<_>>>().map(|bound| bound.into_iter().unzip())
 }
 
-fn mount_root(config: &ContainerConfig, place: &Place) -> Result<PathBuf> {
+fn mount_root(roots: &Roots, config: &ContainerConfig, place: &Place) -> Result<PathBuf> {
     let (upper, work) = rootfs::upper_dirs(&config.rootfs.upper, &place.data)?;
     let target = place.run.join("rootfs");
     make_dir(&target)?;
     let mut layers = config.rootfs.layers.clone();
-    match (&config.rootfs.upper, place.data.ancestors().nth(2)) {
-        (Upper::Own, Some(group)) => layers.insert(0, mount_points(&group.join("bottom"))?),
+    match &config.rootfs.upper {
+        Upper::Own => layers.insert(0, mount_points(&roots.data.join("bottom"))?),
         // An overlay needs something below; what is in the layers of a build is told from them.
         _ if layers.is_empty() => layers.push(open_dir(&place.run.join("empty"))?),
         _ => {}
@@ -420,7 +420,7 @@ fn mount_root(config: &ContainerConfig, place: &Place) -> Result<PathBuf> {
     Ok(target)
 }
 
-/// The lowest layer of all containers of a group: what every container has something mounted at. A file
+/// The lowest layer of all containers: what every container has something mounted at. A file
 /// that is made in a container's own writable layer instead costs far more. On the file system of the
 /// disks: else files of the layers would seem to be on different devices.
 fn mount_points(bottom: &Path) -> Result<PathBuf> {

@@ -167,6 +167,9 @@ impl Keeper {
         for id in restarts {
             self.restart(&id);
         }
+        if due(self.write_by) {
+            self.write_last();
+        }
     }
 
     pub(super) fn restart(&mut self, id: &str) {

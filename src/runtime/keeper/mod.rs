@@ -65,8 +65,10 @@ struct Keeper {
     awaiting: Vec<(UnixStream, String)>,
     /// Ends of processes whose worker has not told yet what they are.
     unclaimed: HashMap<i32, Option<i32>>,
-    /// Copies of states for after the machine was down, written when there is nothing else to do.
+    /// Copies of states for after the machine was down, and until when they are written: many a container is
+    /// removed, or changes once more, before that.
     unwritten: HashMap<String, (Place, State)>,
+    write_by: Option<Instant>,
     /// Something has happened since pages were given back.
     stirred: bool,
     /// Control groups to remove as soon as their last process is collected.
@@ -209,6 +211,7 @@ impl Keeper {
             awaiting: Vec::new(),
             unclaimed: HashMap::new(),
             unwritten: HashMap::new(),
+            write_by: None,
             stirred: true,
             group,
             remains: Vec::new(),
@@ -236,8 +239,6 @@ impl Keeper {
             let ready = self.wait();
             if !ready.nothing {
                 self.stirred = true;
-            } else if !self.unwritten.is_empty() {
-                self.write_last();
             } else if self.stirred {
                 memory::shed();
                 self.stirred = false;
@@ -343,9 +344,11 @@ impl Keeper {
         let Some(held) = self.containers.get(id) else { return };
         let _ = held.place.write_state(&held.state);
         self.unwritten.insert(id.to_owned(), (held.place.clone(), held.state.clone()));
+        self.write_by.get_or_insert_with(|| Instant::now() + memory::QUIET);
     }
 
     fn write_last(&mut self) {
+        self.write_by = None;
         for (place, state) in self.unwritten.drain().map(|(_, last)| last) {
             let _ = place.write_last(&state);
         }
@@ -353,16 +356,14 @@ impl Keeper {
 
     /// How long until something is due.
     fn next_time(&self) -> Option<Duration> {
-        if !self.unwritten.is_empty() {
-            return Some(Duration::ZERO);
-        }
         let due = |held: &Held| {
             held.ending.as_ref().map(|ending| ending.deadline).into_iter().chain(held.restart_at).min()
         };
         // A supervisor that could not be started is tried again.
         let again = self.supervisor.is_none().then(|| Instant::now() + Duration::from_secs(1));
         let quiet = self.stirred.then(|| Instant::now() + memory::QUIET);
-        let times = self.containers.values().filter_map(due).chain(self.expecting).chain(again).chain(quiet);
+        let others = [self.expecting, self.write_by, again, quiet].into_iter().flatten();
+        let times = self.containers.values().filter_map(due).chain(others);
         let first = times.min()?;
         Some(first.saturating_duration_since(Instant::now()))
     }

@@ -5,7 +5,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+        unix::fs::{FileExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -42,15 +42,9 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens or makes the log below `dir`, and gives bytes without an entry one. What `dir` lies in is there: the
-    /// log of a container that is being removed must not bring its directory back.
+    /// Opens or makes the log in `dir`, and gives bytes without an entry one. The directory is not made: that of
+    /// a container that is being removed must not come back.
     pub fn open(dir: &Path, config: &LogConfig) -> Result<Self> {
-        match fs::DirBuilder::new().mode(0o700).create(dir) {
-            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(Error::File { what: "make log directory", path: dir.to_owned(), source });
-            }
-            _ => {}
-        }
         let number = segment::numbers(dir)?.last().copied().unwrap_or(0);
         let (bytes, index) = files(dir, number)?;
         let end = |file: &File| {
