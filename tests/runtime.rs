@@ -410,8 +410,9 @@ fn a_restart_policy_goes_on_without_us_until_it_is_stopped() {
         ContainerConfig { restart: RestartConfig::Always, ..machine.config("web", "echo run; sleep 1000") };
     machine.start(&config);
     let first = machine.wait(&config, Until::Running);
-    for _ in 0..2 {
+    for lines in 1..=2 {
         let before = machine.wait(&config, Until::Running).pid.unwrap();
+        wait_for(|| machine.lines(&config).len() == lines);
         kill(before);
         wait_for(|| machine.record(&config).pid.is_some_and(|pid| pid != before));
     }
@@ -818,7 +819,6 @@ fn containers_find_each_other_by_name_and_are_reached_at_their_ports() {
     assert_eq!(machine.output(&ask), ["hello from web", "nameserver 127.0.0.11"]);
 
     let record = machine.record(&web);
-    assert_eq!(record.addresses.len(), 1);
     let bound = record.ports[0];
     wait_for(|| fetch(bound.host_port).is_ok_and(|text| text.contains("hello from web")));
     let taken = ficelle::runtime::PortConfig { published: Some((bound.host_port, bound.host_port)), ..port };

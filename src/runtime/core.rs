@@ -1,7 +1,6 @@
 //! The face of the runtime core. All calls block; none may be made from an async task.
 
 use std::{
-    cell::OnceCell,
     collections::HashMap,
     fs::File,
     net::IpAddr,
@@ -25,9 +24,7 @@ use super::{
     anchor::{self, Anchor},
     attended, cgroup, client,
     failpoint::{Point, reached},
-    logs,
-    network::{self, Lease},
-    ports,
+    logs, network, ports,
     protocol::Request,
     rootfs::{self, Files, Shown},
     run, signal,
@@ -63,8 +60,8 @@ impl Roots {
 #[derive(Clone, Debug)]
 pub struct Core {
     roots: Roots,
-    /// Specifications never change once they are written: each is read once.
-    specs: Arc<Mutex<HashMap<PathBuf, Arc<Spec>>>>,
+    /// Specifications never change once they are written: each is read once. By the container's id.
+    specs: Arc<Mutex<HashMap<String, Arc<Spec>>>>,
     /// What [`Core::prepare`] holds.
     prepared: Arc<Mutex<Option<Prepared>>>,
 }
@@ -98,8 +95,6 @@ pub struct ContainerRecord {
     pub host_restarted: bool,
     pub restarts: u32,
     pub ports: Vec<BoundPort>,
-    /// Network name and address.
-    pub addresses: Vec<(String, std::net::Ipv4Addr)>,
     /// Names of its anonymous volumes, by target.
     pub anonymous_volumes: Vec<(String, String)>,
 }
@@ -276,19 +271,12 @@ impl Core {
             Some(group) => vec![group.to_owned()],
             None => entries(&self.roots.data.join("p"))?,
         };
-        // Most who look for a name find none.
-        let leases = OnceCell::new();
-        let leases = || match leases.get() {
-            Some(leases) => Ok(leases),
-            None => network::leases(&self.roots).map(|read: Vec<Lease>| leases.get_or_init(|| read)),
-        };
         let mut records = Vec::new();
         for group in groups {
             let group = self.group(&group)?;
             for id in group.ids()? {
-                let place = group.place(&id)?;
-                let found = self.spec(&place).and_then(|spec| match wanted(&spec.config) {
-                    true => record(&place, &spec, leases()?).map(Some),
+                let found = self.spec(&group, &id).and_then(|spec| match wanted(&spec.config) {
+                    true => record(&group.place(&id)?, &spec).map(Some),
                     false => Ok(None),
                 });
                 match found {
@@ -303,13 +291,13 @@ impl Core {
         Ok(records)
     }
 
-    fn spec(&self, place: &Place) -> Result<Arc<Spec>> {
+    fn spec(&self, group: &Group, id: &str) -> Result<Arc<Spec>> {
         let specs = || self.specs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(spec) = specs().get(&place.data) {
+        if let Some(spec) = specs().get(id) {
             return Ok(Arc::clone(spec));
         }
-        let spec = Arc::new(place.spec()?);
-        specs().insert(place.data.clone(), Arc::clone(&spec));
+        let spec = Arc::new(group.place(id)?.spec()?);
+        specs().insert(id.to_owned(), Arc::clone(&spec));
         Ok(spec)
     }
 
@@ -654,7 +642,7 @@ impl Core {
         let deadline = Deadline::new(deadline);
         loop {
             // Read again: it may be removed while it is waited for.
-            let record = record(&place, &place.spec()?, &network::leases(&self.roots)?)?;
+            let record = record(&place, &place.spec()?)?;
             if wait::reached(&record, until)? {
                 return Ok(record);
             }
@@ -818,9 +806,7 @@ impl Core {
         if !spec.config.log.kept {
             return Err(Error::Unsupported(format!("container {} keeps no log", spec.config.name)));
         }
-        let log = place.log(&spec);
-        make_dir(&log)?;
-        logs::read(&log, request, &|| may_write(&place), sink)
+        logs::read(&place.log(&spec), request, &|| may_write(&place), sink)
     }
 
     /// What a container writes from now on (with `from_start`, from the beginning), byte by byte, until
@@ -834,7 +820,10 @@ impl Core {
     ) -> Result<()> {
         let place = self.group(group)?.place(id)?;
         let log = place.log(&place.spec()?);
-        make_dir(&log)?;
+        if log == place.run {
+            // It may not have run since the machine was started.
+            make_dir(&log)?;
+        }
         logs::follow(&log, from_start, &|| may_write(&place), sink)
     }
 
@@ -969,10 +958,8 @@ fn anonymous_volumes(config: &ContainerConfig, replaced: Option<&Spec>) -> Vec<(
 }
 
 /// A container as its files and the kernel tell.
-fn record(place: &Place, spec: &Spec, leases: &[Lease]) -> Result<ContainerRecord> {
+fn record(place: &Place, spec: &Spec) -> Result<ContainerRecord> {
     let Spec { config, created, anonymous_volumes } = spec.clone();
-    let own = leases.iter().filter(|lease| lease.container == config.id);
-    let addresses = own.map(|lease| (lease.network.clone(), lease.address)).collect();
     let state = place.state()?;
     let phase = match state.as_ref().map(|state| state.phase) {
         None => Phase::Created,
@@ -1004,7 +991,6 @@ fn record(place: &Place, spec: &Spec, leases: &[Lease]) -> Result<ContainerRecor
         host_restarted: state.as_ref().is_some_and(|state| state.host_restarted),
         restarts: state.as_ref().map_or(0, |state| state.restarts),
         ports: state.map(|state| state.ports).unwrap_or_default(),
-        addresses,
         anonymous_volumes,
     })
 }
@@ -1031,9 +1017,8 @@ fn named_volumes(config: &ContainerConfig) -> impl Iterator<Item = &str> {
 /// A group without containers leaves no directory. One that is put [`aside`] is there still: who is removing it
 /// reads there what else goes with it.
 fn remove_empty(group: &Group) -> Result<()> {
-    let is_aside = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
-    let aside = std::fs::read_dir(group.data().join("c"));
-    if !group.ids()?.is_empty() || aside.is_ok_and(|entries| entries.flatten().any(is_aside)) {
+    // The first that is there is enough: a large group that goes asks this for each of its containers.
+    if std::fs::read_dir(group.data().join("c")).is_ok_and(|mut entries| entries.next().is_some()) {
         return Ok(());
     }
     client::wait_for_leave(group);

@@ -30,15 +30,15 @@ pub struct Lease {
     /// The container runs, so its names are answered.
     pub up: bool,
     /// Its address of the other kind, where the network has them.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub v6: Option<Address6>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Interface::is_plain")]
     pub interface: Interface,
     /// Names that it alone uses here: (name of another, alias).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<(String, String)>,
     /// Where it asks for names that are no names of containers; the host's servers when empty.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<IpAddr>,
 }
 
@@ -60,6 +60,12 @@ pub struct Interface {
     pub link_local: Vec<IpAddr>,
     pub sysctls: Vec<(String, String)>,
     pub gateway_priority: i64,
+}
+
+impl Interface {
+    fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Lease {

@@ -217,8 +217,7 @@ fn assign(
     finish: impl Fn(&mut Lease),
 ) -> Result<Vec<Lease>> {
     let _lock = lock(roots)?;
-    let mut all = read_leases(roots)?;
-    let before = all.clone();
+    let all = read_leases(roots)?;
     let mut own = Vec::with_capacity(endpoints.len());
     for endpoint in endpoints {
         check_name(&endpoint.network)?;
@@ -243,9 +242,10 @@ fn assign(
         finish(&mut lease);
         own.push(lease);
     }
-    all.retain(|lease| lease.container != container);
-    all.extend(own.iter().cloned());
-    if all != before {
+    let (had, mut all): (Vec<Lease>, Vec<Lease>) =
+        all.into_iter().partition(|lease| lease.container == container);
+    if had != own {
+        all.extend(own.iter().cloned());
         write_leases(roots, all)?;
     }
     Ok(own)
@@ -254,17 +254,22 @@ fn assign(
 /// Ends the leases of a container.
 pub fn release(roots: &Roots, container: &str) -> Result<()> {
     change(roots, |leases| {
+        let before = leases.len();
         leases.retain(|lease| lease.container != container);
+        let mut changed = leases.len() != before;
         for lease in leases {
-            lease.replaces.take_if(|replaced| replaced == container);
+            changed |= lease.replaces.take_if(|replaced| replaced == container).is_some();
         }
+        changed
     })
 }
 
 /// Ends the leases of all containers of the group but these: what a killed command left.
 pub fn retain(roots: &Roots, group: &str, containers: &[&str]) -> Result<()> {
     change(roots, |leases| {
+        let before = leases.len();
         leases.retain(|lease| lease.group != group || containers.contains(&lease.container.as_str()));
+        leases.len() != before
     })
 }
 
@@ -293,7 +298,11 @@ pub fn sweep(roots: &Roots) -> Result<()> {
 /// Whether the container runs: only then its names are answered.
 pub fn set_up(roots: &Roots, container: &str, up: bool) -> Result<()> {
     change(roots, |leases| {
-        leases.iter_mut().filter(|lease| lease.container == container).for_each(|lease| lease.up = up);
+        let mut changed = false;
+        for lease in leases.iter_mut().filter(|lease| lease.container == container) {
+            changed |= std::mem::replace(&mut lease.up, up) != up;
+        }
+        changed
     })
 }
 
@@ -345,15 +354,14 @@ fn stored(roots: &Roots) -> Result<Vec<Network>> {
     Ok(networks)
 }
 
-fn change(roots: &Roots, edit: impl FnOnce(&mut Vec<Lease>)) -> Result<()> {
+/// `edit` says whether it has changed anything.
+fn change(roots: &Roots, edit: impl FnOnce(&mut Vec<Lease>) -> bool) -> Result<()> {
     if !leases_path(roots).exists() {
         return Ok(());
     }
     let _lock = lock(roots)?;
     let mut leases = read_leases(roots)?;
-    let before = leases.clone();
-    edit(&mut leases);
-    if leases == before { Ok(()) } else { write_leases(roots, leases) }
+    if edit(&mut leases) { write_leases(roots, leases) } else { Ok(()) }
 }
 
 fn read_leases(roots: &Roots) -> Result<Vec<Lease>> {

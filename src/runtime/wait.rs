@@ -161,7 +161,6 @@ mod tests {
             host_restarted: false,
             restarts: 0,
             ports: Vec::new(),
-            addresses: Vec::new(),
             anonymous_volumes: Vec::new(),
         }
     }
