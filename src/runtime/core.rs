@@ -651,7 +651,11 @@ impl Core {
             }
             if !watcher.wait(Some(deadline.left(LONGEST)?), None) {
                 // Nothing for a while: is there anybody who would tell?
-                client::ensure_if_unattended(&group, &place)?;
+                let attended = client::ensure_if_unattended(&group, &place);
+                // An end is seen also where nobody can be, on a full disk.
+                if !place.state()?.is_some_and(|state| matches!(state.phase, Stage::Exited { .. })) {
+                    attended?;
+                }
             }
         }
     }

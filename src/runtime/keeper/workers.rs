@@ -19,7 +19,7 @@ use super::{
         protocol::{self, Report, Started, Wire},
         restart::Backoff,
         signal,
-        state::{Stage, State, make_dir, remove_file},
+        state::{Stage, State, failed, make_dir, remove_file},
         worker,
     },
     Held, Keeper, Purpose, Worker,
@@ -46,8 +46,19 @@ impl Keeper {
         }
     }
 
+    /// With as many files open as we may have nothing could be stopped any more: the last are kept for that.
+    fn leave_room(&self) -> Result<()> {
+        const ROOM: usize = 24;
+        let spare: std::result::Result<Vec<OwnedFd>, _> =
+            (0..ROOM).map(|_| rustix::io::dup(&self.signals)).collect();
+        spare.map(drop).map_err(failed("cannot hold one more container"))
+    }
+
     /// The worker does the parsing: an error in the specification cannot hurt the keeper.
     pub(super) fn try_fork(&mut self, id: &str, purpose: Purpose) -> Result<(i32, OwnedFd, Vec<OwnedFd>)> {
+        if purpose == Purpose::Start {
+            self.leave_room()?;
+        }
         let place = self.group.place(id)?;
         make_dir(&place.run)?;
         make_pipes(&place)?;
