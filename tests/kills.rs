@@ -60,6 +60,16 @@ fn ids(all: &[Container]) -> Vec<String> {
     all.iter().map(|container| container.id.clone()).collect()
 }
 
+/// `asks` writes a line each time that it has found `web`.
+fn assert_name_is_answered(project: &Project<'_>, when: &str) {
+    let heard = project.logs("asks").lines().count();
+    let found = eventually(|| match project.logs("asks").lines().count() {
+        more if more > heard + 1 => Ok(()),
+        same => Err(same),
+    });
+    assert_eq!(found, Ok(()), "the name is not answered {when}");
+}
+
 fn assert_no_trace(project: &Project<'_>, ids: &[String], when: &str) {
     project.ficelle(&["down", "-v", "-t", "0"]).ok();
     let traces = project.traces(ids);
@@ -95,12 +105,7 @@ fn containers_their_ports_and_names_outlive_keeper_supervisor_and_anchor() {
         assert!(again.stderr.contains("nothing to do"), "{when}: {}", again.stderr);
         assert!(mains.iter().all(|main| main.is_alive()), "a container died {when}");
         assert_eq!(eventually(|| project.get("/")), Ok("up\n".to_owned()), "{when}");
-        let heard = project.logs("asks").lines().count();
-        let found = eventually(|| match project.logs("asks").lines().count() {
-            more if more > heard + 1 => Ok(()),
-            same => Err(same),
-        });
-        assert!(found.is_ok(), "the name is not answered {when}");
+        assert_name_is_answered(&project, &when);
         for entry in ["__keeper", "__supervisor", "__anchor"] {
             // A health probe is for a moment a copy of the supervisor.
             let one = eventually(|| match helpers(&machine, entry).len() {
@@ -128,12 +133,7 @@ fn networks_come_back_when_the_last_who_held_them_is_slow() {
     project.ficelle(&["up", "-d"]).ok();
     assert_eq!(ids(&assert_all_run_once(&project, "after")), ids(&before));
     assert_eq!(eventually(|| project.get("/")), Ok("up\n".to_owned()));
-    let heard = project.logs("asks").lines().count();
-    let found = eventually(|| match project.logs("asks").lines().count() {
-        more if more > heard + 1 => Ok(()),
-        same => Err(same),
-    });
-    assert_eq!(found, Ok(()), "the name is not answered");
+    assert_name_is_answered(&project, "after the slow one");
     assert_no_trace(&project, &ids(&before), "after the slow one");
 }
 

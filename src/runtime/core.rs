@@ -823,8 +823,9 @@ impl Core {
         sink: &mut dyn FnMut(RawRecord) -> ControlFlow<()>,
     ) -> Result<()> {
         let place = self.group(group)?.place(id)?;
-        let log = place.log(&place.spec()?);
-        if log == place.run {
+        let spec = place.spec()?;
+        let log = place.log(&spec);
+        if !spec.config.log.kept {
             // It may not have run since the machine was started.
             make_dir(&log)?;
         }
@@ -1021,8 +1022,14 @@ fn named_volumes(config: &ContainerConfig) -> impl Iterator<Item = &str> {
 /// A group without containers leaves no directory. One that is put [`aside`] is there still: who is removing it
 /// reads there what else goes with it.
 fn remove_empty(group: &Group) -> Result<()> {
+    let containers = group.data().join("c");
     // The first that is there is enough: a large group that goes asks this for each of its containers.
-    if std::fs::read_dir(group.data().join("c")).is_ok_and(|mut entries| entries.next().is_some()) {
+    let first = match std::fs::read_dir(&containers) {
+        Ok(mut entries) => entries.next(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(file_error("cannot list", &containers, e)),
+    };
+    if first.is_some() {
         return Ok(());
     }
     client::wait_for_leave(group);
