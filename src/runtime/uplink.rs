@@ -23,7 +23,7 @@ use super::{
     ipam::{Subnet, overlap},
     netlink::{self, Link, Netlink, Plug},
     netns, nft, rootless,
-    state::{Identity, read_json, write_json},
+    state::{Identity, boot_id, read_json, write_json},
 };
 
 /// A way out of the anchor's namespace, until dropped.
@@ -120,13 +120,16 @@ pub fn mend(run: &Path, dry: bool) -> Result<Vec<String>> {
 }
 
 impl Note {
+    fn is_of_this_boot(&self) -> bool {
+        self.anchor.boot == boot_id()
+    }
+
     fn mend(self, path: &Path, dry: bool) -> io::Result<Vec<String>> {
         let mut found = Vec::new();
         if self.anchor.lives() {
             return Ok(found);
         }
-        let same_boot = self.anchor.boot
-            == Identity::of(std::process::id().cast_signed()).map_or_else(String::new, |me| me.boot);
+        let same_boot = self.is_of_this_boot();
         let guests = self.guests.filter(|_| same_boot).map(|guests| guests.left(&self.link));
         if let Some(guests) = guests.transpose()?.flatten() {
             found.push(format!("rules of iptables for the link {}", self.link));
@@ -182,7 +185,11 @@ impl Uplink {
         let note = run.join(NOTE);
         // Others of this tree neither mend nor begin meanwhile.
         let _lock = anchor::hold_still(run).map_err(io::Error::other)?;
-        if let Some(left) = read_json::<Note>(&note).map_err(io::Error::other)? {
+        let left = read_json::<Note>(&note).map_err(io::Error::other)?;
+        // The link of one that was killed may go at any moment, and what is noted on it.
+        let inherited =
+            left.as_ref().filter(|left| left.is_of_this_boot()).and_then(|left| left.before.clone());
+        if let Some(left) = left {
             left.mend(&note, false)?;
         }
         // Until our link is there for the others to see.
@@ -192,7 +199,7 @@ impl Uplink {
         let off = fs::read_to_string(FORWARDING)?.trim() == "0";
         let before = match off {
             true => Some(others.iter().map(|link| link.index).collect()),
-            false => uplinks.iter().find_map(|uplink| read_note(&uplink.alias)),
+            false => uplinks.iter().find_map(|uplink| read_note(&uplink.alias)).or(inherited),
         };
         let name = format!("{OUTER}{}", std::process::id());
         let mut this = Self { name, rules: None, guests: None, before, note: Some(note) };
