@@ -7,6 +7,7 @@ use std::{
     io::Write as _,
     os::fd::AsFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use libcontainer::{
@@ -97,7 +98,8 @@ impl Bundles {
         if !place.is_dir() {
             return Err(Error::NoContainer(id.to_owned()));
         }
-        let mut container = Container::load(place.clone()).map_err(|e| wrong("cannot read the state", &e))?;
+        let mut container = with_whole_state(|| Container::load(place.clone()))
+            .map_err(|e| wrong("cannot read the state", &e))?;
         let made: Option<Made> = read_json(&place.join(MADE))?;
         let process = made.as_ref().and_then(|made| made.process.as_ref());
         // Its number may be another process's by now.
@@ -267,30 +269,47 @@ impl Bundles {
         // The further process keeps what it was given: there is nothing to give up afterwards.
         confined.narrow = None;
         let (user, group) = extra.user.map_or((None, None), |(user, group)| (Some(user), group));
-        let mut builder = self
-            .builder(id, confined, extra.pid_file.as_deref())?
-            .with_console_socket(extra.console_socket)
-            .with_preserved_fds(extra.preserve_fds)
-            .as_tenant()
-            .with_detach(extra.detach)
-            .with_cwd(extra.cwd)
-            .with_env(extra.env)
-            .with_process(extra.process)
-            .with_container_args(extra.args)
-            .with_additional_gids(extra.groups)
-            .with_user(user)
-            .with_group(group)
-            .with_capabilities(extra.capabilities)
-            .with_ignore_paused(extra.ignore_paused)
-            .with_sub_cgroup(extra.cgroup)
-            .with_process_label(extra.process_label)
-            .with_apparmor(extra.apparmor);
-        if extra.no_new_privileges {
-            builder = builder.with_no_new_privs(true);
-        }
-        let pid = builder.build().map_err(|e| wrong("cannot run in the container", &e))?;
-        Ok(pid.as_raw())
+        let build = |extra: Extra| {
+            let builder = match self.builder(id, confined.clone(), extra.pid_file.as_deref()) {
+                Ok(builder) => builder,
+                Err(error) => return Ok(Err(error)),
+            };
+            let builder = builder
+                .with_console_socket(extra.console_socket)
+                .with_preserved_fds(extra.preserve_fds)
+                .as_tenant()
+                .with_detach(extra.detach)
+                .with_cwd(extra.cwd)
+                .with_env(extra.env)
+                .with_process(extra.process)
+                .with_container_args(extra.args)
+                .with_additional_gids(extra.groups)
+                .with_user(user)
+                .with_group(group)
+                .with_capabilities(extra.capabilities)
+                .with_ignore_paused(extra.ignore_paused)
+                .with_sub_cgroup(extra.cgroup)
+                .with_process_label(extra.process_label)
+                .with_apparmor(extra.apparmor);
+            let builder = if extra.no_new_privileges { builder.with_no_new_privs(true) } else { builder };
+            builder.build().map(|pid| Ok(pid.as_raw()))
+        };
+        with_whole_state(|| build(extra.clone())).map_err(|e| wrong("cannot run in the container", &e))?
     }
+}
+
+/// The launcher writes its state in place: who reads half of it meanwhile reads it again.
+fn with_whole_state<T>(
+    mut attempt: impl FnMut() -> std::result::Result<T, LibcontainerError>,
+) -> std::result::Result<T, LibcontainerError> {
+    const MOST: usize = 50;
+    for _ in 1..MOST {
+        match attempt() {
+            Err(LibcontainerError::State(_)) => std::thread::sleep(Duration::from_millis(2)),
+            other => return other,
+        }
+    }
+    attempt()
 }
 
 /// Our record of a container beside libcontainer's.
