@@ -80,7 +80,7 @@ fn after_the_machine_was_down_containers_have_ended_and_up_brings_them_back(mach
     assert_eq!(told.matches("Exited (host restarted) ").count(), before.len(), "{told}");
     let told = project.ficelle(&["events", "--since", "1", "--until", "0s"]).ok().stdout;
     assert_eq!(told.matches("cause=host restarted, exitCode=-1").count(), before.len(), "{told}");
-    assert!(!machine.root().join("run/leases.json").exists(), "addresses of before");
+    assert!(!machine.root().join("run/leases").exists(), "addresses of before");
     project.ficelle(&["stop"]).ok();
     project.ficelle(&["up", "-d"]).ok();
     let after = project.containers();

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Endpoint, Error, Result, netlink::mask};
+use super::{Endpoint, Error, Result, leases::Taken, netlink::mask};
 
 /// An address network and the length of its prefix.
 pub type Subnet = (Ipv4Addr, u8);
@@ -26,8 +26,10 @@ pub struct Lease {
     pub container: String,
     pub group: String,
     /// Container with which it may share the address, since only one of the two will run.
+    #[serde(skip)]
     pub replaces: Option<String>,
     /// The container runs, so its names are answered.
+    #[serde(skip)]
     pub up: bool,
     /// Its address of the other kind, where the network has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,12 +74,6 @@ impl Lease {
     #[must_use]
     pub fn subnet(&self) -> Subnet {
         network_of(self.address, self.prefix)
-    }
-
-    /// How a message names the holder of an address.
-    fn holder(&self) -> String {
-        let short = self.container.get(..12).unwrap_or(&self.container);
-        format!("container {short} ({}) of project `{}`", self.names.join(", "), self.group)
     }
 }
 
@@ -190,22 +186,22 @@ pub fn check_subnet(network: &str, subnet: Subnet, gateway: Option<Ipv4Addr>) ->
 /// [`Error::Exhausted`] when none is left.
 pub fn assign(
     ground: &Ground<'_>,
-    leases: &[Lease],
+    leases: &[Taken<'_>],
     group: &str,
     container: &str,
     endpoint: &Endpoint,
     replaces: Option<&str>,
 ) -> Result<Lease> {
-    let here: Vec<&Lease> = leases.iter().filter(|lease| lease.network == ground.network).collect();
+    let here: Vec<&Taken<'_>> = leases.iter().filter(|lease| lease.network == ground.network).collect();
     let of = |id: &str| here.iter().find(|lease| lease.container == id);
     let own = of(container);
-    let replaces = replaces.or_else(|| own.and_then(|lease| lease.replaces.as_deref()));
+    let replaces = replaces.or_else(|| own.and_then(|lease| lease.replaces));
     let holder = |address| {
         here.iter().find(|lease| {
             lease.address == address
                 && lease.container != container
-                && Some(lease.container.as_str()) != replaces
-                && lease.replaces.as_deref() != Some(container)
+                && Some(lease.container) != replaces
+                && lease.replaces != Some(container)
         })
     };
     let inherited = own.or_else(|| replaces.and_then(of)).map(|lease| lease.address);
@@ -267,20 +263,19 @@ pub fn assign(
 fn address6(
     ground: &Ground<'_>,
     six: &Ground6<'_>,
-    here: &[&Lease],
+    here: &[&Taken<'_>],
     container: &str,
     replaces: Option<&str>,
     asked: Option<Ipv6Addr>,
     v4: Ipv4Addr,
 ) -> Result<Address6> {
-    let of = |lease: &Lease| lease.v6.as_ref().map(|v6| v6.address);
     let (network, prefix) = six.subnet;
     let holder = |address: Ipv6Addr| {
         here.iter().find(|lease| {
-            of(lease) == Some(address)
+            lease.v6 == Some(address)
                 && lease.container != container
-                && Some(lease.container.as_str()) != replaces
-                && lease.replaces.as_deref() != Some(container)
+                && Some(lease.container) != replaces
+                && lease.replaces != Some(container)
         })
     };
     let inside = |address: Ipv6Addr| {
@@ -306,7 +301,7 @@ fn address6(
             }
         },
         None => {
-            let had = |id: &str| here.iter().find(|lease| lease.container == id).and_then(|lease| of(lease));
+            let had = |id: &str| here.iter().find(|lease| lease.container == id).and_then(|lease| lease.v6);
             let inherited = had(container).or_else(|| replaces.and_then(had)).filter(free);
             let size = 1_u128.checked_shl(u32::from(128 - prefix)).unwrap_or(u128::MAX);
             let first = u128::from(v4.to_bits() & !mask(ground.subnet.1));
@@ -401,7 +396,7 @@ fn usable(ground: &Ground<'_>, address: Ipv4Addr) -> bool {
     check_address(ground, address).is_ok()
 }
 
-fn free_address(ground: &Ground<'_>, here: &[&Lease]) -> Option<Ipv4Addr> {
+fn free_address(ground: &Ground<'_>, here: &[&Taken<'_>]) -> Option<Ipv4Addr> {
     let mut taken: Vec<u32> = here.iter().map(|lease| lease.address.to_bits()).collect();
     taken.push(ground.gateway.to_bits());
     taken.extend(ground.kept.iter().map(|address| address.to_bits()));
@@ -449,6 +444,10 @@ mod tests {
         mtu: None,
     };
 
+    fn taken(leases: &[Lease]) -> Vec<Taken<'_>> {
+        leases.iter().map(Taken::of).collect()
+    }
+
     fn ask(
         leases: &[Lease],
         container: &str,
@@ -461,7 +460,7 @@ mod tests {
             address: address.map(ip),
             ..Endpoint::default()
         };
-        assign(&GROUND, leases, "demo", container, &endpoint, replaces)
+        assign(&GROUND, &taken(leases), "demo", container, &endpoint, replaces)
     }
 
     #[test]
@@ -556,7 +555,7 @@ mod tests {
         let ground = Ground { range: Some((ip("10.9.8.4"), 30)), kept: &kept, ..GROUND };
         let ask = |leases: &[Lease], name: &str| {
             let endpoint = Endpoint { network: "net".into(), ..Endpoint::default() };
-            assign(&ground, leases, "demo", name, &endpoint, None)
+            assign(&ground, &taken(leases), "demo", name, &endpoint, None)
         };
         let first = ask(&[], "a").unwrap();
         assert_eq!(first.address, ip("10.9.8.4"));
@@ -575,7 +574,7 @@ mod tests {
         let ask = |leases: &[Lease], name: &str, asked: Option<&str>| {
             let address6 = asked.map(six);
             let endpoint = Endpoint { network: "net".into(), address6, ..Endpoint::default() };
-            assign(&ground, leases, "demo", name, &endpoint, None)
+            assign(&ground, &taken(leases), "demo", name, &endpoint, None)
         };
         let fixed = ask(&[], "a", Some("fd00:1::3")).unwrap();
         assert_eq!((fixed.address, fixed.v6.as_ref().unwrap().address), (ip("10.9.8.2"), six("fd00:1::3")));

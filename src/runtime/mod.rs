@@ -26,6 +26,7 @@ mod init;
 pub mod ipam;
 mod keeper;
 mod launcher;
+mod leases;
 mod links;
 mod lock;
 pub mod logs;

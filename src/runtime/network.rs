@@ -15,14 +15,16 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
 pub use self::namespace::{host_gateway, loopback_only, prepare, reconnect};
-pub use super::ipam::Lease;
 use super::{
     Endpoint, Error, Ipv6Config, NetworkConfig, Result, Roots, anchor,
     failpoint::{Point, reached},
     ipam::{self, Ground, Ground6, Subnet, Subnet6},
+    leases::{self, Leases, Taken},
     netlink::Netlink,
     nft,
+    state::file_error,
 };
+pub use super::{ipam::Lease, leases::path as leases_path};
 
 /// A network as stored in `<data>/networks/<name>.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,13 +35,6 @@ struct Network {
     gateway: Ipv4Addr,
     #[serde(default)]
     v6: Option<(Subnet6, Ipv6Addr)>,
-}
-
-/// `<run>/leases.json`. Addresses mean nothing after a reboot.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Leases {
-    boot: String,
-    leases: Vec<Lease>,
 }
 
 /// Stores the network, with a subnet of the pool when none was asked for. Again with the same
@@ -72,7 +67,9 @@ pub fn create(roots: &Roots, config: &NetworkConfig) -> Result<()> {
     let gateway = config.gateway.unwrap_or_else(|| ipam::first_host(subnet));
     let v6 = config.ipv6.as_ref().map(|v6| subnet6(config, v6, &others)).transpose()?;
     let path = path_of(roots, &config.name);
-    write(&path, &Network { asked: config.clone(), subnet, gateway, v6 }, Durable::Yes)
+    let network = Network { asked: config.clone(), subnet, gateway, v6 };
+    let text = serde_json::to_vec(&network).map_err(|e| file_error("write", &path, e.into()))?;
+    replace(&path, &text, Durable::Yes)
 }
 
 /// The subnet asked for, or one of the local ones (RFC 4193) that the name gives.
@@ -134,8 +131,7 @@ fn subnet_of_the_pool(config: &NetworkConfig, others: &[Network]) -> Result<Subn
 pub fn remove(roots: &Roots, name: &str) -> Result<bool> {
     check_name(name)?;
     let _lock = lock(roots)?;
-    let holders: Vec<Lease> = read_leases(roots)?.into_iter().filter(|lease| lease.network == name).collect();
-    if let Some(holder) = holders.first() {
+    if let Some(holder) = leases(roots)?.into_iter().find(|lease| lease.network == name) {
         return Err(Error::Conflict(format!(
             "network `{name}` is in use by {} of project `{}`",
             holder.names.last().unwrap_or(&holder.container),
@@ -217,7 +213,8 @@ fn assign(
     finish: impl Fn(&mut Lease),
 ) -> Result<Vec<Lease>> {
     let _lock = lock(roots)?;
-    let all = read_leases(roots)?;
+    let stored = Leases::read(roots)?;
+    let all = stored.taken()?;
     let mut own = Vec::with_capacity(endpoints.len());
     for endpoint in endpoints {
         check_name(&endpoint.network)?;
@@ -242,11 +239,11 @@ fn assign(
         finish(&mut lease);
         own.push(lease);
     }
-    let (had, mut all): (Vec<Lease>, Vec<Lease>) =
-        all.into_iter().partition(|lease| lease.container == container);
-    if had != own {
-        all.extend(own.iter().cloned());
-        write_leases(roots, all)?;
+    let (had, mut all): (Vec<_>, Vec<_>) = all.into_iter().partition(|lease| lease.container == container);
+    let has: Vec<_> = own.iter().map(Taken::of).collect();
+    if had != has {
+        all.extend(has);
+        write_leases(roots, &all)?;
     }
     Ok(own)
 }
@@ -258,7 +255,7 @@ pub fn release(roots: &Roots, container: &str) -> Result<()> {
         leases.retain(|lease| lease.container != container);
         let mut changed = leases.len() != before;
         for lease in leases {
-            changed |= lease.replaces.take_if(|replaced| replaced == container).is_some();
+            changed |= lease.replaces.take_if(|replaced| *replaced == container).is_some();
         }
         changed
     })
@@ -268,7 +265,7 @@ pub fn release(roots: &Roots, container: &str) -> Result<()> {
 pub fn retain(roots: &Roots, group: &str, containers: &[&str]) -> Result<()> {
     change(roots, |leases| {
         let before = leases.len();
-        leases.retain(|lease| lease.group != group || containers.contains(&lease.container.as_str()));
+        leases.retain(|lease| lease.group != group || containers.contains(&lease.container));
         leases.len() != before
     })
 }
@@ -308,13 +305,7 @@ pub fn set_up(roots: &Roots, container: &str, up: bool) -> Result<()> {
 
 /// All leases there are, of all groups.
 pub fn leases(roots: &Roots) -> Result<Vec<Lease>> {
-    read_leases(roots)
-}
-
-/// The file whose replacement tells that leases have changed.
-#[must_use]
-pub fn leases_path(roots: &Roots) -> PathBuf {
-    roots.run.join("leases.json")
+    Leases::read(roots)?.all()
 }
 
 /// At most 15 characters; networks of any name and length get different ones.
@@ -355,32 +346,18 @@ fn stored(roots: &Roots) -> Result<Vec<Network>> {
 }
 
 /// `edit` says whether it has changed anything.
-fn change(roots: &Roots, edit: impl FnOnce(&mut Vec<Lease>) -> bool) -> Result<()> {
+fn change(roots: &Roots, edit: impl FnOnce(&mut Vec<Taken<'_>>) -> bool) -> Result<()> {
     if !leases_path(roots).exists() {
         return Ok(());
     }
     let _lock = lock(roots)?;
-    let mut leases = read_leases(roots)?;
-    if edit(&mut leases) { write_leases(roots, leases) } else { Ok(()) }
+    let stored = Leases::read(roots)?;
+    let mut leases = stored.taken()?;
+    if edit(&mut leases) { write_leases(roots, &leases) } else { Ok(()) }
 }
 
-fn read_leases(roots: &Roots) -> Result<Vec<Lease>> {
-    let stored = read::<Leases>(&leases_path(roots))?.unwrap_or_default();
-    Ok(if stored.boot == boot_id()? { stored.leases } else { Vec::new() })
-}
-
-fn write_leases(roots: &Roots, leases: Vec<Lease>) -> Result<()> {
-    write(&leases_path(roots), &Leases { boot: boot_id()?, leases }, Durable::No)
-}
-
-fn boot_id() -> Result<String> {
-    let path = Path::new("/proc/sys/kernel/random/boot_id");
-    let text = fs::read_to_string(path).map_err(|source| Error::File {
-        what: "read",
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(text.trim_end().to_owned())
+fn write_leases(roots: &Roots, all: &[Taken<'_>]) -> Result<()> {
+    replace(&leases_path(roots), leases::text(all).as_bytes(), Durable::No)
 }
 
 /// Exclusive over networks and leases until dropped.
@@ -406,16 +383,15 @@ enum Durable {
     No,
 }
 
-fn write(path: &Path, value: &impl Serialize, durable: Durable) -> Result<()> {
+fn replace(path: &Path, content: &[u8], durable: Durable) -> Result<()> {
     let failed = |source| Error::File { what: "write", path: path.to_owned(), source };
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory).map_err(failed)?;
     // One writer at a time: what a killed one left is written over.
     let aside = directory.join(format!(".{}", path.file_name().unwrap_or_default().to_string_lossy()));
-    let text = serde_json::to_vec(value).map_err(|error| failed(error.into()))?;
     let whole = || {
         let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
-        file.write_all(&text)?;
+        file.write_all(content)?;
         if durable == Durable::Yes {
             file.sync_all()?;
             reached(Point::NetworkAside);
@@ -519,11 +495,12 @@ mod tests {
     fn leases_of_another_boot_are_void() {
         let Fixture { roots, .. } = &fixture();
         create(roots, &network("a", None)).unwrap();
-        let given = lease(roots, "demo", "c1", &[endpoint("a")], None).unwrap();
+        lease(roots, "demo", "c1", &[endpoint("a")], None).unwrap();
         set_up(roots, "c1", true).unwrap();
         assert!(leases(roots).unwrap()[0].up);
-        write(&leases_path(roots), &Leases { boot: "before".to_owned(), leases: given }, Durable::No)
-            .unwrap();
+        let text = fs::read_to_string(leases_path(roots)).unwrap();
+        let (_, lines) = text.split_once('\n').unwrap();
+        fs::write(leases_path(roots), format!("before\n{lines}")).unwrap();
         assert_eq!(leases(roots).unwrap(), []);
         remove(roots, "a").unwrap();
     }
