@@ -1,6 +1,7 @@
 //! What the processes of the runtime say to each other: JSON over local sockets, descriptors beside.
 
 use std::{
+    cell::RefCell,
     io,
     mem::MaybeUninit,
     net::Ipv4Addr,
@@ -97,15 +98,9 @@ pub enum Notice {
         terminal: bool,
     },
     /// What the users of a container should know, for its log.
-    Note {
-        id: String,
-        text: String,
-    },
-    Ended {
-        id: String,
-        exit: Option<i32>,
-        restarting: bool,
-    },
+    Note { id: String, text: String },
+    /// A descriptor: the terminal, for whoever did not know that it ran.
+    Ended { id: String, exit: Option<i32>, restarting: bool },
 }
 
 /// From supervisor to keeper: all that the container wrote is in its log.
@@ -231,11 +226,21 @@ pub fn send(socket: BorrowedFd<'_>, message: &impl Serialize, with: &[BorrowedFd
 
 /// Receives one message; `None` when the other side is gone.
 pub fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    let mut text = vec![0; LONGEST];
+    thread_local! {
+        // Made once: to clear that much for each message would cost more than all the rest.
+        static TEXT: RefCell<Vec<u8>> = RefCell::new(vec![0; LONGEST]);
+    }
+    TEXT.with_borrow_mut(|text| receive_into(socket, text))
+}
+
+fn receive_into<T: DeserializeOwned>(
+    socket: BorrowedFd<'_>,
+    text: &mut [u8],
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
-        recvmsg(socket, &mut [io::IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC)
+        recvmsg(socket, &mut [io::IoSliceMut::new(text)], &mut control, RecvFlags::CMSG_CLOEXEC)
     })?;
     if received.bytes == 0 {
         return Ok(None);

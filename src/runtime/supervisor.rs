@@ -78,7 +78,7 @@ async fn supervise(group: Group) -> Result<()> {
     let socket =
         rustix::io::dup(rustix::stdio::stdin()).map_err(failed("cannot open the keeper's socket"))?;
     rustix::io::ioctl_fionbio(&socket, true).map_err(failed("cannot prepare a socket"))?;
-    let socket = Rc::new(asynchronous(socket)?);
+    let socket = Rc::new(register(socket, Interest::READABLE | Interest::WRITABLE)?);
     let mut watched: HashMap<String, Watched> = HashMap::new();
     let names = Arc::new(dns::Names::new(&group.roots));
     let mut proxy = None;
@@ -137,13 +137,23 @@ async fn supervise(group: Group) -> Result<()> {
                 watched.insert(id, container);
                 reached(Point::Watching);
             }
-            Some((Notice::Ended { id, exit, restarting }, _)) => {
+            Some((Notice::Ended { id, exit, restarting }, mut descriptors)) => {
                 reached(Point::EndHeard);
-                if let Some(container) = watched.remove(&id).or_else(|| Watched::late(&group, &id).ok()) {
+                let late = || Watched::late(&group, &id, descriptors.pop()).ok();
+                if let Some(container) = watched.remove(&id).or_else(late) {
                     container.finish(exit, restarting);
                 }
                 reached(Point::LogWhole);
-                protocol::send(socket.get_ref().as_fd(), &Drained { id }, &[])?;
+                // A keeper that is busy hears it when it can; many may end at once.
+                let told = Drained { id };
+                let telling = socket.async_io(Interest::WRITABLE, |socket| {
+                    protocol::send(socket.as_fd(), &told, &[]).map_err(|error| match error {
+                        Error::System { source, .. } => source,
+                        other => std::io::Error::other(other),
+                    })
+                });
+                let failed = |source| Error::System { what: "cannot tell the keeper".to_owned(), source };
+                telling.await.map_err(failed)?;
             }
         }
     }
@@ -254,10 +264,10 @@ impl Watched {
         Ok(container)
     }
 
-    /// It ended while there was no supervisor: what it wrote is still in the FIFOs.
-    fn late(group: &Group, id: &str) -> Result<Self> {
+    /// It ended while there was no supervisor: what it wrote is still in the FIFOs, or the terminal.
+    fn late(group: &Group, id: &str, terminal: Option<OwnedFd>) -> Result<Self> {
         let place = group.place(id)?;
-        Self::open(&place, &place.spec()?, None, None)
+        Self::open(&place, &place.spec()?, terminal, None)
     }
 
     fn open(place: &Place, spec: &Spec, terminal: Option<OwnedFd>, pidfd: Option<OwnedFd>) -> Result<Self> {
@@ -351,9 +361,13 @@ fn open_fifo(place: &Place, name: &str) -> Result<OwnedFd> {
     rustix::fs::open(&path, flags, Mode::empty()).map_err(|e| file_error("cannot open", &path, e.into()))
 }
 
-/// A descriptor that the event loop waits for.
+/// A descriptor that the event loop waits for until there is something to read.
 pub fn asynchronous(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+    register(fd, Interest::READABLE)
+}
+
+fn register(fd: OwnedFd, interest: Interest) -> Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is one open descriptor for as long as the `AsyncFd` owns it.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
+    unsafe { AsyncFd::register_with_interest(fd, interest) }
         .map_err(|error| Error::System { what: "cannot wait for a descriptor".into(), source: error.into() })
 }

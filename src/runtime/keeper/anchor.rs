@@ -1,14 +1,13 @@
 //! The hold on the anchor, and the way out of the networks.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::{
-    super::{
-        ContainerConfig, Error, NetworkNamespace, Result, anchor, network, protocol::Notice, state::failed,
-    },
+    super::{ContainerConfig, Error, NetworkNamespace, Result, anchor, network, state::failed},
     Keeper,
+    supervision::said,
 };
 
 /// Whether what is outside the networks can be reached from them.
@@ -72,11 +71,13 @@ impl Keeper {
         }
     }
 
-    /// Why a container whose networks lead out gets no further than these.
-    pub(super) fn no_way_out(&self, id: &str) -> Option<&Error> {
-        match &self.way_out {
-            WayOut::Closed(Some(error)) if self.leads_out(id) => Some(error),
-            _ => None,
+    /// Tells a container whose networks lead out why it gets no further than these.
+    pub(super) fn note_no_way_out(&mut self, id: &str) {
+        if let WayOut::Closed(Some(error)) = &self.way_out
+            && self.leads_out(id)
+        {
+            let text = said("nothing outside the container's networks can be reached", error);
+            self.note(id, text);
         }
     }
 
@@ -118,16 +119,7 @@ impl Keeper {
     /// Told to those that run; those that are being made hear it when they do.
     fn lose_way_out(&mut self, error: Error) {
         self.way_out = WayOut::Closed(Some(error));
-        for id in self.containers.keys() {
-            if let Some(error) = self.no_way_out(id) {
-                self.note(id, "nothing outside the container's networks can be reached", error);
-            }
-        }
-    }
-
-    pub(super) fn tell_anchor(&self) {
-        if let Some(anchor) = &self.anchor {
-            self.tell(&Notice::Anchor, &[anchor.netns(), anchor.connection().as_fd()]);
-        }
+        let ids: Vec<String> = self.containers.keys().cloned().collect();
+        ids.iter().for_each(|id| self.note_no_way_out(id));
     }
 }

@@ -30,7 +30,7 @@ use rustix::{
     process::{Pid, WaitOptions},
 };
 
-use self::{anchor::WayOut, clients::listen};
+use self::{anchor::WayOut, clients::listen, supervision::Untold};
 use super::{
     RestartConfig, Result, Roots,
     anchor::Anchor,
@@ -55,6 +55,8 @@ struct Keeper {
     listener: UnixListener,
     signals: OwnedFd,
     supervisor: Option<Supervisor>,
+    /// Notes for logs from when there was none.
+    unheard: Vec<Untold>,
     /// When the supervisor was last started: one that dies at once is not started in a circle.
     respawned: VecDeque<Instant>,
     containers: HashMap<String, Held>,
@@ -85,6 +87,9 @@ struct Keeper {
 struct Supervisor {
     pid: i32,
     socket: OwnedFd,
+    /// There was no room for it in the socket yet.
+    untold: VecDeque<Untold>,
+    full_since: Option<Instant>,
 }
 
 /// What is held for a container from its start until its end is told.
@@ -204,6 +209,7 @@ impl Keeper {
             listener: listen(&group)?,
             signals,
             supervisor: None,
+            unheard: Vec::new(),
             respawned: VecDeque::new(),
             containers: HashMap::new(),
             workers: Vec::new(),
@@ -254,6 +260,7 @@ impl Keeper {
             if ready.supervisor {
                 self.hear_supervisor();
             }
+            self.tell_on();
             if ready.anchor {
                 self.hear_anchor();
             }
@@ -288,7 +295,13 @@ impl Keeper {
             return false;
         }
         // It ends when our end of its socket is closed, beside what is left to do here.
-        let supervisor = self.supervisor.take().map(|supervisor| supervisor.pid);
+        let supervisor = self.supervisor.take().map(|supervisor| {
+            if !supervisor.untold.is_empty() {
+                // It knows of containers that are no more, and would look for an heir of ours.
+                supervisor.kill();
+            }
+            supervisor.pid
+        });
         self.write_last();
         for cgroup in self.remains.drain(..) {
             let _ = cgroup::remove(&cgroup);
@@ -316,7 +329,8 @@ impl Keeper {
             .collect();
         fds.extend(adopted.iter().map(|(_, pidfd)| PollFd::new(*pidfd, PollFlags::IN)));
         if let Some(supervisor) = &self.supervisor {
-            fds.push(PollFd::new(&supervisor.socket, PollFlags::IN));
+            let room = if supervisor.untold.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            fds.push(PollFd::new(&supervisor.socket, PollFlags::IN | room));
         }
         if let Some(anchor) = &self.anchor {
             fds.push(PollFd::from_borrowed_fd(anchor.connection(), PollFlags::IN));
@@ -362,7 +376,9 @@ impl Keeper {
         // A supervisor that could not be started is tried again.
         let again = self.supervisor.is_none().then(|| Instant::now() + Duration::from_secs(1));
         let quiet = self.stirred.then(|| Instant::now() + memory::QUIET);
-        let others = [self.expecting, self.write_by, again, quiet].into_iter().flatten();
+        let full = self.supervisor.as_ref().and_then(|supervisor| supervisor.full_since);
+        let full = full.map(|since| since + PATIENCE);
+        let others = [self.expecting, self.write_by, again, quiet, full].into_iter().flatten();
         let times = self.containers.values().filter_map(due).chain(others);
         let first = times.min()?;
         Some(first.saturating_duration_since(Instant::now()))

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{
     super::{
-        Error, ExecConfig, Result, cgroup,
+        Error, ExecConfig, Result, Seccomp, cgroup,
         exec::Exec,
         failpoint::{Point, reached},
         network,
@@ -26,6 +26,7 @@ use super::{
     clients::answer,
     close_all_but,
     pipes::{make_pipes, null_streams, open_pipes, streams},
+    supervision::said,
     timespec,
 };
 
@@ -74,6 +75,10 @@ impl Keeper {
             self.group.place_cgroup(id, spec.config.cgroup_parent.as_deref())?;
         }
         let (group, cgroup) = (self.group.clone(), self.group.cgroup(id));
+        if spec.config.seccomp == Seccomp::Default {
+            // Inherited: the same for most containers, and it takes its time.
+            let _ = worker::filter(&spec.config);
+        }
         let (ours, theirs) = protocol::pair()?;
         let mut kept = vec![theirs.as_raw_fd()];
         if let Some(anchor) = &self.anchor {
@@ -210,7 +215,7 @@ impl Keeper {
         match &result {
             Err(error) if worker.purpose == Purpose::TakeOver => {
                 let what = "its ports and names could not be taken over, restart it to have them back";
-                self.note(&worker.id, what, error);
+                self.note(&worker.id, said(what, error));
             }
             Err(_) if worker.purpose == Purpose::Exec => {}
             Err(error) => self.not_started(worker, error),
@@ -261,9 +266,7 @@ impl Keeper {
         self.record(&worker.id);
         reached(Point::Recorded);
         self.tell_running(&worker.id);
-        if let Some(error) = self.no_way_out(&worker.id) {
-            self.note(&worker.id, "nothing outside the container's networks can be reached", error);
-        }
+        self.note_no_way_out(&worker.id);
         // It may be over already.
         if let Some(exit) = self.unclaimed.remove(&process.pid) {
             self.ended(&worker.id, exit);
