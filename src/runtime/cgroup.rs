@@ -10,6 +10,7 @@ use std::{
     fs, io,
     io::{Read, Seek, Write},
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -23,7 +24,10 @@ use rustix::{
 
 use serde_json::Value;
 
-pub use self::{legacy::enter as enter_new, view::View};
+pub use self::{
+    legacy::{Entered, enter as enter_new},
+    view::View,
+};
 use super::{
     Error, Result, rootless,
     state::{Group, entries, failed, file_error, remove_file, write_file},
@@ -54,6 +58,8 @@ fn is_unified() -> bool {
 /// Gives the containers of this process, the group's keeper, their place: a scope where systemd runs, since
 /// it takes all that it has not given away for its own.
 pub fn settle(group: &Group) -> Result<()> {
+    // Its workers inherit what it knows.
+    hierarchies();
     let Some((socket, uid)) = scope::manager().filter(|_| is_unified()) else { return Ok(()) };
     match scope::enter(&socket, uid, &group.roots.run, &group.name) {
         Ok(path) => write_file(&group.run().join(HOME), path.as_bytes(), 0o600),
@@ -196,8 +202,7 @@ struct Hierarchy {
 pub fn of_process(pid: i32) -> Result<Vec<PathBuf>> {
     let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
     let text = fs::read_to_string(&path).map_err(|e| file_error("cannot read", &path, e))?;
-    let hierarchies = hierarchies();
-    Ok(text.lines().filter_map(|line| directory(line, &hierarchies)).collect())
+    Ok(text.lines().filter_map(|line| directory(line, hierarchies())).collect())
 }
 
 /// The directories of a container's own groups, by its main process. Where a user can have none, the process
@@ -233,9 +238,13 @@ fn locate<'a>(line: &str, hierarchies: &'a [Hierarchy]) -> Option<(&'a Hierarchy
     Some((found, found.mount.join(path)))
 }
 
-fn hierarchies() -> Vec<Hierarchy> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    text.lines().filter_map(hierarchy).collect()
+/// Read once: they stay where they are, and whoever is forked for a start knows them already.
+fn hierarchies() -> &'static [Hierarchy] {
+    static ALL: OnceLock<Vec<Hierarchy>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        text.lines().filter_map(hierarchy).collect()
+    })
 }
 
 /// Of a line of mountinfo.
@@ -286,13 +295,13 @@ pub fn disable_oom_killer(path: &str) -> Result<()> {
 /// memory.oom_control (version 1) or memory.events (version 2).
 #[must_use]
 pub fn ran_out_of_memory(path: &str) -> bool {
-    let counts = |hierarchy: Hierarchy| {
+    let counts = |hierarchy: &Hierarchy| {
         let unified = hierarchy.controllers.is_empty();
         let name = if unified { "memory.events" } else { "memory.oom_control" };
         fs::read_to_string(hierarchy.mount.join(path.trim_start_matches('/')).join(name)).ok()
     };
     let killed = |line: &str| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0");
-    hierarchies().into_iter().filter_map(counts).any(|text| text.lines().any(killed))
+    hierarchies().iter().filter_map(counts).any(|text| text.lines().any(killed))
 }
 
 /// Whether this machine has a file of this name in any group of this controller (version 1).
@@ -377,7 +386,7 @@ fn freeze_by_state(file: &Path, frozen: bool, left: impl Fn(Duration) -> Result<
 
 /// Numbers of all processes in the groups at `path`, of the first hierarchy that has them.
 pub fn processes(path: &str) -> Vec<i32> {
-    let found = hierarchies().into_iter().find_map(|hierarchy| {
+    let found = hierarchies().iter().find_map(|hierarchy| {
         let file = hierarchy.mount.join(path.trim_start_matches('/')).join("cgroup.procs");
         fs::read_to_string(file).ok().filter(|text| !text.is_empty())
     });

@@ -20,6 +20,7 @@ mod exec;
 mod face;
 pub mod failpoint;
 mod files;
+mod fixtures;
 mod gc;
 mod health;
 mod init;

@@ -93,39 +93,26 @@ impl Netlink {
         self.perform(requests)?.into_iter().collect()
     }
 
-    /// The index of a link; `None` when there is no such link.
-    pub fn index(&mut self, name: &str) -> io::Result<Option<u32>> {
-        let mut link = LinkMessage::default();
-        link.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        let mut bytes = Vec::new();
-        self.append(&mut bytes, RouteNetlinkMessage::GetLink(link), NLM_F_REQUEST);
-        self.socket.send(&bytes, 0)?;
-        for message in self.receive()? {
-            match message.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                    return Ok(Some(link.header.index));
-                }
-                NetlinkPayload::Error(answer) => {
-                    let error = answer.to_io();
-                    return match error.raw_os_error() {
-                        Some(libc::ENODEV) => Ok(None),
-                        _ => Err(error),
-                    };
-                }
-                _ => {}
-            }
+    /// The index of a link; `None` when there is no such link. By a call of its own (netdevice(7)): the answer of
+    /// rtnetlink has all there is to know of the link.
+    pub fn index(&self, name: &str) -> io::Result<Option<u32>> {
+        // SAFETY: the socket is open as long as it is ours.
+        let socket = unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) };
+        match rustix::net::netdevice::name_to_index(socket, name) {
+            Ok(index) => Ok(Some(index)),
+            Err(rustix::io::Errno::NODEV) => Ok(None),
+            Err(error) => Err(error.into()),
         }
-        Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer holds no link"))
     }
 
     /// The index of a link that must be there.
-    pub fn index_of(&mut self, name: &str) -> io::Result<u32> {
+    pub fn index_of(&self, name: &str) -> io::Result<u32> {
         self.index(name)?
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no link `{name}`")))
     }
 
     /// Whether none of these links is missing.
-    pub fn has_all(&mut self, names: &[String]) -> io::Result<bool> {
+    pub fn has_all(&self, names: &[String]) -> io::Result<bool> {
         for name in names {
             if self.index(name)?.is_none() {
                 return Ok(false);

@@ -20,7 +20,7 @@ pub struct Resolved {
     pub user: User,
     /// Where the source of each mount of the configuration stands now, in its order; `None` for tmpfs.
     pub sources: Vec<Option<PathBuf>>,
-    /// Our own resolv.conf, hosts and hostname, by target.
+    /// Of our own resolv.conf, hosts and hostname, by target, those that are not mounted yet.
     pub files: Vec<(&'static str, PathBuf)>,
     /// Where the content of each secret and config stands now, in the order of the configuration.
     pub contents: Vec<PathBuf>,
@@ -74,7 +74,7 @@ const MASKED: [&str; 11] = [
 
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The whole document.
+/// The whole document, but for what every container has mounted before ([`super::fixtures`]).
 pub fn document(config: &ContainerConfig, resolved: &Resolved) -> Result<Value> {
     let mask = config.mask_paths && !config.privileged;
     let mut linux = json!({
@@ -174,16 +174,8 @@ fn program(config: &ContainerConfig, user: &User) -> Value {
 
 fn mounts(config: &ContainerConfig, resolved: &Resolved) -> Vec<Value> {
     let sys = if config.privileged { "rw" } else { "ro" };
-    let shm = format!("size={}", config.shm_size);
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
         match resolved.network {
             None if rootless::is_confined() => mount("/sys", "bind", "/sys", &["rbind", "rslave", "rro"]),
             _ => mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", sys]),
@@ -191,14 +183,8 @@ fn mounts(config: &ContainerConfig, resolved: &Resolved) -> Vec<Value> {
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sys]),
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
     ];
-    match (&config.ipc, &resolved.shared_memory) {
-        (IpcNamespace::None, _) => {}
-        (_, Some(shared)) => {
-            mounts.push(mount("/dev/shm", "bind", &shared.to_string_lossy(), &["rbind", "rprivate", "rw"]));
-        }
-        (_, None) => {
-            mounts.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]));
-        }
+    if let Some(shared) = &resolved.shared_memory {
+        mounts.push(mount("/dev/shm", "bind", &shared.to_string_lossy(), &["rbind", "rprivate", "rw"]));
     }
     let access = if config.read_only { "ro" } else { "rw" };
     for (target, source) in &resolved.files {

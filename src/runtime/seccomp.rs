@@ -8,7 +8,11 @@
 mod bpf;
 mod profile;
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Mutex, PoisonError},
+};
 
 use libc::{ENOSYS, EPERM, SECCOMP_RET_ALLOW, SECCOMP_RET_KILL_PROCESS, sock_filter, sock_fprog};
 
@@ -91,12 +95,22 @@ pub fn architectures() -> Vec<&'static str> {
     ABIS.iter().map(|abi| abi.name).collect()
 }
 
-/// The default filter for a process that may have `capabilities` (`CAP_CHOWN`, ...).
+/// The default filter for a process that may have `capabilities` (`CAP_CHOWN`, ...). That of the last ones is
+/// kept: most containers have the same, and who is forked for a start inherits it.
 #[must_use]
 pub fn default_filter(capabilities: &[String]) -> Vec<sock_filter> {
-    let has = |name: &str| capabilities.iter().any(|capability| capability == name);
-    let tables: Vec<_> = ABIS.iter().map(|abi| (abi, default_table(abi, &has))).collect();
-    assemble(&tables, SECCOMP_RET_KILL_PROCESS)
+    static LAST: Mutex<Option<(Vec<String>, Vec<sock_filter>)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*last {
+        Some((of, filter)) if of == capabilities => filter.clone(),
+        _ => {
+            let has = |name: &str| capabilities.iter().any(|capability| capability == name);
+            let tables: Vec<_> = ABIS.iter().map(|abi| (abi, default_table(abi, &has))).collect();
+            let filter = assemble(&tables, SECCOMP_RET_KILL_PROCESS);
+            *last = Some((capabilities.to_vec(), filter.clone()));
+            filter
+        }
+    }
 }
 
 fn default_table(abi: &Abi, has: &dyn Fn(&str) -> bool) -> Table {

@@ -17,6 +17,7 @@ use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{Mode, OFlags},
 };
+use serde_json::Value;
 
 use super::{
     BoundPort, ContainerConfig, Error, MountKind, NetworkNamespace, PortConfig, Result, Roots, Seccomp,
@@ -24,7 +25,7 @@ use super::{
     anchor::Anchor,
     cdi, cgroup, check, devices, dns,
     failpoint::{Point, reached},
-    files,
+    files, fixtures,
     launcher::{Launch, Launcher, Libcontainer, Stdio},
     links,
     network::{self, Lease},
@@ -127,87 +128,37 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     }
     let joined = sharing::join(&roots, config)?;
     let shared_memory = sharing::shared_memory(&roots, config, &place.run.join("shm"))?;
-    let contents = files::write(&config.files, &place.run.join("files"))?;
     let leases = leases(&roots, config)?;
+    let mut slot = (config.network != NetworkNamespace::Host).then(slot).transpose()?;
+    let making = Making {
+        roots: &roots,
+        place: &place,
+        spec: &spec,
+        cgroup: cgroup.as_deref(),
+        anchor: anchor.as_ref(),
+        leases: &leases,
+        joined,
+        shared_memory,
+        passing,
+        network: slot.as_ref().map(path_of),
+    };
     // Either keeps the kernel busy for milliseconds, and neither needs the other.
-    let (connected, built) = std::thread::scope(|scope| {
+    let (connected, prepared) = std::thread::scope(|scope| {
         let connecting = || connect(&roots, config, anchor.as_ref(), &leases);
         let aside = std::thread::Builder::new().spawn_scoped(scope, connecting);
-        let built = build_root(&roots, &spec, &place, &passing);
+        let prepared = making.prepare(hooks, stdio);
         let bug = |_| Err(Error::Helper("bug while connecting the container".to_owned()));
         let connected = aside.map_or_else(|_| connecting(), |thread| thread.join().unwrap_or_else(bug));
-        (connected, built)
+        (connected, prepared)
     });
-    let Root { path: root, user, sources } = built?;
+    let Prepared { launch, entered, devices, console } = prepared?;
     let (network, names) = connected?;
+    if let (Some(network), Some(slot)) = (&network, &mut slot) {
+        rustix::io::dup3(network, slot, rustix::io::DupFlags::CLOEXEC)
+            .map_err(failed("cannot hand the network over"))?;
+    }
     reached(Point::Connected);
-    let hostname = hostname(&roots, config)?;
-    let files = etc_files(&roots, config, anchor.as_ref(), &leases, &place, &hostname)?;
-
-    let mut config = config.clone();
-    config.env = environment(&config, &user);
-    if !config.env.iter().any(|variable| variable.starts_with("HOSTNAME=")) {
-        config.env.push(format!("HOSTNAME={hostname}"));
-    }
-    if config.link_variables {
-        let set: Vec<String> = config.env.iter().map(|variable| name_of(variable).to_owned()).collect();
-        let told = links::variables(&roots, &config)?;
-        config
-            .env
-            .extend(told.into_iter().filter(|variable| !set.iter().any(|name| name == name_of(variable))));
-    }
-    let resolved = Resolved {
-        rootfs: root,
-        sources,
-        files,
-        contents,
-        network: network.as_ref().map(path_of),
-        ipc: joined.ipc.as_ref().map(path_of),
-        pid: joined.pid.as_ref().map(path_of),
-        shared_memory,
-        devices: devices::of(&config)?,
-        disks: disks(&config.limits.blkio),
-        hooks,
-        cgroup: cgroup.clone(),
-        hostname,
-        user,
-    };
-    let console = console(&place, stdio.is_none())?;
-    let stdio = match (stdio, &console) {
-        (Some(streams), _) => Stdio::Streams(owned_by(streams, &resolved.user)?),
-        (None, Some((_, path))) => Stdio::Console(path.clone()),
-        (None, None) => return Err(Error::Helper("neither streams nor a terminal".into())),
-    };
-    let mut document = oci::document(&config, &resolved)?;
-    let protect_cgroups = !config.privileged && !mounts_cgroups(&config);
-    let cgroups = match rootless::is_confined() || mounts_cgroups(&config) {
-        true => cgroup::View::default(),
-        false => cgroup::View::take_over(&mut document, &place.run.join("cgroup"), protect_cgroups)?,
-    };
-    let devices = document["linux"]["resources"]["devices"].clone();
-    if let Some(cgroup) = &cgroup {
-        cgroup::prepare(cgroup)?;
-        cgroup::honour(cgroup, &mut document["linux"]["resources"]);
-    }
-    let entered = match &cgroup {
-        Some(cgroup) if cgroups.is_complete() => cgroup::enter_new(cgroup, &document["linux"]["resources"])?,
-        _ => None,
-    };
-    if let (Some(linux), true) = (document["linux"].as_object_mut(), entered.is_some()) {
-        linux.remove("resources");
-    }
-    let created = Libcontainer.create(Launch {
-        id: config.id.clone(),
-        document,
-        scratch: place.run.join("launch"),
-        program: program(&config)?,
-        init: config.init,
-        protect_cgroups,
-        cgroups,
-        settled: entered.is_some(),
-        device_dirs: directories_of(&resolved.devices),
-        stdio,
-    })?;
+    let created = Libcontainer.create(launch)?;
     let process = created.process().clone();
     reached(Point::Created);
     // Whoever comes when neither we nor the keeper could tell of it ends it.
@@ -243,9 +194,117 @@ pub fn start(job: Job) -> Result<(Report, Vec<OwnedFd>)> {
     Ok((Report::Started(Started { process, ports, address, dns, restart, terminal }), descriptors))
 }
 
+/// A container that is being made.
+struct Making<'a> {
+    roots: &'a Roots,
+    place: &'a Place,
+    spec: &'a Spec,
+    cgroup: Option<&'a str>,
+    anchor: Option<&'a Anchor>,
+    leases: &'a [Lease],
+    joined: sharing::Joined,
+    /// The /dev/shm of another.
+    shared_memory: Option<PathBuf>,
+    /// What is bound so that mounts pass, by its number among the mounts.
+    passing: HashMap<usize, OwnedFd>,
+    /// Where its network namespace will be found.
+    network: Option<PathBuf>,
+}
+
+/// A container of which only the network may be missing.
+struct Prepared {
+    launch: Launch,
+    /// This process is in the container's control groups.
+    entered: Option<cgroup::Entered>,
+    /// Rules, as the document has them.
+    devices: Value,
+    console: Option<(UnixListener, PathBuf)>,
+}
+
+impl Making<'_> {
+    fn prepare(&self, hooks: Value, stdio: Option<[OwnedFd; 3]>) -> Result<Prepared> {
+        let (roots, place, config) = (self.roots, self.place, &self.spec.config);
+        let contents = files::write(&config.files, &place.run.join("files"))?;
+        let root = build_root(roots, self.spec, place, &self.passing)?;
+        let hostname = hostname(roots, config)?;
+        let files = etc_files(roots, config, self.anchor, self.leases, place, &hostname)?;
+        let files = fixtures::mount(root.fd.as_fd(), config, files)?;
+        let Root { path: root, user, sources, .. } = root;
+
+        let mut config = config.clone();
+        config.env = environment(&config, &user);
+        if !config.env.iter().any(|variable| variable.starts_with("HOSTNAME=")) {
+            config.env.push(format!("HOSTNAME={hostname}"));
+        }
+        if config.link_variables {
+            let set: Vec<String> = config.env.iter().map(|variable| name_of(variable).to_owned()).collect();
+            let told = links::variables(roots, &config)?;
+            config.env.extend(
+                told.into_iter().filter(|variable| !set.iter().any(|name| name == name_of(variable))),
+            );
+        }
+        let resolved = Resolved {
+            rootfs: root,
+            sources,
+            files,
+            contents,
+            network: self.network.clone(),
+            ipc: self.joined.ipc.as_ref().map(path_of),
+            pid: self.joined.pid.as_ref().map(path_of),
+            shared_memory: self.shared_memory.clone(),
+            devices: devices::of(&config)?,
+            disks: disks(&config.limits.blkio),
+            hooks,
+            cgroup: self.cgroup.map(str::to_owned),
+            hostname,
+            user,
+        };
+        let console = console(place, stdio.is_none())?;
+        let stdio = match (stdio, &console) {
+            (Some(streams), _) => Stdio::Streams(owned_by(streams, &resolved.user)?),
+            (None, Some((_, path))) => Stdio::Console(path.clone()),
+            (None, None) => return Err(Error::Helper("neither streams nor a terminal".into())),
+        };
+        let mut document = oci::document(&config, &resolved)?;
+        let protect_cgroups = !config.privileged && !mounts_cgroups(&config);
+        let cgroups = match rootless::is_confined() || mounts_cgroups(&config) {
+            true => cgroup::View::default(),
+            false => cgroup::View::take_over(&mut document, &place.run.join("cgroup"), protect_cgroups)?,
+        };
+        let devices = document["linux"]["resources"]["devices"].clone();
+        if let Some(cgroup) = self.cgroup {
+            cgroup::prepare(cgroup)?;
+            cgroup::honour(cgroup, &mut document["linux"]["resources"]);
+        }
+        let entered = match self.cgroup {
+            Some(cgroup) if cgroups.is_complete() => {
+                cgroup::enter_new(cgroup, &document["linux"]["resources"])?
+            }
+            _ => None,
+        };
+        if let (Some(linux), true) = (document["linux"].as_object_mut(), entered.is_some()) {
+            linux.remove("resources");
+        }
+        let launch = Launch {
+            id: config.id.clone(),
+            document,
+            scratch: place.run.join("launch"),
+            program: program(&config)?,
+            init: config.init,
+            protect_cgroups,
+            cgroups,
+            settled: entered.is_some(),
+            device_dirs: directories_of(&resolved.devices),
+            stdio,
+        };
+        Ok(Prepared { launch, entered, devices, console })
+    }
+}
+
 /// A root filesystem that is mounted, and what is found out in it.
 struct Root {
     path: PathBuf,
+    fd: OwnedFd,
     user: User,
     /// Of the mounts of the configuration, in its order.
     sources: Vec<Option<PathBuf>>,
@@ -261,7 +320,7 @@ fn build_root(roots: &Roots, spec: &Spec, place: &Place, passing: &HashMap<usize
     make_cwd(fd.as_fd(), config)?;
     check_targets(config, fd.as_fd())?;
     let sources = mount_sources(roots, spec, place, fd.as_fd(), passing)?;
-    Ok(Root { path, user, sources })
+    Ok(Root { path, fd, user, sources })
 }
 
 /// The namespace to join, `None` being the host's, and the sockets of its name server.
@@ -279,6 +338,11 @@ fn connect(
         _ => Vec::new(),
     };
     Ok((namespace, names))
+}
+
+/// A descriptor whose number the document can name before there is what it will stand for.
+fn slot() -> Result<OwnedFd> {
+    rootfs::open_path(Path::new("/"))
 }
 
 fn path_of(descriptor: &OwnedFd) -> PathBuf {

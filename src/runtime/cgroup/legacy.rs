@@ -78,9 +78,8 @@ pub fn enter(path: &str, resources: &Value) -> Result<Option<Entered>> {
     }
     let own = Path::new("/proc/self/cgroup");
     let own = fs::read_to_string(own).map_err(|e| file_error("cannot read", own, e))?;
-    let hierarchies = hierarchies();
     let mut before = Vec::new();
-    for (hierarchy, home) in own.lines().filter_map(|line| locate(line, &hierarchies)) {
+    for (hierarchy, home) in own.lines().filter_map(|line| locate(line, hierarchies())) {
         if hierarchy.controllers.iter().any(|name| CONTROLLERS.contains(&name.as_str())) {
             before.push(open(home.join("tasks"))?);
             enter_one(hierarchy, path.trim_start_matches('/'), &resources["devices"])?;

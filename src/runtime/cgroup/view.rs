@@ -60,7 +60,7 @@ impl View {
             "destination": ROOT,
             "type": "bind",
             "source": staging,
-            "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev", access],
+            "options": ["rbind", "nosuid", "noexec", "nodev", access],
         });
         Ok(Self { hierarchies, read_only })
     }
@@ -83,14 +83,14 @@ impl View {
 
 /// Hierarchies of version 1 with their controllers, if all are where everybody looks for them.
 fn below_root() -> Vec<(PathBuf, CString)> {
-    let first = hierarchies().into_iter().filter(|hierarchy| !hierarchy.controllers.is_empty());
+    let first = hierarchies().iter().filter(|hierarchy| !hierarchy.controllers.is_empty());
     let all = first.map(|hierarchy| {
         let names = |option: &&String| {
             !NO_CONTROLLER.contains(&option.as_str()) && !option.starts_with("release_agent=")
         };
         let controllers: Vec<&str> = hierarchy.controllers.iter().filter(names).map(String::as_str).collect();
         let controllers = CString::new(controllers.join(",")).ok()?;
-        (hierarchy.mount.parent() == Some(Path::new(ROOT))).then_some((hierarchy.mount, controllers))
+        (hierarchy.mount.parent() == Some(Path::new(ROOT))).then(|| (hierarchy.mount.clone(), controllers))
     });
     all.collect::<Option<_>>().unwrap_or_default()
 }

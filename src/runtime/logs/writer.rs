@@ -34,44 +34,46 @@ pub struct Writer {
     max_files: u64,
     /// Of the segment that is written to.
     number: u64,
-    bytes: File,
-    index: File,
+    /// Made when there is something to write: many a container says nothing.
+    files: Option<Files>,
     /// Ends of the two files.
     offset: u64,
     entries: u64,
 }
 
+#[derive(Debug)]
+struct Files {
+    bytes: File,
+    index: File,
+}
+
 impl Writer {
-    /// Opens or makes the log in `dir`, and gives bytes without an entry one. The directory is not made: that of
-    /// a container that is being removed must not come back.
+    /// Opens the log in `dir`, where there is one, and gives bytes without an entry one. The directory is not
+    /// made: that of a container that is being removed must not come back.
     pub fn open(dir: &Path, config: &LogConfig) -> Result<Self> {
-        let number = segment::numbers(dir)?.last().copied().unwrap_or(0);
-        let (bytes, index) = files(dir, number)?;
-        let end = |file: &File| {
-            let failed = |source| Error::File { what: "measure log", path: dir.to_owned(), source };
-            file.metadata().map(|m| m.len()).map_err(failed)
-        };
+        let last = segment::numbers(dir)?.last().copied();
         let mut writer = Self {
             dir: dir.to_owned(),
             max_size: config.max_size,
             max_files: config.max_files.max(1).into(),
-            number,
+            number: last.unwrap_or(0),
+            files: last.map(|number| Files::open(dir, number)).transpose()?,
             offset: 0,
-            entries: end(&index)? / ENTRY as u64,
-            bytes,
-            index,
+            entries: 0,
         };
-        let end = end(&writer.bytes)?;
         let failed = |source| Error::File { what: "repair log index", path: dir.to_owned(), source };
-        writer.adopt(end).map_err(failed)?;
+        writer.adopt().map_err(failed)?;
         Ok(writer)
     }
 
-    /// Gives the bytes after the last entry, up to `end`, an entry.
-    fn adopt(&mut self, end: u64) -> io::Result<()> {
+    /// Gives the bytes after the last entry an entry.
+    fn adopt(&mut self) -> io::Result<()> {
+        let Some(Files { bytes, index }) = &self.files else { return Ok(()) };
+        let end = bytes.metadata()?.len();
+        self.entries = index.metadata()?.len() / ENTRY as u64;
         if let Some(last) = self.entries.checked_sub(1) {
             let mut bytes = [0; ENTRY];
-            self.index.read_exact_at(&mut bytes, last * ENTRY as u64)?;
+            index.read_exact_at(&mut bytes, last * ENTRY as u64)?;
             let last = Entry::from_bytes(&bytes);
             self.offset = last.offset + last.size();
         }
@@ -80,6 +82,14 @@ impl Writer {
             self.push(length, Kind::Stdout)?;
         }
         Ok(())
+    }
+
+    fn files(&mut self) -> io::Result<&Files> {
+        let files = match self.files.take() {
+            Some(files) => files,
+            None => Files::open(&self.dir, self.number).map_err(io::Error::other)?,
+        };
+        Ok(self.files.insert(files))
     }
 
     /// Moves what is in the FIFO to the log, without waiting; 0 when nobody has it open any more. A
@@ -94,7 +104,8 @@ impl Writer {
             let mut offset = self.offset;
             let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
             let room = usize::try_from(self.max_size - self.offset).unwrap_or(usize::MAX).min(MOST_AT_ONCE);
-            match splice(from, None, self.bytes.as_fd(), Some(&mut offset), room, flags) {
+            let into = self.files()?.bytes.as_fd();
+            match splice(from, None, into, Some(&mut offset), room, flags) {
                 Err(Errno::AGAIN) if moved == 0 => return Err(Errno::AGAIN.into()),
                 Ok(0) | Err(Errno::AGAIN) => return Ok(moved),
                 Ok(n) => {
@@ -119,13 +130,15 @@ impl Writer {
     pub fn note(&mut self, text: &str) -> io::Result<()> {
         self.rotate()?;
         let line = format!("ficelle: {text}\n");
-        self.bytes.write_all_at(line.as_bytes(), self.offset)?;
+        let offset = self.offset;
+        self.files()?.bytes.write_all_at(line.as_bytes(), offset)?;
         self.push(u32::try_from(line.len()).unwrap_or(u32::MAX), Kind::Stderr)
     }
 
     fn push(&mut self, length: u32, kind: Kind) -> io::Result<()> {
         let entry = Entry { offset: self.offset, nanos: now(), length, kind };
-        self.index.write_all_at(&entry.to_bytes(), self.entries * ENTRY as u64)?;
+        let at = self.entries * ENTRY as u64;
+        self.files()?.index.write_all_at(&entry.to_bytes(), at)?;
         self.entries += 1;
         self.offset += entry.size();
         Ok(())
@@ -137,9 +150,9 @@ impl Writer {
         if self.offset < self.max_size {
             return Ok(());
         }
-        let (bytes, index) = files(&self.dir, self.number + 1).map_err(io::Error::other)?;
+        let next = Files::open(&self.dir, self.number + 1).map_err(io::Error::other)?;
         reached(Point::Rotating);
-        (self.bytes, self.index, self.number) = (bytes, index, self.number + 1);
+        (self.files, self.number) = (Some(next), self.number + 1);
         (self.offset, self.entries) = (0, 0);
         for number in segment::numbers(&self.dir).map_err(io::Error::other)? {
             if number + self.max_files <= self.number {
@@ -150,19 +163,21 @@ impl Writer {
     }
 }
 
-/// Of one segment, made where they are missing.
-fn files(dir: &Path, number: u64) -> Result<(File, File)> {
-    let open = |path: PathBuf| {
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path);
-        file.map_err(|source| Error::File { what: "open log", path, source })
-    };
-    // The index last: it is what readers look for.
-    let bytes = open(segment::bytes_path(dir, number))?;
-    Ok((bytes, open(segment::index_path(dir, number))?))
+impl Files {
+    /// Of one segment, made where they are missing.
+    fn open(dir: &Path, number: u64) -> Result<Self> {
+        let open = |path: PathBuf| {
+            let file = fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path);
+            file.map_err(|source| Error::File { what: "open log", path, source })
+        };
+        // The index last: it is what readers look for.
+        let bytes = open(segment::bytes_path(dir, number))?;
+        Ok(Self { bytes, index: open(segment::index_path(dir, number))? })
+    }
 }
