@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ContainerConfig, Error, ExecConfig, Result, Roots, exe,
     exec::{Exec, Running},
-    keeper, process,
+    process,
     protocol::{self, Wire},
     signal,
     state::{Group, Identity, failed},
@@ -207,7 +207,7 @@ impl Drop for Attended {
 /// The hidden entry.
 pub fn entry() -> i32 {
     process::set_name("ficelle-exec");
-    keeper::close_all_but(&mut []);
+    process::close_all_but(&mut []);
     let _ = rustix::process::setsid();
     let _ = std::env::set_current_dir("/");
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 1 };

@@ -16,7 +16,6 @@ use rustix::{
 
 use super::{
     ContainerConfig, Error, ExecConfig, Result, cgroup,
-    keeper::close_all_but,
     process::{self, ExecFailure, FailedAt, Program, tell},
     signal,
     state::{Identity, failed},
@@ -131,7 +130,7 @@ impl Exec {
         };
         // What the caller serves is not held by a program that waits, in a paused container perhaps.
         let [input, output, errors] = streams;
-        close_all_but(&mut [container, input, output, errors, report].map(AsRawFd::as_raw_fd));
+        process::close_all_but(&mut [container, input, output, errors, report].map(AsRawFd::as_raw_fd));
         // Nobody in there may look into our memory before it is gone.
         // SAFETY: integers only.
         unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };

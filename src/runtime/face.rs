@@ -335,7 +335,7 @@ impl Run {
 impl Exec {
     fn carry_out(&self, bundles: &Bundles) -> Result<i32> {
         let attendance = if self.detach { None } else { Some(Attendance::begin()?) };
-        let pid = bundles.exec(&self.id, self.extra()?)?;
+        let pid = bundles.exec(&self.id, &self.extra()?)?;
         attendance.map_or(Ok(0), |attendance| attendance.until_end_of(pid))
     }
 

@@ -29,7 +29,6 @@ use serde_json::Value;
 
 use super::{
     Error, Result, cgroup, init,
-    keeper::close_all_but,
     process::{self, ExecFailure, FailedAt, Program, tell},
     rootfs, signal,
     state::{Identity, failed, make_dir, remove_dir, write_json},
@@ -242,7 +241,7 @@ impl Executor for Exec {
         }
         // What the worker holds (ports, the namespace of the bridges, the directories it mounted) must
         // not be found in `/proc/1/fd` of the container, nor outlive the keeper in an init.
-        close_all_but(&mut [self.report]);
+        process::close_all_but(&mut [self.report]);
         let failure = match self.finish() {
             Err((step, e)) => {
                 ExecFailure { of: FailedAt::Engine, step: step.to_owned(), errno: e.raw_os_error() }

@@ -134,3 +134,62 @@ pub fn text(all: &[Taken<'_>]) -> String {
 pub fn path(roots: &Roots) -> PathBuf {
     roots.run.join("leases")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::ipam::{Address6, Interface},
+        *,
+    };
+
+    fn lease() -> Lease {
+        Lease {
+            network: "a_default".into(),
+            bridge: "fic0".into(),
+            address: Ipv4Addr::new(10, 9, 8, 2),
+            prefix: 24,
+            gateway: Ipv4Addr::new(10, 9, 8, 1),
+            names: vec!["web".into(), "a name with spaces".into()],
+            internal: true,
+            container: "c1".into(),
+            group: "a".into(),
+            replaces: Some("c0".into()),
+            up: true,
+            v6: Some(Address6 {
+                address: "fd00::2".parse().unwrap(),
+                prefix: 64,
+                gateway: "fd00::1".parse().unwrap(),
+            }),
+            interface: Interface { name: Some("lan".into()), mtu: Some(1400), ..Interface::default() },
+            links: vec![("db".into(), "store".into())],
+            servers: vec!["192.0.2.1".parse().unwrap()],
+        }
+    }
+
+    fn stored(text: String) -> (tempfile::TempDir, Leases) {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::below(dir.path());
+        fs::create_dir_all(&roots.run).unwrap();
+        fs::write(path(&roots), text).unwrap();
+        let leases = Leases::read(&roots).unwrap();
+        (dir, leases)
+    }
+
+    #[test]
+    fn a_lease_comes_back_as_it_was() {
+        let plain = Lease { replaces: None, up: false, v6: None, container: "c2".into(), ..lease() };
+        let all = [lease(), plain];
+        let (_dir, leases) = stored(text(&all.each_ref().map(Taken::of)));
+        assert_eq!(leases.all().unwrap(), all);
+        let taken = leases.taken().unwrap();
+        assert_eq!(taken, all.each_ref().map(Taken::of));
+        assert_eq!(taken[0].holder(), "container c1 (web, a name with spaces) of project `a`");
+    }
+
+    #[test]
+    fn what_is_no_lease_is_told_with_its_file() {
+        let (_dir, leases) = stored(format!("{}up a_default a c1 - 10.9.8 - {{}}\n", text(&[])));
+        let error = leases.taken().unwrap_err();
+        assert!(matches!(&error, Error::File { path, .. } if path.ends_with("leases")), "{error}");
+    }
+}

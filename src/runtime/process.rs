@@ -427,6 +427,20 @@ pub fn set_name(name: &str) {
     }
 }
 
+/// Closes every descriptor above the streams but these: what a shell left open is not ours, and
+/// what the keeper holds is not a worker's.
+pub fn close_all_but(kept: &mut [RawFd]) {
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.iter().map(|fd| fd.cast_unsigned()).chain([u32::MAX]) {
+        if first < fd {
+            // SAFETY: nobody in this process goes on to use these descriptors.
+            unsafe { libc::close_range(first, fd - 1, 0) };
+        }
+        first = first.max(fd.saturating_add(1));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

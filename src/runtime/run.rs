@@ -18,7 +18,7 @@ use rustix::{
 };
 
 use super::{
-    ContainerConfig, Error, Exit, NetworkNamespace, Result, Roots, Upper, cgroup, exe, gc, keeper, process,
+    ContainerConfig, Error, Exit, NetworkNamespace, Result, Roots, Upper, cgroup, exe, gc, process,
     protocol::{self, Report, RunOrder, RunResult, Wire},
     rootfs, signal,
     state::{Group, Place, Spec, failed, plain_name, remove_dir},
@@ -114,7 +114,7 @@ fn pass_on(
 /// The hidden entry.
 pub fn entry() -> i32 {
     process::set_name("ficelle-run");
-    keeper::close_all_but(&mut []);
+    process::close_all_but(&mut []);
     let _ = rustix::process::setsid();
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else { return 1 };

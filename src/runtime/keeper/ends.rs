@@ -14,7 +14,7 @@ use super::{
     super::{
         Core, cgroup,
         failpoint::{Point, reached},
-        network,
+        network, process,
         restart::Next,
         signal,
         state::{Ended, Stage, failed, remove_file},
@@ -22,7 +22,6 @@ use super::{
     },
     DRAIN, Ending, Held, Keeper, Purpose,
     clients::answer,
-    close_all_but,
 };
 
 impl Keeper {
@@ -135,7 +134,7 @@ impl Keeper {
     fn remove(&self, id: &str) {
         let (group, id) = (self.group.clone(), id.to_owned());
         let _ = worker::fork_apart(move || {
-            close_all_but(&mut []);
+            process::close_all_but(&mut []);
             if let Ok(attended) = File::open(group.place(&id)?.attended()) {
                 flock(&attended, FlockOperation::LockExclusive)
                     .map_err(failed("cannot wait for a command"))?;

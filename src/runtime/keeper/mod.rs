@@ -146,7 +146,7 @@ enum Purpose {
 pub fn entry(arguments: &[String]) -> i32 {
     let [run, data, group] = arguments else { return 2 };
     let roots = Roots { run: run.into(), data: data.into() };
-    close_all_but(&mut []);
+    process::close_all_but(&mut []);
     // SAFETY: no thread exists yet.
     match unsafe { libc::fork() } {
         0 => {}
@@ -396,20 +396,6 @@ struct Ready {
     anchor: bool,
     /// They are gone.
     patrons: Vec<RawFd>,
-}
-
-/// Closes every descriptor above the streams but these: what a shell left open is not ours, and
-/// what the keeper holds is not a worker's.
-pub fn close_all_but(kept: &mut [RawFd]) {
-    kept.sort_unstable();
-    let mut first = 3;
-    for fd in kept.iter().map(|fd| fd.cast_unsigned()).chain([u32::MAX]) {
-        if first < fd {
-            // SAFETY: nobody in this process goes on to use these descriptors.
-            unsafe { libc::close_range(first, fd - 1, 0) };
-        }
-        first = first.max(fd.saturating_add(1));
-    }
 }
 
 fn timespec(duration: Duration) -> Timespec {

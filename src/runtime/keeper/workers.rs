@@ -15,7 +15,7 @@ use super::{
         Error, ExecConfig, Result, Seccomp, cgroup,
         exec::Exec,
         failpoint::{Point, reached},
-        network,
+        network, process,
         protocol::{self, Report, Started, Wire},
         restart::Backoff,
         signal,
@@ -24,7 +24,6 @@ use super::{
     },
     Held, Keeper, Purpose, Worker,
     clients::answer,
-    close_all_but,
     pipes::{make_pipes, null_streams, open_pipes, streams},
     supervision::said,
     timespec,
@@ -90,7 +89,7 @@ impl Keeper {
         let pid = worker::fork(&theirs, move || {
             reached(Point::WorkerBegins);
             // What the keeper holds is not the worker's: its lock and sockets must die with it.
-            close_all_but(&mut kept);
+            process::close_all_but(&mut kept);
             if let (Purpose::TakeOver, Some(State { process: Some(process), ports, .. })) = (purpose, had) {
                 return worker::take_over(&group.roots, &spec, &process, &ports, anchor.as_ref());
             }
@@ -128,7 +127,7 @@ impl Keeper {
         let (ours, theirs) = protocol::pair()?;
         let mut kept = vec![theirs.as_raw_fd()];
         let pid = worker::fork(&theirs, move || {
-            close_all_but(&mut kept);
+            process::close_all_but(&mut kept);
             let program = Exec::new(&place.spec()?.config, &process, &exec)?;
             program.spawn(&process, &null_streams()?)?;
             Ok((Report::Executed, Vec::new()))

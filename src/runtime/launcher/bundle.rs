@@ -263,7 +263,7 @@ impl Bundles {
     }
 
     /// Runs a program in a container that runs; its pid, a child of the caller's.
-    pub fn exec(&self, id: &str, extra: Extra) -> Result<i32> {
+    pub fn exec(&self, id: &str, extra: &Extra) -> Result<i32> {
         let (container, _) = self.load(id)?;
         let (_, mut confined) = Confined::of(container.bundle())?;
         // The further process keeps what it was given: there is nothing to give up afterwards.
