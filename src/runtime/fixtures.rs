@@ -2,18 +2,14 @@
 //! depends on a namespace of the container's, and the launcher takes a hundred calls for each mount.
 
 use std::{
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use rustix::{
     fs::{CWD, FileType, OFlags},
     io::Errno,
-    mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
-        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount,
-        open_tree,
-    },
+    mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, mount_change, open_tree},
 };
 
 use super::{ContainerConfig, IpcNamespace, Result, rootfs, state::failed};
@@ -32,24 +28,24 @@ pub fn mount(
     let place = |target: &str, made: std::result::Result<OwnedFd, Errno>| -> Result<()> {
         let what = || format!("cannot mount the container's {target}");
         let made = made.map_err(failed(what()))?;
-        put(&made, &rootfs::make_dirs(root, target, 0, 0)?).map_err(failed(what()))
+        rootfs::put(&made, &rootfs::make_dirs(root, target, 0, 0)?).map_err(failed(what()))
     };
     let nosuid = MountAttrFlags::MOUNT_ATTR_NOSUID;
     let noexec = nosuid | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     if !taken("/dev") {
         let options = [("mode", "755"), ("size", "65536k")];
         let attributes = nosuid | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
-        place("/dev", create("tmpfs", "tmpfs", &options, attributes))?;
+        place("/dev", rootfs::create("tmpfs", "tmpfs", &options, attributes))?;
     }
     if !taken("/dev/pts") {
         let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
-        place("/dev/pts", create("devpts", "devpts", &options, noexec))?;
+        place("/dev/pts", rootfs::create("devpts", "devpts", &options, noexec))?;
     }
     let own_memory = matches!(config.ipc, IpcNamespace::Private | IpcNamespace::Shareable);
     if own_memory && !taken("/dev/shm") {
         let size = config.shm_size.to_string();
         let attributes = noexec | MountAttrFlags::MOUNT_ATTR_NODEV;
-        place("/dev/shm", create("tmpfs", "shm", &[("mode", "1777"), ("size", &size)], attributes))?;
+        place("/dev/shm", rootfs::create("tmpfs", "shm", &[("mode", "1777"), ("size", &size)], attributes))?;
     }
     let mut left = Vec::new();
     for (target, source) in files {
@@ -58,26 +54,6 @@ pub fn mount(
         }
     }
     Ok(left)
-}
-
-/// A file system of its own, mounted nowhere. An option without a value is a flag.
-fn create(
-    kind: &str,
-    source: &str,
-    options: &[(&str, &str)],
-    attributes: MountAttrFlags,
-) -> std::result::Result<OwnedFd, Errno> {
-    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "source", source)?;
-    for (option, value) in options {
-        if value.is_empty() {
-            fsconfig_set_flag(context.as_fd(), *option)?;
-        } else {
-            fsconfig_set_string(context.as_fd(), *option, *value)?;
-        }
-    }
-    fsconfig_create(context.as_fd())?;
-    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 /// False where there is no file to mount it at.
@@ -89,16 +65,10 @@ fn bind(root: BorrowedFd<'_>, target: &str, source: &Path) -> Result<bool> {
     }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let bound = open_tree(CWD, source, flags).and_then(|tree| {
-        put(&tree, &there)?;
+        rootfs::put(&tree, &there)?;
         // The descriptor of before is of what is covered now.
         let mounted = rootfs::open_inside(root, target, OFlags::PATH)?;
         mount_change(format!("/proc/self/fd/{}", mounted.as_raw_fd()), MountPropagationFlags::PRIVATE)
     });
     bound.map(|()| true).map_err(failed(format!("cannot mount the container's {target}")))
-}
-
-fn put(mounted: &OwnedFd, at: &OwnedFd) -> std::result::Result<(), Errno> {
-    // Without the second flag the target would be looked up by a name.
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(mounted, "", at, "", flags)
 }

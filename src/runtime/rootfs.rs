@@ -236,12 +236,9 @@ pub fn open_whole(
         own_mounts()?;
         move_mount(&root, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
             .map_err(failed("cannot mount the root filesystem"))?;
-        // Without the second flag the target would be looked up by a name.
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         for Shown { target, read_only, source } in shown(root.as_fd())? {
             let target = place_for(root.as_fd(), &target, source.as_fd())?;
-            move_mount(&copied(source.as_fd())?, "", &target, "", flags)
-                .map_err(failed("cannot mount a volume"))?;
+            put(&copied(source.as_fd())?, &target).map_err(failed("cannot mount a volume"))?;
             if read_only {
                 // The descriptor is of what is covered now: its path leads to what covers it.
                 let path = fs::read_link(format!("/proc/self/fd/{}", target.as_raw_fd()));
@@ -325,6 +322,33 @@ pub fn attach(source: BorrowedFd<'_>, target: &Path) -> Result<()> {
 pub fn attach_tree(tree: BorrowedFd<'_>, target: &Path) -> Result<()> {
     let what = || format!("cannot mount at `{}`", target.display());
     move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(failed(what()))
+}
+
+/// Mounts what is mounted nowhere yet at a place that is open.
+pub fn put(mounted: &OwnedFd, at: &OwnedFd) -> Result<(), Errno> {
+    // Without the second flag the target would be looked up by a name.
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mounted, "", at, "", flags)
+}
+
+/// A file system of its own, mounted nowhere. An option without a value is a flag.
+pub fn create(
+    kind: &str,
+    source: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), "source", source)?;
+    for (option, value) in options {
+        if value.is_empty() {
+            fsconfig_set_flag(context.as_fd(), *option)?;
+        } else {
+            fsconfig_set_string(context.as_fd(), *option, *value)?;
+        }
+    }
+    fsconfig_create(context.as_fd())?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 /// What is mounted there, once more, to be mounted elsewhere.

@@ -5,23 +5,19 @@
 
 use std::{
     ffi::CString,
-    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
 use rustix::{
     fs::{CWD, Mode, mkdirat, symlinkat},
     io::Errno,
-    mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, fsconfig_create,
-        fsconfig_set_string, fsmount, fsopen, mount, move_mount,
-    },
+    mount::{MountAttrFlags, MountFlags, MoveMountFlags, mount, move_mount},
 };
 use serde_json::{Value, json};
 
 use super::{ROOT, hierarchies};
 use crate::runtime::{
-    Result,
+    Result, rootfs,
     state::{failed, make_dir},
 };
 
@@ -98,14 +94,10 @@ fn below_root() -> Vec<(PathBuf, CString)> {
 /// An empty file system at `target` with a directory for each name, and a link for each controller of
 /// those that share one.
 fn mount_points(names: &[&str], target: &Path) -> Result<(), Errno> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(context.as_fd(), "source", "tmpfs")?;
-    fsconfig_set_string(context.as_fd(), "mode", "755")?;
-    fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let mounted = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    let mounted = rootfs::create("tmpfs", "tmpfs", &[("mode", "755")], attributes)?;
     for name in names {
         mkdirat(&mounted, *name, Mode::from_raw_mode(0o755))?;
         let shared: Vec<&str> = name.split(',').collect();

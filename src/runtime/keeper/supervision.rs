@@ -137,14 +137,11 @@ impl Keeper {
     fn send(&self, socket: &OwnedFd, what: &Untold) -> Result<()> {
         let running;
         let (notice, descriptors): (&Notice, Vec<BorrowedFd<'_>>) = match what {
-            Untold::Plain(notice) => {
-                let of = match notice {
-                    Notice::Ended { id, .. } => self.containers.get(id),
-                    _ => None,
-                };
-                let terminal = of.and_then(|held| held.terminal.as_ref());
+            Untold::Plain(notice @ Notice::Ended { id, .. }) => {
+                let terminal = self.containers.get(id).and_then(|held| held.terminal.as_ref());
                 (notice, terminal.map(AsFd::as_fd).into_iter().collect())
             }
+            Untold::Plain(notice) => (notice, Vec::new()),
             Untold::Anchor => match &self.anchor {
                 Some(anchor) => (&Notice::Anchor, vec![anchor.netns(), anchor.connection()]),
                 None => return Ok(()),
